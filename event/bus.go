@@ -1,0 +1,115 @@
+package event
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// maxQueuedLog bounds the log lines that wait for a slow reader. Events of
+// other kinds are never dropped: there are at most a handful a goal.
+const maxQueuedLog = 4096
+
+// Bus hands every published event to every reader that subscribed before. The
+// zero Bus is ready. Publish never blocks, whatever the readers do.
+type Bus struct {
+	mu   sync.Mutex
+	subs map[*Subscription]struct{}
+}
+
+// Subscription is one reader's queue. Close it, or it grows.
+type Subscription struct {
+	bus    *Bus
+	filter func(Event) bool
+
+	mu     sync.Mutex
+	queue  []Event
+	logs   int // Log events in queue
+	lost   int // Log events dropped since the last Next
+	ready  chan struct{}
+	closed bool
+}
+
+// Publish gives e to all readers, with the time now if it has none.
+func (b *Bus) Publish(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.subs {
+		if s.filter == nil || s.filter(e) {
+			s.put(e)
+		}
+	}
+}
+
+// Subscribe begins to collect the events that filter accepts (all, if it is
+// nil). filter runs inside Publish: it must be quick and must not publish.
+func (b *Bus) Subscribe(filter func(Event) bool) *Subscription {
+	s := &Subscription{bus: b, filter: filter, ready: make(chan struct{}, 1)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.subs == nil {
+		b.subs = make(map[*Subscription]struct{})
+	}
+	b.subs[s] = struct{}{}
+	return s
+}
+
+func (s *Subscription) put(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Kind == Log {
+		if s.logs >= maxQueuedLog {
+			s.lost++
+			return
+		}
+		s.logs++
+	}
+	s.queue = append(s.queue, e)
+	s.wake()
+}
+
+func (s *Subscription) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Next waits for events and returns all that there are, oldest first. After
+// Close it returns what is left and then nothing, with false.
+func (s *Subscription) Next(ctx context.Context) ([]Event, bool) {
+	for {
+		s.mu.Lock()
+		q, lost, closed := s.queue, s.lost, s.closed
+		s.queue, s.logs, s.lost = nil, 0, 0
+		s.mu.Unlock()
+		if lost > 0 {
+			q = append(q, Event{Time: time.Now(), Kind: Lost, Count: lost})
+		}
+		if len(q) > 0 {
+			return q, true
+		}
+		if closed {
+			return nil, false
+		}
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// Close ends the subscription: a Next that waits returns.
+func (s *Subscription) Close() {
+	s.bus.mu.Lock()
+	delete(s.bus.subs, s)
+	s.bus.mu.Unlock()
+	s.mu.Lock()
+	s.closed = true
+	s.wake()
+	s.mu.Unlock()
+}

@@ -1,0 +1,70 @@
+// Package event is the one stream of what happens: the normaliser, the builder
+// and the substituters publish; the terminal, the log, the status page and the
+// socket are its readers. It knows nothing of any of them.
+package event
+
+import (
+	"time"
+
+	"storefs/store"
+)
+
+// Kind says what an Event tells.
+type Kind string
+
+// The kinds of events of a goal, in the order in which a goal may go through
+// them.
+const (
+	// Added: a goal came into the graph.
+	Added Kind = "added"
+	// Started: it holds a slot now: its builder, or its substitute, runs.
+	Started Kind = "started"
+	// Phase: it came to another phase: Event.Text is one of the Phase… names.
+	Phase Kind = "phase"
+	// Log: its builder wrote a line: Event.Text, without the newline.
+	Log Kind = "log"
+	// Done: it is realised: Event.Text is one of the Outcome… names.
+	Done Kind = "done"
+	// Failed: it failed: Event.Failure says why.
+	Failed Kind = "failed"
+	// Dropped: nobody wants it any more; it never ran, or was stopped.
+	Dropped Kind = "dropped"
+	// Valid: paths became valid (built, added, imported): Event.Paths.
+	Valid Kind = "valid"
+	// Deleted: paths are no longer valid: Event.Paths.
+	Deleted Kind = "deleted"
+	// Lost: the reader was too slow; Event.Count log lines are missing here.
+	Lost Kind = "lost"
+)
+
+// Phases of a running goal.
+const (
+	PhaseLock     = "lock"     // waiting for another process that builds the same outputs
+	PhaseSandbox  = "sandbox"  // setting the sandbox up
+	PhaseBuild    = "build"    // the builder runs
+	PhaseScan     = "scan"     // canonicalising, hashing, scanning its outputs
+	PhaseRegister = "register" // syncing and registering them
+)
+
+// Outcomes of a goal that is done.
+const (
+	OutcomeBuilt       = "built"
+	OutcomeReused      = "reused" // it was valid when its turn came
+	OutcomeSubstituted = "substituted"
+)
+
+// Event is one thing that happened. Which fields hold something follows from
+// Kind.
+type Event struct {
+	Time    time.Time      `json:"time"`
+	Kind    Kind           `json:"kind"`
+	Goal    store.Path     `json:"goal,omitempty"` // the derivation, or the path, that the goal is for
+	Text    string         `json:"text,omitempty"`
+	Paths   []store.Path   `json:"paths,omitempty"`
+	Failure *store.Failure `json:"failure,omitempty"`
+	// Expected is the recorded duration of an Added or Started goal, 0 if none is known.
+	Expected time.Duration `json:"expected,omitempty"`
+	// Duration is how long a Done or Failed goal held its slot.
+	Duration time.Duration `json:"duration,omitempty"`
+	Count    int           `json:"count,omitempty"`
+}
