@@ -1,0 +1,48 @@
+# storefs. `make help` lists the targets.
+
+GO        ?= go
+TOOLS     := $(GO) tool -modfile=tools/go.mod
+FUZZTIME  ?= 5s
+PACKAGES  ?= ./...
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help build demo test deps lint race fuzz chaos bench fmt clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: bin/storefs ## bin/storefs
+
+.PHONY: bin/storefs
+bin/storefs:
+	$(GO) build -trimpath -ldflags='-s -w' -o $@ ./cmd/storefs
+
+demo: build ## build the Go standard library by running a program that needs it
+	examples/gostd/demo bin/storefs
+
+test: deps lint race fuzz ## everything: set-up, lint, race-tested suites, a short run of each fuzz target
+
+deps: ## install what the tests need (Debian packages, as root)
+	tools/deps
+
+lint: ## gofumpt, vet, staticcheck (import rules are a test in fstest)
+	@unformatted=$$($(TOOLS) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	  [ -z "$$unformatted" ] || { echo "not formatted (make fmt): $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+
+race: ## all tests with the race detector
+	CGO_ENABLED=1 $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -p 2 -timeout 12m $(PACKAGES)
+
+fuzz: ## each fuzz target for FUZZTIME (5s)
+	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz
+
+bench: build ## speed, as ratios to peers measured in the same run
+	$(GO) run ./fstest/bench -storefs bin/storefs
+
+fmt: ## format the Go files
+	$(TOOLS) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+clean: ## remove what was built here
+	rm -rf bin .bench
