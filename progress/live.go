@@ -1,0 +1,106 @@
+package progress
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"storefs/event"
+)
+
+// maxJobs is how many running goals Live lists at most.
+const maxJobs = 12
+
+// Live keeps a short list of the running goals at the bottom of a terminal.
+// Lines that stay (failures, logs) are written above it.
+type Live struct {
+	w       io.Writer
+	o       Options
+	tally   *tally
+	above   strings.Builder // lines that stay and are not written yet
+	painted string          // what stands on the screen now
+	lines   int             // how many lines that is
+}
+
+// NewLive writes to w, a terminal of the size that o.Size tells.
+func NewLive(w io.Writer, o Options) *Live {
+	return &Live{w: w, o: o, tally: newTally()}
+}
+
+var _ Display = (*Live)(nil)
+
+// Take implements Display. Finished goals leave no line here, only failed
+// ones.
+func (l *Live) Take(e event.Event) {
+	ended := l.tally.take(e)
+	if e.Kind == event.Done {
+		return
+	}
+	l.above.WriteString(eventLine(l.tally, e, ended, l.o.Logs))
+}
+
+// Paint implements Display. It writes nothing when nothing changed.
+func (l *Live) Paint(now time.Time) {
+	list := ""
+	if now.Sub(l.o.Start) >= l.o.Delay && !l.tally.idle() {
+		list = l.list(now)
+	}
+	if l.above.Len() == 0 && list == l.painted {
+		return
+	}
+	write(l.w, l.erase()+l.above.String()+list)
+	l.above.Reset()
+	l.painted, l.lines = list, strings.Count(list, "\n")
+}
+
+// Close implements Display.
+func (l *Live) Close() {
+	write(l.w, l.erase()+l.above.String())
+	l.above.Reset()
+	l.painted, l.lines = "", 0
+}
+
+// erase moves to the first line of the list and clears from there.
+func (l *Live) erase() string {
+	if l.lines == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\x1b[%dA\r\x1b[J", l.lines)
+}
+
+func (l *Live) list(now time.Time) string {
+	width, height := l.o.Size()
+	t := l.tally
+	var b strings.Builder
+	line := func(s string) {
+		// The last column stays free: some terminals wrap when it is written.
+		b.WriteString(cut(s, width-1) + "\n")
+	}
+	head := fmt.Sprintf("[%d/%d] %d running", t.done, t.total, len(t.running))
+	if t.failed > 0 {
+		head += fmt.Sprintf(", %d failed", t.failed)
+	}
+	if left := t.left(now); left > 0 {
+		head += ", about " + strings.Replace(Duration(left.Round(time.Second)), ".0s", "s", 1) + " left"
+	}
+	line(head)
+	n := min(len(t.running), maxJobs, max(1, height-3))
+	for _, j := range t.running[:n] {
+		s := fmt.Sprintf("  %7s", Duration(now.Sub(j.started)))
+		if j.expected > 0 {
+			s += fmt.Sprintf(" of %-6s", Duration(j.expected))
+		} else {
+			s += strings.Repeat(" ", len(" of 123456"))
+		}
+		s += " " + Name(j.goal)
+		if j.phase != "" && j.phase != event.PhaseBuild {
+			s += " (" + Clean(j.phase) + ")"
+		}
+		line(s)
+	}
+	if n < len(t.running) {
+		line(fmt.Sprintf("  … and %d more", len(t.running)-n))
+	}
+	return b.String()
+}

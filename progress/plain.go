@@ -1,0 +1,98 @@
+package progress
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"storefs/event"
+)
+
+// heartbeat is how long Plain may be silent while goals run: whoever reads a
+// CI log sees that it is alive, and what it waits for.
+const heartbeat = 30 * time.Second
+
+// Plain writes one line for each finished goal. It is for pipes and files.
+type Plain struct {
+	w     io.Writer
+	o     Options
+	tally *tally
+	held  strings.Builder // lines of the time before Start+Delay
+	shown bool            // that time is over
+	last  time.Time       // of the last line
+}
+
+// NewPlain writes to w.
+func NewPlain(w io.Writer, o Options) *Plain {
+	return &Plain{w: w, o: o, tally: newTally(), last: o.Start}
+}
+
+var _ Display = (*Plain)(nil)
+
+// Take implements Display.
+func (p *Plain) Take(e event.Event) {
+	ended := p.tally.take(e)
+	if line := eventLine(p.tally, e, ended, p.o.Logs); line != "" {
+		if p.shown || e.Kind == event.Log {
+			write(p.w, line)
+		} else {
+			p.held.WriteString(line)
+		}
+		p.last = e.Time
+	}
+}
+
+// Paint implements Display: it lets go what was held back, and says now and
+// then what runs.
+func (p *Plain) Paint(now time.Time) {
+	if !p.shown {
+		if now.Sub(p.o.Start) < p.o.Delay {
+			return
+		}
+		p.shown = true
+		write(p.w, p.held.String())
+		p.held.Reset()
+	}
+	if len(p.tally.running) > 0 && now.Sub(p.last) >= heartbeat {
+		p.last = now
+		var names []string
+		for i, j := range p.tally.running {
+			if i == 4 {
+				names = append(names, fmt.Sprintf("and %d more", len(p.tally.running)-i))
+				break
+			}
+			names = append(names, Name(j.goal)+" "+Duration(now.Sub(j.started)))
+		}
+		write(p.w, fmt.Sprintf("[%d/%d] running: %s\n", p.tally.done, p.tally.total, strings.Join(names, ", ")))
+	}
+}
+
+// Close implements Display. What was held back is dropped: it did not take
+// long.
+func (p *Plain) Close() {}
+
+// eventLine is the line for e that stays, with its newline, or "". A goal that
+// fails only because an input did has none: the input had one.
+func eventLine(t *tally, e event.Event, ended, logs bool) string {
+	switch {
+	case e.Kind == event.Failed && e.Failure != nil:
+		if e.Failure.Path != e.Goal {
+			return ""
+		}
+		return fmt.Sprintf("[%d/%d] failed %s: %s\n", t.done, t.total, Name(e.Goal), Clean(e.Failure.Message))
+	case e.Kind == event.Done && e.Text == event.OutcomeReused:
+		return "" // nothing was done for it
+	case ended:
+		s := fmt.Sprintf("[%d/%d] %s %s", t.done, t.total, Clean(e.Text), Name(e.Goal))
+		if e.Duration > 0 {
+			s += " " + Duration(e.Duration)
+		}
+		return s + "\n"
+	case e.Kind == event.Log && logs:
+		return Name(e.Goal) + "> " + Clean(e.Text) + "\n"
+	case e.Kind == event.Lost && logs:
+		return fmt.Sprintf("(%d lines of logs are not shown)\n", e.Count)
+	}
+	return ""
+}

@@ -1,0 +1,124 @@
+// Package progress shows people what happens while they wait: a short list of
+// the running goals on a terminal, a line for each finished goal elsewhere. It
+// reads the event stream and knows nothing of who publishes it or where it
+// comes from; it keeps nothing, and is not a log.
+package progress
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"storefs/event"
+)
+
+// Display turns events into output. Its methods are called one at a time.
+type Display interface {
+	// Take notes what happened. It may write lines that stay.
+	Take(e event.Event)
+	// Paint brings the output up to date. It is called a few times a second,
+	// also when nothing happened.
+	Paint(now time.Time)
+	// Close removes what was for the moment only. Nothing follows it.
+	Close()
+}
+
+// Delay is how long a request may take before anything is shown: what is
+// quicker than that needs no explanation.
+const Delay = 500 * time.Millisecond
+
+// Options of both displays.
+type Options struct {
+	Start time.Time     // when the waiting began
+	Delay time.Duration // nothing but logs is shown before Start+Delay
+	Logs  bool          // show the lines that builders write
+	// Size is the width and height of the terminal, in characters. Only Live
+	// asks, before each painting, so that a resized window is followed.
+	Size func() (width, height int)
+}
+
+// For chooses the display for f: Live if it is a terminal that can move its
+// cursor, else Plain.
+func For(f *os.File, logs bool) Display {
+	o := Options{Start: time.Now(), Delay: Delay, Logs: logs}
+	fd := int(f.Fd())
+	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
+		return NewPlain(f, o)
+	}
+	o.Size = func() (int, int) {
+		w, h, err := term.GetSize(fd)
+		if err != nil || w <= 0 || h <= 0 {
+			return 80, 24
+		}
+		return w, h
+	}
+	return NewLive(f, o)
+}
+
+// Meter drives a Display: it passes events on and paints ten times a second.
+// Its methods may be called from any goroutine.
+type Meter struct {
+	mu     sync.Mutex
+	d      Display
+	closed bool
+	stop   chan struct{}
+	ended  chan struct{}
+}
+
+// Start begins to drive d, until Close.
+func Start(d Display) *Meter {
+	m := &Meter{d: d, stop: make(chan struct{}), ended: make(chan struct{})}
+	go m.run()
+	return m
+}
+
+func (m *Meter) run() {
+	defer close(m.ended)
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			m.mu.Lock()
+			m.d.Paint(now)
+			m.mu.Unlock()
+		case <-m.stop:
+			return
+		}
+	}
+}
+
+// Take passes e to the display. After Close it does nothing.
+func (m *Meter) Take(e event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.d.Take(e)
+	}
+}
+
+// Close clears the display and waits for the painting to end. It may be called
+// more than once.
+func (m *Meter) Close() {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
+	m.closed = true
+	close(m.stop)
+	m.d.Close()
+	m.mu.Unlock()
+	<-m.ended
+}
+
+// write ignores errors: whoever closed stderr does not want to see progress,
+// and the build must not fail for it.
+func write(w io.Writer, s string) {
+	if s != "" {
+		_, _ = io.WriteString(w, s)
+	}
+}

@@ -1,0 +1,297 @@
+package progress
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+var start = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func at(s float64) time.Time { return start.Add(time.Duration(s * float64(time.Second))) }
+
+func goal(name string) store.Path {
+	return store.Path("/nix/store/" + strings.Repeat("0", 32) + "-" + name + ".drv")
+}
+
+func ev(t float64, k event.Kind, name string) event.Event {
+	return event.Event{Time: at(t), Kind: k, Goal: goal(name)}
+}
+
+func done(t float64, name string, d time.Duration) event.Event {
+	e := ev(t, event.Done, name)
+	e.Text, e.Duration = event.OutcomeBuilt, d
+	return e
+}
+
+func failed(t float64, name, culprit string) event.Event {
+	e := ev(t, event.Failed, name)
+	e.Failure = &store.Failure{Path: goal(culprit), Message: "builder exited with status 1\x1b[31m"}
+	return e
+}
+
+func added(name string, expected time.Duration) event.Event {
+	e := ev(0, event.Added, name)
+	e.Expected = expected
+	return e
+}
+
+func logLine(t float64, name, text string) event.Event {
+	e := ev(t, event.Log, name)
+	e.Text = text
+	return e
+}
+
+func TestPlain(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPlain(&out, Options{Start: start, Delay: Delay})
+	for _, n := range []string{"a", "b", "c", "d"} {
+		p.Take(added(n, 0))
+	}
+	p.Take(ev(0, event.Started, "a"))
+	p.Take(logLine(0.1, "a", "not shown"))
+	p.Take(done(0.3, "a", 300*time.Millisecond))
+	p.Paint(at(0.4))
+	if out.Len() != 0 {
+		t.Fatalf("shown before the delay was over: %q", &out)
+	}
+	p.Paint(at(0.5))
+	p.Take(ev(0.6, event.Started, "b"))
+	p.Take(failed(1, "b", "b"))
+	p.Take(failed(1, "c", "b")) // needs b: counted, not told
+	p.Take(ev(1, event.Started, "d"))
+	p.Paint(at(20))
+	p.Paint(at(31))
+	p.Paint(at(32))
+	reused := done(40, "e", 0)
+	reused.Text = event.OutcomeReused
+	p.Take(reused)
+	p.Take(done(90, "d", 89*time.Second))
+	p.Close()
+	want := `[1/4] built a 0.3s
+[2/4] failed b: builder exited with status 1
+[3/4] running: d 30s
+[5/5] built d 1m29s
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPlainQuickRequestSaysNothing(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPlain(&out, Options{Start: start, Delay: Delay})
+	p.Take(added("a", 0))
+	p.Take(done(0.2, "a", 0))
+	p.Paint(at(0.3))
+	p.Close()
+	if out.Len() != 0 {
+		t.Errorf("%q", &out)
+	}
+}
+
+func TestPlainLogs(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPlain(&out, Options{Start: start, Delay: Delay, Logs: true})
+	p.Take(logLine(0.1, "a", "compiling\x1b]0;title\a"))
+	p.Take(event.Event{Time: at(0.2), Kind: event.Lost, Count: 7})
+	p.Paint(at(1))
+	want := "a> compiling\n(7 lines of logs are not shown)\n"
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
+	}
+}
+
+// screen is as much of a terminal as Live uses: it interprets newline,
+// carriage return, cursor up and clear to the end.
+type screen struct {
+	lines []string
+	wrote int
+}
+
+func (s *screen) Write(b []byte) (int, error) {
+	s.wrote++
+	for text := string(b); text != ""; {
+		switch {
+		case strings.HasPrefix(text, "\x1b[J"):
+			text = text[3:]
+		case strings.HasPrefix(text, "\x1b["):
+			i := strings.IndexByte(text, 'A')
+			n := 0
+			for _, c := range text[2:i] {
+				n = n*10 + int(c-'0')
+			}
+			// Up and clear always come together.
+			s.lines = s.lines[:len(s.lines)-n]
+			text = text[i+1:]
+		case text[0] == '\r':
+			text = text[1:]
+		default:
+			i := strings.IndexByte(text, '\n')
+			s.lines = append(s.lines, text[:i])
+			text = text[i+1:]
+		}
+	}
+	return len(b), nil
+}
+
+func (s *screen) expect(t *testing.T, want ...string) {
+	t.Helper()
+	if d := cmp.Diff(strings.Join(want, "\n"), strings.Join(s.lines, "\n")); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLive(t *testing.T) {
+	var s screen
+	width, height := 60, 24
+	l := NewLive(&s, Options{Start: start, Delay: Delay, Size: func() (int, int) { return width, height }})
+	l.Take(added("gcc", 10*time.Second))
+	l.Take(added("musl", 0))
+	l.Take(added("hello", 4*time.Second))
+	l.Take(ev(0, event.Started, "gcc"))
+	l.Take(ev(0, event.Started, "musl"))
+	l.Paint(at(0.4))
+	s.expect(t)
+
+	phase := ev(0.4, event.Phase, "musl")
+	phase.Text = event.PhaseScan
+	l.Take(phase)
+	l.Paint(at(1))
+	// Left: gcc 9 s, musl the average of 7 s less 1, hello 4 s; two at a time: 9.5.
+	s.expect(t,
+		"[0/3] 2 running, about 10s left",
+		"     1.0s of 10s    gcc",
+		"     1.0s           musl (scan)",
+	)
+	wrote := s.wrote
+	l.Paint(at(1))
+	if s.wrote != wrote {
+		t.Error("painted again although nothing changed")
+	}
+
+	l.Take(failed(2, "musl", "musl"))
+	l.Take(failed(2, "hello", "musl"))
+	l.Paint(at(2))
+	s.expect(t,
+		"[1/3] failed musl: builder exited with status 1",
+		"[2/3] 1 running, 2 failed, about 8s left",
+		"     2.0s of 10s    gcc",
+	)
+
+	width = 20
+	l.Paint(at(3))
+	s.expect(t,
+		"[1/3] failed musl: builder exited with status 1",
+		"[2/3] 1 running, 2…",
+		"     3.0s of 10s  …",
+	)
+
+	l.Take(done(10, "gcc", 10*time.Second))
+	l.Paint(at(10))
+	l.Close()
+	s.expect(t, "[1/3] failed musl: builder exited with status 1")
+}
+
+func TestLiveFitsTheWindow(t *testing.T) {
+	var s screen
+	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 6 }})
+	for _, n := range []string{"a", "b", "c", "d", "e"} {
+		l.Take(ev(0, event.Started, n))
+	}
+	l.Paint(at(1))
+	s.expect(t,
+		"[0/5] 5 running",
+		"     1.0s           a",
+		"     1.0s           b",
+		"     1.0s           c",
+		"  … and 2 more",
+	)
+	for _, n := range []string{"a", "b", "c", "d", "e"} {
+		l.Take(ev(1, event.Dropped, n))
+	}
+	l.Paint(at(1))
+	s.expect(t)
+	l.Take(added("next", 0))
+	l.Take(ev(2, event.Started, "next"))
+	l.Paint(at(2))
+	s.expect(t, "[0/1] 1 running", "     0.0s           next")
+	l.Close()
+	s.expect(t)
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                   "plain",
+		"10%\r20%\r30%\r\n":       "30%",
+		"\x1b[1;31merror\x1b[0m:": "error:",
+		"\x1b]0;evil\x07rest":     "rest",
+		"\x1b]8;;u\x1b\\link":     "link",
+		"cut \x1b[12":             "cut ",
+		"\x1bcreset":              "reset",
+		"a\tb":                    "a    b",
+		"bell\a nul\x00 c1\u009b": "bell\ufffd nul\ufffd c1\ufffd",
+		"\xff\xfe":                "\ufffd\ufffd",
+		"right\u202eleft":         "right\ufffdleft",
+		"größe 日本":                "größe 日本",
+		"trailing escape\x1b":     "trailing escape\ufffd",
+	} {
+		if got := Clean(in); got != want {
+			t.Errorf("Clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("\x1b[1;31merror\x1b[0m")
+	f.Add("\x1b]0;t\x07\r\n\x9b")
+	f.Fuzz(func(t *testing.T, in string) {
+		got := Clean(in)
+		if strings.ContainsFunc(got, unsafeRune) {
+			t.Errorf("Clean(%q) = %q", in, got)
+		}
+		if again := Clean(got); again != got {
+			t.Errorf("Clean(Clean(%q)) = %q", in, again)
+		}
+	})
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0.0s", 0: "0.0s", 1234 * time.Millisecond: "1.2s", 59 * time.Second: "59s",
+		65 * time.Second: "1m05s", 3725 * time.Second: "1h02m",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+// brokenPipe is a stderr whose reader has gone.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+func TestMeter(t *testing.T) {
+	m := Start(NewPlain(brokenPipe{}, Options{Start: time.Now()}))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				m.Take(done(0, "a", time.Second))
+			}
+		})
+	}
+	wg.Wait()
+	m.Close()
+	m.Close()
+	m.Take(done(0, "late", 0))
+}

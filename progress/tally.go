@@ -1,0 +1,147 @@
+package progress
+
+import (
+	"slices"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// tally counts the goals of a stream. A goal that shows up in the middle of
+// its life, because somebody else had asked for it before, counts from there.
+type tally struct {
+	total, done, failed int
+	waiting             map[store.Path]time.Duration // expected durations, 0 unknown
+	waitingWork         time.Duration                // their sum
+	waitingUnknown      int                          // how many of them are unknown
+	running             []*job                       // oldest first
+	byGoal              map[store.Path]*job
+
+	known    time.Duration // the sum of all durations that were recorded or seen
+	knownNum int
+}
+
+type job struct {
+	goal     store.Path
+	started  time.Time
+	expected time.Duration
+	phase    string
+}
+
+func newTally() *tally {
+	return &tally{waiting: map[store.Path]time.Duration{}, byGoal: map[store.Path]*job{}}
+}
+
+// take notes e, and reports whether e ended a goal.
+func (t *tally) take(e event.Event) bool {
+	switch e.Kind {
+	case event.Added:
+		if t.idle() {
+			// The stream of a whole store never ends; each burst of work is
+			// counted from one.
+			t.total, t.done, t.failed = 0, 0, 0
+		}
+		t.add(e.Goal, e.Expected)
+	case event.Started:
+		expected := e.Expected
+		if d, ok := t.waiting[e.Goal]; ok {
+			t.unwait(e.Goal)
+			expected = max(expected, d)
+		} else if t.byGoal[e.Goal] == nil {
+			t.total++
+		}
+		if t.byGoal[e.Goal] == nil {
+			j := &job{goal: e.Goal, started: e.Time, expected: expected}
+			t.byGoal[e.Goal] = j
+			t.running = append(t.running, j)
+		}
+	case event.Phase:
+		if j := t.byGoal[e.Goal]; j != nil {
+			j.phase = e.Text
+		}
+	case event.Done, event.Failed:
+		t.leave(e.Goal)
+		t.done++
+		if e.Kind == event.Failed {
+			t.failed++
+		} else if e.Duration > 0 {
+			t.known += e.Duration
+			t.knownNum++
+		}
+		return true
+	case event.Dropped:
+		t.leave(e.Goal)
+		t.total--
+	}
+	return false
+}
+
+func (t *tally) idle() bool { return len(t.waiting) == 0 && len(t.running) == 0 }
+
+func (t *tally) add(p store.Path, expected time.Duration) {
+	if _, ok := t.waiting[p]; ok || t.byGoal[p] != nil {
+		return
+	}
+	t.total++
+	t.waiting[p] = expected
+	if expected > 0 {
+		t.waitingWork += expected
+		t.known += expected
+		t.knownNum++
+	} else {
+		t.waitingUnknown++
+	}
+}
+
+func (t *tally) unwait(p store.Path) {
+	d, ok := t.waiting[p]
+	if !ok {
+		return
+	}
+	delete(t.waiting, p)
+	if d > 0 {
+		t.waitingWork -= d
+	} else {
+		t.waitingUnknown--
+	}
+}
+
+// leave takes p out of the goals that wait or run; one that was never seen is
+// counted, so that done is never more than total.
+func (t *tally) leave(p store.Path) {
+	if _, ok := t.waiting[p]; ok {
+		t.unwait(p)
+		return
+	}
+	j := t.byGoal[p]
+	if j == nil {
+		t.total++
+		return
+	}
+	delete(t.byGoal, p)
+	t.running = slices.DeleteFunc(t.running, func(o *job) bool { return o == j })
+}
+
+// left estimates the time until all is done: the work that is left, divided by
+// the goals that run now, and never less than the longest of those. Goals of
+// unknown duration count as the average of the known ones. It is 0 if nothing
+// is known at all.
+func (t *tally) left(now time.Time) time.Duration {
+	if t.knownNum == 0 {
+		return 0
+	}
+	mean := t.known / time.Duration(t.knownNum)
+	work := t.waitingWork + mean*time.Duration(t.waitingUnknown)
+	var longest time.Duration
+	for _, j := range t.running {
+		expected := j.expected
+		if expected == 0 {
+			expected = mean
+		}
+		rest := max(0, expected-now.Sub(j.started))
+		work += rest
+		longest = max(longest, rest)
+	}
+	return max(longest, work/time.Duration(max(1, len(t.running))))
+}
