@@ -1,0 +1,144 @@
+// Package references finds which store objects a stream of bytes mentions: it
+// looks for the digests that begin their names. It knows nothing of archives,
+// files or the database; whoever has bytes writes them to a Scanner.
+package references
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+
+	"storefs/store"
+)
+
+const (
+	window = store.DigestLen
+	// gram is the length of the pieces that the filter knows. One load.
+	gram = 8
+	// stride is how far a scan may go on after a piece that is in no digest:
+	// every window that begins within it would contain that piece.
+	stride = window - gram + 1
+)
+
+// Scanner is an io.Writer that finds digests anywhere in what is written to it,
+// however the bytes are spread over calls; matches may be adjacent or overlap.
+// It is not safe for concurrent use.
+//
+// It looks at one piece of eight bytes every 25 bytes, and asks a bitmap of all
+// pieces of all digests whether that piece occurs in any of them. Unlike a
+// search for long runs of digest characters, this goes equally fast through
+// machine code, hexadecimal and base-32 text. Only where a piece is known, each
+// of the 25 windows that hold it is compared, through a second bitmap of the
+// digests' heads.
+type Scanner struct {
+	digests  map[[window]byte]bool // whether it was found
+	missing  int                   // digests not found yet
+	grams    bitmap
+	heads    bitmap
+	tail     [2*window - 2]byte // the last bytes written, to be joined with the next ones
+	tailUsed int                // at most window-1 between calls
+}
+
+// New makes a scanner for digests, each of 32 characters; one of any other
+// length is in no store path and never found.
+func New(digests []string) *Scanner {
+	s := &Scanner{
+		digests: make(map[[window]byte]bool, len(digests)),
+		// 16 bits a piece: one false alarm in 16 at worst, and the bitmap of
+		// 100 digests stays in the first-level cache, of 10,000 in the second.
+		grams: newBitmap(len(digests) * stride * 16),
+		heads: newBitmap(len(digests) * 64),
+	}
+	for _, d := range digests {
+		if len(d) != window {
+			continue
+		}
+		s.digests[[window]byte([]byte(d))] = false
+		for i := range stride {
+			s.grams.set(piece([]byte(d[i:])))
+		}
+		s.heads.set(piece([]byte(d)))
+	}
+	s.missing = len(s.digests)
+	return s
+}
+
+// Write scans p. It never fails.
+func (s *Scanner) Write(p []byte) (int, error) {
+	if s.missing == 0 {
+		return len(p), nil
+	}
+	n := copy(s.tail[s.tailUsed:], p[:min(len(p), window-1)])
+	joined := s.tail[:s.tailUsed+n]
+	s.scan(joined)
+	if len(p) >= window-1 {
+		s.scan(p)
+		s.tailUsed = copy(s.tail[:], p[len(p)-(window-1):])
+	} else {
+		s.tailUsed = copy(s.tail[:], joined[max(0, len(joined)-(window-1)):])
+	}
+	return len(p), nil
+}
+
+// Found returns the digests found so far, sorted.
+func (s *Scanner) Found() []string {
+	var found []string
+	for d, ok := range s.digests {
+		if ok {
+			found = append(found, string(d[:]))
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// scan looks at the windows that are wholly in p.
+func (s *Scanner) scan(p []byte) {
+	for i := 0; i+window <= len(p); i += stride {
+		if s.grams.has(piece(p[i+window-gram:])) {
+			s.compare(p[i:min(len(p), i+stride+window-1)])
+		}
+	}
+}
+
+// compare looks at every window of p, which is at most stride of them.
+func (s *Scanner) compare(p []byte) {
+	for ; len(p) >= window; p = p[1:] {
+		if !s.heads.has(piece(p)) {
+			continue
+		}
+		d := [window]byte(p)
+		if found, ok := s.digests[d]; ok && !found {
+			s.digests[d] = true
+			s.missing--
+		}
+	}
+}
+
+// piece hashes the first bytes of p: the product's high bits depend on all of
+// them.
+func piece(p []byte) uint64 {
+	return binary.LittleEndian.Uint64(p) * 0x9E3779B97F4A7C15
+}
+
+// bitmap is a set of hashes, told apart by their high bits.
+type bitmap struct {
+	words []uint64
+	shift uint
+}
+
+// newBitmap has at least n bits, a power of two.
+func newBitmap(n int) bitmap {
+	log := max(6, bits.Len(uint(max(n, 1)-1)))
+	return bitmap{words: make([]uint64, 1<<(log-6)), shift: uint(64 - log)}
+}
+
+func (b *bitmap) set(h uint64) {
+	i := h >> b.shift
+	b.words[i/64] |= 1 << (i % 64)
+}
+
+func (b *bitmap) has(h uint64) bool {
+	i := h >> b.shift
+	return b.words[i/64]&(1<<(i%64)) != 0
+}
