@@ -1,0 +1,267 @@
+package instantiate
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.starlark.net/starlark"
+
+	"storefs/store"
+)
+
+// Source is a file, a directory tree or a link that goes into the store as it
+// is, but for what a filter leaves out.
+type Source struct {
+	Name string
+	Path store.Path // by the hash of its NAR
+	Size int64      // bytes of the NAR
+	host string     // where it is
+	from *filter
+}
+
+// Host is the absolute path that the source is read from.
+func (s *Source) Host() string { return s.host }
+
+// Dump writes the source as a NAR. It reads the files again: what it writes
+// differs from what gave Path if they were changed since.
+func (s *Source) Dump(ctx context.Context, w io.Writer) error {
+	t, err := openSource(s.host)
+	if err != nil {
+		return err
+	}
+	defer t.root.Close()
+	n, err := t.list(ctx, t.base, ".", s.from)
+	if err != nil {
+		return err
+	}
+	if !s.from.all() && !n.info.IsDir() {
+		return fmt.Errorf("%s: include and exclude are for directories", s.host)
+	}
+	if len(s.from.include) > 0 && len(n.children) == 0 {
+		return fmt.Errorf("%s: nothing in it matches include", s.host)
+	}
+	buf := bufio.NewWriterSize(w, 64<<10)
+	nw := &narWriter{w: buf}
+	nw.strings("nix-archive-1")
+	t.dump(ctx, nw, t.base, n)
+	if nw.err != nil {
+		return nw.err
+	}
+	return buf.Flush()
+}
+
+// hash sets Size and Path.
+func (s *Source) hash(ctx context.Context, dir store.Dir) error {
+	h := sha256.New()
+	count := &countWriter{w: h}
+	if err := s.Dump(ctx, count); err != nil {
+		return err
+	}
+	s.Size = count.n
+	var err error
+	s.Path, err = store.SourcePath(dir, store.Hash{Algo: store.SHA256, Sum: string(h.Sum(nil))}, s.Name)
+	return err
+}
+
+type countWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// sourceTree reads a source through its parent directory, so that the source
+// itself may be a file or a link, and no link in it leads out.
+type sourceTree struct {
+	root *os.Root
+	base string
+	host string
+}
+
+func openSource(host string) (*sourceTree, error) {
+	if host == "/" {
+		return nil, errors.New("/: the root directory cannot be a source")
+	}
+	root, err := os.OpenRoot(filepath.Dir(host))
+	if err != nil {
+		return nil, err
+	}
+	return &sourceTree{root: root, base: filepath.Base(host), host: host}, nil
+}
+
+// node is one file of a source.
+type node struct {
+	name     string
+	info     fs.FileInfo
+	children []*node // of a directory: what the filter leaves, by name in byte order
+}
+
+// list finds what is in the source: name as root sees it, rel as the filter
+// does.
+func (t *sourceTree) list(ctx context.Context, name, rel string, f *filter) (*node, error) {
+	info, err := t.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{name: path.Base(name), info: info}
+	switch info.Mode().Type() {
+	case 0, fs.ModeSymlink:
+		return n, nil
+	case fs.ModeDir:
+	default:
+		return nil, fmt.Errorf("%s: neither a regular file, a directory nor a symbolic link", t.at(name))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, err := t.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, e := range entries {
+		below := path.Join(rel, e.Name())
+		if !f.all() {
+			if f.excludes(below) || e.IsDir() && !f.mayHold(below) || !e.IsDir() && !f.includes(below) {
+				continue
+			}
+		}
+		c, err := t.list(ctx, path.Join(name, e.Name()), below, f)
+		if err != nil {
+			return nil, err
+		}
+		// A directory that only led to what might have matched is left out.
+		if e.IsDir() && len(c.children) == 0 && !f.includes(below) {
+			continue
+		}
+		n.children = append(n.children, c)
+	}
+	return n, nil
+}
+
+func (t *sourceTree) at(name string) string { return filepath.Join(filepath.Dir(t.host), name) }
+
+func (t *sourceTree) dump(ctx context.Context, w *narWriter, name string, n *node) {
+	if w.err != nil {
+		return
+	}
+	switch n.info.Mode().Type() {
+	case fs.ModeDir:
+		w.strings("(", "type", "directory")
+		for _, c := range n.children {
+			w.strings("entry", "(", "name", c.name, "node")
+			t.dump(ctx, w, path.Join(name, c.name), c)
+			w.strings(")")
+		}
+		w.strings(")")
+	case fs.ModeSymlink:
+		target, err := t.root.Readlink(name)
+		if err != nil {
+			w.fail(err)
+			return
+		}
+		w.strings("(", "type", "symlink", "target", target, ")")
+	default:
+		w.strings("(", "type", "regular")
+		if n.info.Mode()&0o100 != 0 {
+			w.strings("executable", "")
+		}
+		w.strings("contents")
+		t.contents(ctx, w, name, n)
+		w.strings(")")
+	}
+}
+
+func (t *sourceTree) contents(ctx context.Context, w *narWriter, name string, n *node) {
+	if err := ctx.Err(); err != nil {
+		w.fail(err)
+		return
+	}
+	f, err := t.root.Open(name)
+	if err != nil {
+		w.fail(err)
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !os.SameFile(info, n.info) || info.Size() != n.info.Size() {
+		w.fail(errors.Join(fmt.Errorf("%s: changed while it was read", t.at(name)), err))
+		return
+	}
+	w.file(f, n.info.Size())
+}
+
+// sourceBuiltin is source(path, name=None, include=[], exclude=[]).
+func (e *evaluation) sourceBuiltin(t *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
+	var where, name string
+	var include, exclude *starlark.List
+	if err := starlark.UnpackArgs(b.Name(), args, kwargs,
+		"path", &where, "name?", &name, "include?", &include, "exclude?", &exclude); err != nil {
+		return nil, err
+	}
+	f, err := newFilter(include, exclude)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", where, err)
+	}
+	s, err := e.source(t, where, name, f)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", where, err)
+	}
+	return starlark.String(s.Path), nil
+}
+
+func (e *evaluation) source(t *starlark.Thread, where, name string, f *filter) (*Source, error) {
+	var host string
+	if isHostPath(where) {
+		host = filepath.Clean(where)
+		e.external = append(e.external, host)
+	} else {
+		rel, err := e.relative(t, where)
+		if err != nil {
+			return nil, err
+		}
+		// Links in the way may not lead out of the tree. The last component
+		// may be one: it is stored as it is.
+		if dir := path.Dir(rel); dir != "." {
+			if _, err := e.tree.root.Stat(dir); err != nil {
+				return nil, err
+			}
+		}
+		host = filepath.Join(e.tree.dir, filepath.FromSlash(rel))
+	}
+	if name == "" {
+		name = filepath.Base(host)
+	}
+	if err := store.CheckName(name); err != nil {
+		return nil, fmt.Errorf("%w; give it another one by name=", err)
+	}
+	key := fmt.Sprintf("%q %q %s", host, name, f)
+	if s := e.sources[key]; s != nil {
+		return s, nil
+	}
+	s := &Source{Name: name, host: host, from: f}
+	if err := s.hash(e.ctx, e.opts.Dir); err != nil {
+		return nil, err
+	}
+	e.sources[key] = s
+	e.register(s.Path, object{source: s})
+	return s, nil
+}

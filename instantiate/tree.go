@@ -1,0 +1,158 @@
+package instantiate
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.starlark.net/starlark"
+)
+
+// tree is the directory that evaluation is confined to. No path and no
+// symbolic link leads out of it.
+type tree struct {
+	dir  string // absolute
+	root *os.Root
+}
+
+func openTree(dir string) (*tree, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, err
+	}
+	return &tree{dir: abs, root: root}, nil
+}
+
+func (t *tree) close() { t.root.Close() }
+
+func (t *tree) read(rel string) ([]byte, error) {
+	f, err := t.root.Open(filepath.FromSlash(rel))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readRegular(f)
+}
+
+// readRegular refuses what would block or never end.
+func readRegular(f *os.File) ([]byte, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: not a regular file", f.Name())
+	}
+	return io.ReadAll(f)
+}
+
+// readBuiltin is read(path): the content of a file as a string.
+func (e *evaluation) readBuiltin(t *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
+	var name string
+	if err := starlark.UnpackArgs(b.Name(), args, kwargs, "path", &name); err != nil {
+		return nil, err
+	}
+	data, err := e.readFile(t, name)
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	return starlark.String(data), nil
+}
+
+func (e *evaluation) readFile(t *starlark.Thread, name string) ([]byte, error) {
+	if !isHostPath(name) {
+		rel, err := e.relative(t, name)
+		if err != nil {
+			return nil, err
+		}
+		return e.tree.read(rel)
+	}
+	name = filepath.Clean(name)
+	if !e.argNames(name) {
+		return nil, fmt.Errorf("%s: an absolute path that is not at or below one given by --arg", name)
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() { // before opening it, which would block on a fifo
+		return nil, fmt.Errorf("%s: not a regular file", name)
+	}
+	e.external = append(e.external, name)
+	return os.ReadFile(name)
+}
+
+// isHostPath tells "/usr/bin" from "//lib" and "lib".
+func isHostPath(name string) bool {
+	return filepath.IsAbs(name) && !strings.HasPrefix(name, "//")
+}
+
+// argNames reports whether an argument names path or a directory above it.
+func (e *evaluation) argNames(path string) bool {
+	for _, v := range e.opts.Args {
+		if !filepath.IsAbs(v) {
+			continue
+		}
+		if v = filepath.Clean(v); path == v || strings.HasPrefix(path, strings.TrimSuffix(v, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// globBuiltin is glob(include, exclude=[]): the files below the directory of
+// the file that calls it, as paths relative to it, sorted. Links are listed
+// and not followed.
+func (e *evaluation) globBuiltin(t *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
+	var include, exclude *starlark.List
+	if err := starlark.UnpackArgs(b.Name(), args, kwargs, "include", &include, "exclude?", &exclude); err != nil {
+		return nil, err
+	}
+	f, err := newFilter(include, exclude)
+	if err != nil {
+		return nil, fmt.Errorf("glob: %w", err)
+	}
+	dir, err := e.relative(t, ".")
+	if err != nil {
+		return nil, fmt.Errorf("glob: %w", err)
+	}
+	root, err := e.tree.root.OpenRoot(filepath.FromSlash(dir))
+	if err != nil {
+		return nil, fmt.Errorf("glob: %w", err)
+	}
+	defer root.Close()
+	var names []string
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case p == ".":
+			return e.ctx.Err()
+		case f.excludes(p) || d.IsDir() && !f.mayHold(p):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case !d.IsDir() && f.includes(p):
+			names = append(names, p)
+		}
+		return e.ctx.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("glob: %w", err)
+	}
+	slices.Sort(names)
+	list := make([]starlark.Value, len(names))
+	for i, n := range names {
+		list[i] = starlark.String(n)
+	}
+	return starlark.NewList(list), nil
+}
