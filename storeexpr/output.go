@@ -103,6 +103,13 @@ func (d *Derivation) CheckOutputs(dir store.Dir, name string, inputs func(store.
 	if d.Form == Form2004 {
 		return nil
 	}
+	for _, o := range d.Outputs {
+		// The builder learns from it where to write. It is hashed by its
+		// name, so that without it no output path would be right.
+		if _, ok := d.Getenv(o.Name); !ok {
+			return fmt.Errorf("%q has no variable for its output %q: %w", name, o.Name, store.ErrBadExpr)
+		}
+	}
 	paths, err := d.OutputPaths(dir, name, inputs)
 	if err != nil {
 		return err
@@ -112,10 +119,7 @@ func (d *Derivation) CheckOutputs(dir store.Dir, name string, inputs func(store.
 		if o.Path != want {
 			return fmt.Errorf("output %q of %q is %s, should be %s: %w", o.Name, name, o.Path, want, store.ErrBadExpr)
 		}
-		// The builder learns from it where to write.
-		if have, ok := d.Getenv(o.Name); !ok {
-			return fmt.Errorf("variable %q of %q is missing, should be %s: %w", o.Name, name, want, store.ErrBadExpr)
-		} else if have != string(want) {
+		if have, _ := d.Getenv(o.Name); have != string(want) {
 			return fmt.Errorf("variable %q of %q is %q, should be %s: %w", o.Name, name, have, want, store.ErrBadExpr)
 		}
 	}

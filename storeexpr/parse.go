@@ -44,7 +44,7 @@ func Parse(data []byte) (Expr, error) {
 	default:
 		p.fail(0, `expected "Derive(" or "Closure(", found %s`, p.found())
 	}
-	p.expect(`)`)
+	p.expect(')')
 	if p.err == nil && p.pos < len(p.text) {
 		p.fail(p.pos, "%d bytes follow the end of the expression", len(p.text)-p.pos)
 	}
@@ -58,33 +58,33 @@ func Parse(data []byte) (Expr, error) {
 // output on: a string in 2004, a tuple today.
 func (p *parser) derivation() *Derivation {
 	d := &Derivation{}
-	switch {
-	case p.next(`["`):
+	switch rest := p.text[p.pos:]; {
+	case strings.HasPrefix(rest, `["`):
 		d.Form = Form2004
 		p.outputs2004(d)
-		p.expect(`,`)
+		p.expect(',')
 		p.inputs2004(d)
-	case p.next(`[(`):
+	case strings.HasPrefix(rest, `[(`):
 		p.outputs(d)
-		p.expect(`,`)
+		p.expect(',')
 		p.inputs(d)
-		p.expect(`,`)
+		p.expect(',')
 		at := p.pos
 		d.Sources = p.paths()
 		d.Sources = sorted(p, at, "sources", d.Sources, func(s *store.Path) string { return string(*s) })
-	case p.next(`[]`):
+	case strings.HasPrefix(rest, `[]`):
 		p.fail(p.pos, "a derivation without outputs")
 	default:
-		p.expect(`[`)
+		p.expect('[')
 		p.fail(p.pos, `expected an output, '"' or '(', found %s`, p.found())
 	}
-	p.expect(`,`)
+	p.expect(',')
 	d.Platform = p.str()
-	p.expect(`,`)
+	p.expect(',')
 	d.Builder = p.str()
-	p.expect(`,`)
+	p.expect(',')
 	d.Args = p.strings()
-	p.expect(`,`)
+	p.expect(',')
 	p.env(d)
 	return d
 }
@@ -94,15 +94,15 @@ func (p *parser) outputs(d *Derivation) {
 	p.list(func() {
 		at := p.pos
 		var o Output
-		p.expect(`(`)
+		p.expect('(')
 		o.Name = p.str()
-		p.expect(`,`)
+		p.expect(',')
 		o.Path = store.Path(p.str())
-		p.expect(`,`)
+		p.expect(',')
 		o.Algo = p.str()
-		p.expect(`,`)
+		p.expect(',')
 		o.Hash = p.str()
-		p.expect(`)`)
+		p.expect(')')
 		if p.err != nil {
 			return
 		}
@@ -124,15 +124,16 @@ func (p *parser) outputs2004(d *Derivation) {
 
 func (p *parser) inputs(d *Derivation) {
 	begin := p.pos
+	d.Inputs = make([]Input, 0, min((len(p.text)-p.pos)/100, 16))
 	p.list(func() {
 		var in Input
-		p.expect(`(`)
+		p.expect('(')
 		in.Path = p.path()
-		p.expect(`,`)
+		p.expect(',')
 		at := p.pos
 		in.Outputs = p.strings()
 		in.Outputs = sorted(p, at, "used outputs", in.Outputs, func(s *string) string { return *s })
-		p.expect(`)`)
+		p.expect(')')
 		d.Inputs = append(d.Inputs, in)
 	})
 	d.Inputs = sorted(p, begin, "inputs", d.Inputs, func(in *Input) string { return string(in.Path) })
@@ -146,13 +147,15 @@ func (p *parser) inputs2004(d *Derivation) {
 
 func (p *parser) env(d *Derivation) {
 	begin := p.pos
+	// Every variable has a parenthesis; most values have none.
+	d.Env = make([]EnvVar, 0, min(strings.Count(p.text[p.pos:], "("), 64))
 	p.list(func() {
 		var v EnvVar
-		p.expect(`(`)
+		p.expect('(')
 		v.Name = p.str()
-		p.expect(`,`)
+		p.expect(',')
 		v.Value = p.str()
-		p.expect(`)`)
+		p.expect(')')
 		d.Env = append(d.Env, v)
 	})
 	d.Env = sorted(p, begin, "environment", d.Env, func(v *EnvVar) string { return v.Name })
@@ -165,17 +168,17 @@ func (p *parser) closure() *Closure {
 	at := p.pos
 	c.Roots = p.paths()
 	c.Roots = sorted(p, at, "roots", c.Roots, byPath)
-	p.expect(`,`)
+	p.expect(',')
 	begin := p.pos
 	p.list(func() {
 		var e Element
-		p.expect(`(`)
+		p.expect('(')
 		e.Path = p.path()
-		p.expect(`,`)
+		p.expect(',')
 		at := p.pos
 		e.References = p.paths()
 		e.References = sorted(p, at, "references", e.References, byPath)
-		p.expect(`)`)
+		p.expect(')')
 		c.Elements = append(c.Elements, e)
 	})
 	c.Elements = sorted(p, begin, "elements", c.Elements, func(e *Element) string { return string(e.Path) })

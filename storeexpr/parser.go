@@ -20,6 +20,7 @@ type parser struct {
 	// have a list of their own with just "out" in it.
 	strSlab  []string
 	pathSlab []store.Path
+	scratch  []byte // of the string with escapes that is being read
 }
 
 // fail keeps the first error, which is at byte at.
@@ -41,25 +42,27 @@ func (p *parser) found() string {
 	}
 }
 
-// next reports whether t follows.
-func (p *parser) next(t string) bool { return strings.HasPrefix(p.text[p.pos:], t) }
+// expect steps over c.
+func (p *parser) expect(c byte) {
+	if p.err == nil && p.pos < len(p.text) && p.text[p.pos] == c {
+		p.pos++
+		return
+	}
+	p.fail(p.pos, "expected %q, found %s", string(c), p.found())
+}
 
-// expect steps over the one byte of t.
-func (p *parser) expect(t string) {
-	if p.err != nil {
-		return
+// peek is the byte that follows, or 0 at the end of the text.
+func (p *parser) peek() byte {
+	if p.pos < len(p.text) {
+		return p.text[p.pos]
 	}
-	if p.pos >= len(p.text) || p.text[p.pos] != t[0] {
-		p.fail(p.pos, "expected %q, found %s", t, p.found())
-		return
-	}
-	p.pos++
+	return 0
 }
 
 // list steps over "[", elements separated by commas, and "]".
 func (p *parser) list(element func()) {
-	p.expect(`[`)
-	if p.err == nil && p.next(`]`) {
+	p.expect('[')
+	if p.err == nil && p.peek() == ']' {
 		p.pos++
 		return
 	}
@@ -69,11 +72,13 @@ func (p *parser) list(element func()) {
 			return
 		}
 		element()
-		switch {
-		case p.err != nil:
-		case p.next(`,`):
+		if p.err != nil {
+			return
+		}
+		switch p.peek() {
+		case ',':
 			p.pos++
-		case p.next(`]`):
+		case ']':
 			p.pos++
 			return
 		default:
@@ -85,7 +90,7 @@ func (p *parser) list(element func()) {
 // str reads a string. Without escapes it is shared with the text.
 func (p *parser) str() string {
 	begin := p.pos
-	p.expect(`"`)
+	p.expect('"')
 	if p.err != nil {
 		return ""
 	}
@@ -95,59 +100,63 @@ func (p *parser) str() string {
 		return ""
 	}
 	s := p.text[p.pos : p.pos+n]
-	if strings.IndexByte(s, '\\') >= 0 {
-		return p.escaped(begin)
+	if i := strings.IndexByte(s, '\\'); i >= 0 {
+		return p.escaped(begin, i)
 	}
 	p.pos += n + 1
 	return s
 }
 
-// escaped reads the rest of a string that has escapes. Each byte is searched
-// once for a quote and once for a backslash, whatever the string is made of.
-func (p *parser) escaped(begin int) string {
-	var b strings.Builder
-	quote := p.pos
+// escaped reads the rest of a string whose first escape is plain bytes away.
+func (p *parser) escaped(begin, plain int) string {
+	b := p.scratch[:0]
 	for {
-		if quote <= p.pos {
-			n := strings.IndexByte(p.text[p.pos:], '"')
-			if n < 0 {
-				p.fail(begin, "the string that begins here does not end")
-				return ""
-			}
-			quote = p.pos + n
-		}
-		n := strings.IndexByte(p.text[p.pos:quote], '\\')
-		if n < 0 {
-			b.WriteString(p.text[p.pos:quote])
-			p.pos = quote + 1
-			return b.String()
-		}
-		if b.Cap() == 0 {
-			b.Grow(quote - p.pos)
-		}
-		b.WriteString(p.text[p.pos : p.pos+n])
-		p.pos += n + 2 // at most one beyond the quote
-		switch c := p.text[p.pos-1]; c {
-		case '"', '\\':
-			b.WriteByte(c)
-		case 'n':
-			b.WriteByte('\n')
-		case 'r':
-			b.WriteByte('\r')
-		case 't':
-			b.WriteByte('\t')
-		default:
-			p.fail(p.pos-2, `%q is no escape, only \" \\ \n \r \t are`, p.text[p.pos-2:p.pos])
+		b = append(b, p.text[p.pos:p.pos+plain]...)
+		p.pos += plain
+		switch {
+		case p.pos < len(p.text) && p.text[p.pos] == '"':
+			p.pos++
+			p.scratch = b
+			return string(b)
+		case p.pos+1 >= len(p.text):
+			p.fail(begin, "the string that begins here does not end")
 			return ""
 		}
+		c, ok := unescape(p.text[p.pos+1])
+		if !ok {
+			p.fail(p.pos, `%q is no escape, only \" \\ \n \r \t are`, p.text[p.pos:p.pos+2])
+			return ""
+		}
+		b = append(b, c)
+		p.pos += 2
+		// Byte by byte: escapes stand close together in scripts.
+		plain = 0
+		for rest := p.text[p.pos:]; plain < len(rest) && rest[plain] != '"' && rest[plain] != '\\'; {
+			plain++
+		}
 	}
+}
+
+// unescape is what a backslash and c stand for.
+func unescape(c byte) (byte, bool) {
+	switch c {
+	case '"', '\\':
+		return c, true
+	case 'n':
+		return '\n', true
+	case 'r':
+		return '\r', true
+	case 't':
+		return '\t', true
+	}
+	return 0, false
 }
 
 // path reads a string that is an absolute path.
 func (p *parser) path() store.Path {
 	at := p.pos
 	s := p.str()
-	if p.err == nil && !strings.HasPrefix(s, "/") {
+	if p.err == nil && (s == "" || s[0] != '/') {
 		p.fail(at, "%q is not an absolute path", s)
 	}
 	return store.Path(s)
@@ -155,6 +164,9 @@ func (p *parser) path() store.Path {
 
 // strings reads a list of strings, nil if it is empty.
 func (p *parser) strings() []string {
+	if p.strSlab == nil {
+		p.strSlab = make([]string, 0, 32)
+	}
 	begin := len(p.strSlab)
 	p.list(func() { p.strSlab = append(p.strSlab, p.str()) })
 	if begin == len(p.strSlab) {
@@ -173,10 +185,11 @@ func (p *parser) paths() []store.Path {
 	return slices.Clip(p.pathSlab[begin:])
 }
 
-// sorted returns the set that began at byte at in order, and fails if an
-// element occurs twice. Texts that a program wrote are in order already.
+// sorted returns the set that began at byte at in order (nil for an empty one),
+// and fails if an element occurs twice. Texts that a program wrote are in order
+// already.
 func sorted[T any](p *parser, at int, what string, set []T, key func(*T) string) []T {
-	if p.err != nil {
+	if p.err != nil || len(set) == 0 {
 		return nil
 	}
 	inOrder := true
