@@ -1,0 +1,152 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	// maxBatch bounds the writes of one transaction, and so the memory that it
+	// takes and the time for which its first caller waits.
+	maxBatch = 4096
+	// useInterval is how old an unwritten use may become when nothing else is
+	// written that could take it along.
+	useInterval = time.Minute
+)
+
+// write is one queued change.
+type write struct {
+	ctx      context.Context
+	do       func(w writer) error
+	barrier  bool // makes paths valid: the barrier comes before its commit
+	rejected bool
+	done     chan error
+}
+
+// update queues do and waits until it is committed or has failed. do should
+// check before it writes: then its error costs the others nothing. It may run
+// more than once. A ctx that ends while it is queued takes it out; once its
+// turn has come, the result is awaited, so that no caller is left in doubt.
+func (d *DB) update(ctx context.Context, barrier bool, do func(w writer) error) error {
+	w := &write{ctx: ctx, do: do, barrier: barrier, done: make(chan error, 1)}
+	d.mu.Lock()
+	if d.closing {
+		d.mu.Unlock()
+		return ErrClosed
+	}
+	d.pending = append(d.pending, w)
+	d.mu.Unlock()
+	d.wakeCommitter()
+	return <-w.done
+}
+
+func (d *DB) wakeCommitter() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// commitLoop is the only writer. It takes whatever is queued into one
+// transaction: a lone caller does not wait for company, and those who come
+// while it commits share the next one.
+func (d *DB) commitLoop() {
+	defer close(d.stopped)
+	tick := time.NewTicker(useInterval)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		batch := d.pending
+		if len(batch) > maxBatch {
+			batch = batch[:maxBatch:maxBatch]
+		}
+		d.pending = d.pending[len(batch):]
+		closing := d.closing
+		d.mu.Unlock()
+		if len(batch) > 0 {
+			d.commit(batch)
+			continue
+		}
+		if closing {
+			d.commit(nil) // the uses
+			return
+		}
+		select {
+		case <-d.wake:
+		case <-tick.C:
+			d.commit(nil)
+		}
+	}
+}
+
+// commit runs batch in one transaction and answers its callers.
+func (d *DB) commit(batch []*write) {
+	uses := d.takeUses()
+	for {
+		again, err := d.try(batch, uses)
+		if again {
+			continue
+		}
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", d.path, diskError(err))
+			d.returnUses(uses)
+		}
+		for _, w := range batch {
+			if !w.rejected {
+				w.done <- err
+			}
+		}
+		return
+	}
+}
+
+// try is one attempt. It answers the writes that are refused itself. again says
+// that one of them had written before it was refused, so that the transaction
+// was given up and the rest must be done over.
+func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) {
+	err = guard(func() error {
+		tx, err := d.bolt.Begin(true)
+		if err != nil {
+			return err
+		}
+		// A panic of bbolt must not leave its writer lock behind.
+		defer func() { _ = tx.Rollback() }()
+		writes, barrier := 0, false
+		w := writer{reader{tx}, &writes}
+		for _, q := range batch {
+			if q.rejected {
+				continue
+			}
+			before := writes
+			err := q.ctx.Err()
+			if err == nil {
+				err = q.do(w)
+			}
+			if err != nil {
+				q.rejected = true
+				q.done <- err
+				if again = writes > before; again {
+					return nil
+				}
+				continue
+			}
+			barrier = barrier || q.barrier && writes > before
+		}
+		if err := putUses(w, uses); err != nil {
+			return err
+		}
+		if writes == 0 {
+			return nil
+		}
+		if barrier && d.barrier != nil {
+			if err := d.barrier(); err != nil {
+				return err
+			}
+		}
+		// bbolt writes the pages, syncs, writes the meta page and syncs again: a
+		// kill at any moment leaves the state before or the one after.
+		return tx.Commit()
+	})
+	return again, err
+}

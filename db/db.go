@@ -1,0 +1,198 @@
+// Package db keeps what the store knows: one bbolt file that maps valid paths
+// to their info, derivations to their normal forms, outputs to the derivations
+// that make them, and so on. It touches no file but that one: whether a valid
+// path is really on disk is the business of package state.
+package db
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"storefs/store"
+)
+
+// initialMmapSize is address space, not memory: a map that need not move while
+// the file grows lets writers commit beside readers of long standing, which
+// otherwise hold the old map and block the writer.
+const initialMmapSize = 4 << 30
+
+// ErrClosed: the database was closed while, or before, it was asked.
+var ErrClosed = errors.New("the database is closed")
+
+// ErrDamaged: the file is not a database of ours, or no longer a whole one.
+var ErrDamaged = errors.New("damaged database")
+
+// ErrVersion: the file was written by another version of the program.
+var ErrVersion = errors.New("another version's database")
+
+// Options of Open. The zero value opens an existing database and fails at once
+// when another process has it.
+type Options struct {
+	// LockTimeout is how long to wait for another process that has the file.
+	LockTimeout time.Duration
+	// Create makes the file if there is none.
+	Create bool
+	// Barrier, if it is set, runs once before each commit that makes paths
+	// valid: it makes durable what the paths stand for. Its error fails the
+	// registrations of that commit.
+	Barrier func() error
+}
+
+// DB is an open database. All methods may be called concurrently; none may be
+// called after Close.
+type DB struct {
+	bolt    *bolt.DB
+	path    string
+	dir     store.Dir
+	barrier func() error
+
+	mu      sync.Mutex
+	pending []*write
+	used    map[string]int64 // base → seconds since 1970: uses not yet written
+	closing bool
+	wake    chan struct{} // one token: there may be something in pending
+	stopped chan struct{} // closed when the committer has returned
+}
+
+// Open opens the database file at path, of the store at dir. The error wraps
+// store.ErrInUse when another process keeps the file beyond
+// Options.LockTimeout, ErrVersion, or ErrDamaged.
+func Open(path string, dir store.Dir, opts Options) (*DB, error) {
+	b, err := openFile(path, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	d := &DB{
+		bolt: b, path: path, dir: dir, barrier: opts.Barrier,
+		used:    make(map[string]int64),
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+	}
+	if err := guard(func() error { return d.prepare(opts.Create) }); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	go d.commitLoop()
+	return d, nil
+}
+
+func openFile(path string, opts Options) (*bolt.DB, error) {
+	if !opts.Create {
+		if err := checkFile(path); err != nil {
+			return nil, err
+		}
+	}
+	timeout := opts.LockTimeout
+	if timeout <= 0 {
+		timeout = time.Nanosecond // 0 would wait for ever
+	}
+	var file *os.File
+	var b *bolt.DB
+	err := guard(func() (err error) {
+		b, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout:         timeout,
+			InitialMmapSize: initialMmapSize,
+			// Reading the free list back costs seconds at a million paths if it
+			// is not kept in the file; as an array it commits three times
+			// faster than as a map.
+			FreelistType:   bolt.FreelistArrayType,
+			NoFreelistSync: false,
+			NoStatistics:   true,
+			OpenFile: func(name string, flag int, mode fs.FileMode) (*os.File, error) {
+				if !opts.Create {
+					flag &^= os.O_CREATE
+				}
+				var err error
+				file, err = os.OpenFile(name, flag, mode)
+				return file, err
+			},
+		})
+		return err
+	})
+	switch {
+	case err == nil:
+		return b, nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, store.ErrInUse
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	case errors.Is(err, ErrDamaged) && file != nil:
+		// bbolt panicked on the way and left the file open and locked.
+		file.Close()
+	}
+	return nil, diskError(err)
+}
+
+// Close writes what is pending and closes the file. It waits for the committer
+// and for readers.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.closing {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closing = true
+	d.mu.Unlock()
+	d.wakeCommitter()
+	<-d.stopped
+	if err := d.bolt.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", d.path, err)
+	}
+	return nil
+}
+
+// Dir is the store directory whose paths the database holds.
+func (d *DB) Dir() store.Dir { return d.dir }
+
+// view runs f in a read transaction: everything that f sees is of one moment.
+func (d *DB) view(f func(tx reader) error) error {
+	return guard(func() error {
+		return d.bolt.View(func(tx *bolt.Tx) error { return f(reader{tx}) })
+	})
+}
+
+// guard turns the panics by which bbolt answers a damaged file, and the faults
+// of a file that is shorter than its map, into errors.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			text, _, _ := strings.Cut(fmt.Sprint(r), "\n")
+			err = fmt.Errorf("%w: %s", ErrDamaged, text)
+		}
+	}()
+	return f()
+}
+
+// base is the key of p: its last component.
+func (d *DB) base(p store.Path) (string, error) {
+	b, ok := strings.CutPrefix(string(p), string(d.dir)+"/")
+	if !ok || b == "" || strings.ContainsAny(b, "/\x00") {
+		return "", fmt.Errorf("%q is not in the store %s: %w", p, d.dir, store.ErrBadPath)
+	}
+	return b, nil
+}
+
+func (d *DB) bases(paths []store.Path) ([]string, error) {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		b, err := d.base(p)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = b
+	}
+	return out, nil
+}
+
+// join is the inverse of base.
+func (d *DB) join(base string) store.Path { return store.Path(string(d.dir) + "/" + base) }

@@ -1,0 +1,110 @@
+package db
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+// The meta page of bbolt's file format, version 2: a page header of 16 bytes,
+// then magic, version, page size and flags (4 bytes each), root bucket (16),
+// free list (8), high water mark (8), transaction (8) and an FNV-1a checksum
+// (8), in the machine's byte order.
+const (
+	pageHeader = 16
+	metaSize   = 64
+	boltMagic  = 0xED0CDAED
+	boltFormat = 2
+)
+
+// checkFile looks for what bbolt takes on trust: that the file is as long as
+// its newest meta page says. bbolt maps it, and would fault in what is missing.
+func checkFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%w: not a regular file", ErrDamaged)
+	}
+	page := int64(os.Getpagesize())
+	var newest uint64
+	need := int64(-1)
+	for _, off := range []int64{0, page} {
+		m, err := readMeta(f, off)
+		if err != nil {
+			return err
+		}
+		if m != nil && (need < 0 || m.txid > newest) {
+			newest, need = m.txid, m.bytes
+			if off == 0 && m.page != page {
+				page = m.page // written on a machine with other pages
+			}
+		}
+	}
+	switch {
+	case need < 0:
+		return fmt.Errorf("%w: no page at its beginning is one of a database", ErrDamaged)
+	case st.Size() < need:
+		return fmt.Errorf("%w: truncated: %d bytes, should be at least %d", ErrDamaged, st.Size(), need)
+	}
+	return nil
+}
+
+type meta struct {
+	txid  uint64
+	page  int64
+	bytes int64 // the length that the file has at least
+}
+
+// readMeta reads the meta page at off; nil if there is none that is whole.
+func readMeta(f *os.File, off int64) (*meta, error) {
+	var b [metaSize]byte
+	if _, err := f.ReadAt(b[:], off+pageHeader); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	order := binary.NativeEndian
+	if order.Uint32(b[0:]) != boltMagic || order.Uint32(b[4:]) != boltFormat {
+		return nil, nil
+	}
+	sum := fnv.New64a()
+	sum.Write(b[:metaSize-8])
+	if sum.Sum64() != order.Uint64(b[metaSize-8:]) {
+		return nil, nil
+	}
+	page := int64(order.Uint32(b[8:]))
+	return &meta{
+		txid:  order.Uint64(b[48:]),
+		page:  page,
+		bytes: int64(order.Uint64(b[40:])) * page,
+	}, nil
+}
+
+// diskError marks the errors that mean a full disk. bbolt formats some of its
+// causes into text, so the text is looked at too.
+func diskError(err error) error {
+	if err == nil || errors.Is(err, store.ErrNoSpace) {
+		return err
+	}
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
+		strings.Contains(err.Error(), unix.ENOSPC.Error()) || strings.Contains(err.Error(), unix.EDQUOT.Error())
+	if full {
+		return fmt.Errorf("%w: %w", store.ErrNoSpace, err)
+	}
+	return err
+}

@@ -1,0 +1,259 @@
+package db
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"storefs/store"
+)
+
+// Registration is everything that becomes known in one transaction.
+type Registration struct {
+	// Infos are the paths that become valid. One that is valid already is left
+	// as it is. Every reference must be valid or among Infos.
+	Infos []store.Info
+	// Successor, if set, is a new normal form.
+	Successor *Successor
+	// Outputs become known, each through its derivation.
+	Outputs []KnownOutput
+	// Modulos are the hashes of derivations that become known.
+	Modulos []Modulo
+	// Duration, if set, is how long a builder took.
+	Duration *Duration
+	// ClearFailures forgets why these goals failed.
+	ClearFailures []store.Path
+}
+
+// Successor says that Closure is the normal form of Expr. Both must be valid.
+type Successor struct{ Expr, Closure store.Path }
+
+// Duration is how long the builder of Drv took.
+type Duration struct {
+	Drv  store.Path
+	Time time.Duration
+}
+
+// Register registers r in one transaction, or nothing of it. Concurrent calls
+// share a commit; each gets its own error. When it returns nil, r is on disk.
+// The error wraps store.ErrNotValid when something that r refers to is not
+// valid.
+func (d *DB) Register(ctx context.Context, r Registration) error {
+	p, err := d.plan(r)
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	err = d.update(ctx, len(r.Infos) > 0, func(w writer) error {
+		if err := p.check(w.reader); err != nil {
+			return err
+		}
+		return p.write(w)
+	})
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	return nil
+}
+
+// plan is a Registration in keys and values, made outside of the transaction.
+type plan struct {
+	db        *DB
+	paths     []planned
+	own       map[string]bool // bases of paths
+	expr      string
+	closure   string
+	outputs   []plannedOutput
+	modulos   []plannedModulo
+	drv, name string
+	duration  time.Duration
+	clear     []string
+}
+
+type planned struct {
+	base string
+	rec  record
+}
+
+func (d *DB) plan(r Registration) (*plan, error) {
+	p := &plan{db: d, own: make(map[string]bool, len(r.Infos))}
+	for _, i := range r.Infos {
+		base, err := d.base(i.Path)
+		if err != nil {
+			return nil, err
+		}
+		rec, err := d.record(i)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", i.Path, err)
+		}
+		if !p.own[base] {
+			p.own[base] = true
+			p.paths = append(p.paths, planned{base, rec})
+		}
+	}
+	var err error
+	if s := r.Successor; s != nil {
+		if p.expr, err = d.base(s.Expr); err != nil {
+			return nil, err
+		}
+		if p.closure, err = d.base(s.Closure); err != nil {
+			return nil, err
+		}
+	}
+	if p.outputs, err = d.planOutputs(r.Outputs); err != nil {
+		return nil, err
+	}
+	if p.modulos, err = d.planModulos(r.Modulos); err != nil {
+		return nil, err
+	}
+	if t := r.Duration; t != nil {
+		if p.drv, err = d.base(t.Drv); err != nil {
+			return nil, err
+		}
+		p.name, p.duration = t.Drv.Name(), t.Time
+	}
+	p.clear, err = d.bases(r.ClearFailures)
+	return p, err
+}
+
+// check is everything that can be refused; it writes nothing.
+func (p *plan) check(tx reader) error {
+	valid := func(base string) error {
+		if p.own[base] || tx.has(bucketValid, base) {
+			return nil
+		}
+		return fmt.Errorf("%s: %w", p.db.join(base), store.ErrNotValid)
+	}
+	for _, n := range p.paths {
+		for _, ref := range n.rec.references {
+			if err := valid(ref); err != nil {
+				return fmt.Errorf("%s refers to %w", p.db.join(n.base), err)
+			}
+		}
+	}
+	if p.expr != "" {
+		for _, b := range []string{p.expr, p.closure} {
+			if err := valid(b); err != nil {
+				return fmt.Errorf("successor: %w", err)
+			}
+		}
+	}
+	for _, o := range p.outputs {
+		if err := valid(o.drv); err != nil {
+			return fmt.Errorf("output %s of %w", p.db.join(o.base), err)
+		}
+	}
+	for _, m := range p.modulos {
+		if err := valid(m.drv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *plan) write(w writer) error {
+	added := uint64(0)
+	for _, n := range p.paths {
+		if w.has(bucketValid, n.base) {
+			continue
+		}
+		if err := p.db.putPath(w, n.base, n.rec); err != nil {
+			return err
+		}
+		added++
+	}
+	if added > 0 {
+		count, _ := w.uint(bucketMeta, keyCount)
+		if err := w.putUint(bucketMeta, keyCount, count+added); err != nil {
+			return err
+		}
+	}
+	for _, o := range p.outputs {
+		if err := putOutput(w, o); err != nil {
+			return err
+		}
+	}
+	for _, m := range p.modulos {
+		if err := w.put(bucketModulo, m.drv, m.value); err != nil {
+			return err
+		}
+	}
+	if p.expr != "" {
+		if err := putSuccessor(w, p.expr, p.closure); err != nil {
+			return err
+		}
+	}
+	if p.drv != "" {
+		v := binary.BigEndian.AppendUint64(nil, uint64(p.duration))
+		if err := w.put(bucketDurations, p.drv, v); err != nil {
+			return err
+		}
+		if err := w.put(bucketNameTimes, p.name, v); err != nil {
+			return err
+		}
+	}
+	for _, b := range p.clear {
+		if err := w.forget(bucketFailures, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putPath writes a valid path with its back references.
+func (d *DB) putPath(w writer, base string, r record) error {
+	if r.registered == 0 {
+		r.registered = uint64(time.Now().Unix())
+	}
+	if err := w.put(bucketValid, base, r.encode()); err != nil {
+		return err
+	}
+	for _, ref := range r.references {
+		if err := w.putPair(bucketReferrers, ref, base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget deletes key if it is there: deleting nothing would still make a
+// transaction out of nothing.
+func (w writer) forget(bucket, key string) error {
+	if !w.has(bucket, key) {
+		return nil
+	}
+	return w.del(bucket, key)
+}
+
+// Replace changes what is known of a path that is valid: its content was
+// replaced by another build of the same derivation. References must be valid.
+func (d *DB) Replace(ctx context.Context, i store.Info) error {
+	base, err := d.base(i.Path)
+	if err != nil {
+		return fmt.Errorf("replace: %w", err)
+	}
+	rec, err := d.record(i)
+	if err == nil {
+		err = d.update(ctx, true, func(w writer) error {
+			old, err := w.record(base)
+			if err != nil {
+				return err
+			}
+			for _, ref := range rec.references {
+				if !w.has(bucketValid, ref) {
+					return fmt.Errorf("refers to %s: %w", d.join(ref), store.ErrNotValid)
+				}
+			}
+			for _, ref := range old.references {
+				if err := w.del(bucketReferrers, pair(ref, base)); err != nil {
+					return err
+				}
+			}
+			return d.putPath(w, base, rec)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", i.Path, err)
+	}
+	return nil
+}

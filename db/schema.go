@@ -1,0 +1,174 @@
+package db
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// schemaVersion is what this program reads and writes.
+const schemaVersion = "1"
+
+// The buckets. Keys are base names; where a key is a pair, a NUL, which no
+// name contains, stands between the two, so that all pairs of one name are
+// neighbours.
+const (
+	bucketMeta         = "meta"         // "version", "store", "count", "mark"
+	bucketValid        = "valid"        // path → info
+	bucketReferrers    = "referrers"    // path NUL referrer
+	bucketSuccessors   = "successors"   // expression → closure
+	bucketPredecessors = "predecessors" // closure NUL expression
+	bucketSubstitutes  = "substitutes"  // path → expressions, newest first
+	bucketSubstituteOf = "substituteof" // expression NUL path
+	bucketOutputs      = "outputs"      // output → derivation NUL output name
+	bucketDerivers     = "derivers"     // output NUL derivation → output name
+	bucketDrvOutputs   = "drvoutputs"   // derivation NUL output → output name
+	bucketModulo       = "modulo"       // derivation → hashes modulo fixed outputs
+	bucketDeclared     = "declared"     // output → kind it was declared to have
+	bucketKinds        = "kinds"        // output that is not valid any more → kind it had
+	bucketFailures     = "failures"     // goal → failure
+	bucketDurations    = "durations"    // derivation → nanoseconds
+	bucketNameTimes    = "nametimes"    // name of a derivation without digest → nanoseconds
+	bucketUse          = "use"          // path → seconds since 1970
+)
+
+var allBuckets = [...]string{
+	bucketMeta, bucketValid, bucketReferrers, bucketSuccessors, bucketPredecessors,
+	bucketSubstitutes, bucketSubstituteOf, bucketOutputs, bucketDerivers, bucketDrvOutputs,
+	bucketModulo, bucketDeclared, bucketKinds, bucketFailures, bucketDurations, bucketNameTimes, bucketUse,
+}
+
+const (
+	keyVersion = "version"
+	keyStore   = "store"
+	keyCount   = "count"
+	keyMark    = "mark"
+)
+
+// prepare checks that the file is ours, of our version and of our store, or,
+// with create, lays an empty one out.
+func (d *DB) prepare(create bool) error {
+	empty := false
+	err := d.bolt.View(func(tx *bolt.Tx) error {
+		m := tx.Bucket([]byte(bucketMeta))
+		if m == nil {
+			k, _ := tx.Cursor().First()
+			if empty = k == nil; empty && create {
+				return nil
+			}
+			return fmt.Errorf("%w: it has no schema version", ErrDamaged)
+		}
+		if v := m.Get([]byte(keyVersion)); string(v) != schemaVersion {
+			return fmt.Errorf("%w: its schema is version %q, this program reads version %s", ErrVersion, v, schemaVersion)
+		}
+		if s := m.Get([]byte(keyStore)); string(s) != string(d.dir) {
+			return fmt.Errorf("it belongs to the store %s, not to %s", s, d.dir)
+		}
+		for _, b := range allBuckets {
+			if tx.Bucket([]byte(b)) == nil {
+				return fmt.Errorf("%w: its bucket %q is missing", ErrDamaged, b)
+			}
+		}
+		return nil
+	})
+	if err != nil || !empty {
+		return err
+	}
+	return diskError(d.bolt.Update(func(tx *bolt.Tx) error {
+		for _, b := range allBuckets {
+			if _, err := tx.CreateBucket([]byte(b)); err != nil {
+				return err
+			}
+		}
+		m := tx.Bucket([]byte(bucketMeta))
+		for _, kv := range [][2]string{
+			{keyVersion, schemaVersion},
+			{keyStore, string(d.dir)},
+			{keyCount, string(make([]byte, 8))},
+		} {
+			if err := m.Put([]byte(kv[0]), []byte(kv[1])); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// reader is a transaction as the queries see it.
+type reader struct{ tx *bolt.Tx }
+
+// get returns what key maps to, nil if nothing. It is bbolt's memory: copy what
+// outlives the transaction.
+func (r reader) get(bucket, key string) []byte {
+	return r.tx.Bucket([]byte(bucket)).Get([]byte(key))
+}
+
+func (r reader) has(bucket, key string) bool { return r.get(bucket, key) != nil }
+
+// pairs gives the second halves (and the values) of all pairs that begin with
+// first, in byte order, until f returns false.
+func (r reader) pairs(bucket, first string, f func(second string, value []byte) bool) {
+	prefix := []byte(first + "\x00")
+	c := r.tx.Bucket([]byte(bucket)).Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if !f(string(k[len(prefix):]), v) {
+			return
+		}
+	}
+}
+
+func (r reader) seconds(bucket, first string) []string {
+	var out []string
+	r.pairs(bucket, first, func(s string, _ []byte) bool {
+		out = append(out, s)
+		return true
+	})
+	return out
+}
+
+func (r reader) uint(bucket, key string) (uint64, bool) {
+	v := r.get(bucket, key)
+	if len(v) != 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(v), true
+}
+
+// writer is a transaction as one queued write sees it. It counts, so that the
+// committer knows whether a write that failed has left something behind.
+type writer struct {
+	reader
+	writes *int
+}
+
+func (w writer) put(bucket, key string, value []byte) error {
+	*w.writes++
+	return w.tx.Bucket([]byte(bucket)).Put([]byte(key), value)
+}
+
+// putPair writes a pair that maps to nothing. The value is empty and not nil:
+// inside the transaction that wrote it, bbolt gives nil back as "no such key".
+func (w writer) putPair(bucket, first, second string) error {
+	return w.put(bucket, pair(first, second), []byte{})
+}
+
+func (w writer) putUint(bucket, key string, v uint64) error {
+	return w.put(bucket, key, binary.BigEndian.AppendUint64(nil, v))
+}
+
+func (w writer) del(bucket, key string) error {
+	*w.writes++
+	return w.tx.Bucket([]byte(bucket)).Delete([]byte(key))
+}
+
+func pair(first, second string) string { return first + "\x00" + second }
+
+func splitLines(b []byte) []string {
+	if len(b) == 0 {
+		return nil
+	}
+	return strings.Split(string(b), "\n")
+}
