@@ -16,6 +16,9 @@ var (
 	ErrBadExpr = errors.New("malformed store expression")
 	// ErrBadArchive: a NAR or an export stream that cannot be read.
 	ErrBadArchive = errors.New("malformed archive")
+	// ErrUnfit: files that cannot be a store object: a setuid bit, a device, a
+	// fifo, a socket, a file that changes while it is read.
+	ErrUnfit = errors.New("unfit for the store")
 	// ErrInUse: another process holds the state directory.
 	ErrInUse = errors.New("in use by another process")
 	// ErrReferenced: it cannot be deleted, because something refers to it.

@@ -1,0 +1,106 @@
+package nar
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// readFile writes a regular file's node.
+func (t *tree) readFile(d *dir, name string, out *blocks) error {
+	fd, err := t.openFile(d, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if typ := typeOf(&st); typ != unix.DT_REG {
+		return errChanged
+	}
+	if t.canon != nil {
+		if err := t.canon.file(d, name, fd, &st); err != nil {
+			return err
+		}
+	}
+
+	out.put("(", "type", "regular")
+	if st.Mode&0o100 != 0 {
+		out.put("executable", "")
+	}
+	out.put("contents")
+	out.size(st.Size)
+	for left := st.Size; left > 0; {
+		space := out.space()
+		if out.err != nil {
+			return out.err
+		}
+		n, err := retry(func() (int, error) { return unix.Read(fd, space[:min(int64(len(space)), left)]) })
+		if err != nil {
+			return os.NewSyscallError("read", err)
+		}
+		if n == 0 {
+			return errChanged
+		}
+		out.took(n)
+		left -= int64(n)
+	}
+	out.pad(st.Size)
+	out.put(")")
+
+	// A write, also through a mapping, sets the time to now. In canonical files
+	// even a coarse clock cannot hide it.
+	var after unix.Stat_t
+	if err := unix.Fstat(fd, &after); err != nil {
+		return err
+	}
+	if after.Size != st.Size || after.Mtim != st.Mtim {
+		return errChanged
+	}
+	return nil
+}
+
+// openFile opens a file for reading. One that its owner may not read gets the
+// permission first, if it is to become canonical anyway.
+func (t *tree) openFile(d *dir, name string) (int, error) {
+	fd, err := d.openat(name, unix.O_RDONLY)
+	if err != unix.EACCES || t.canon == nil {
+		return fd, err
+	}
+	st, err := d.stat(name)
+	if err != nil {
+		return -1, err
+	}
+	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return -1, unfit("the setuid or setgid bit is set")
+	}
+	if err := d.addMode(name, st, 0o400); err != nil {
+		return -1, os.NewSyscallError("chmod", err)
+	}
+	return d.openat(name, unix.O_RDONLY)
+}
+
+// readLink writes a symbolic link's node.
+func (t *tree) readLink(d *dir, name string, out *blocks) error {
+	if t.canon != nil {
+		st, err := d.stat(name)
+		if err != nil {
+			return err
+		}
+		if err := t.canon.link(d, name, st); err != nil {
+			return err
+		}
+	}
+	var buf [maxTarget + 1]byte
+	n, err := unix.Readlinkat(d.fd, name, buf[:])
+	if err != nil {
+		return os.NewSyscallError("readlink", err)
+	}
+	if n > maxTarget {
+		return unfit("the target is too long")
+	}
+	out.put("(", "type", "symlink", "target", string(buf[:n]), ")")
+	return nil
+}

@@ -1,0 +1,106 @@
+package nar
+
+import (
+	"context"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"storefs/references"
+	"storefs/store"
+)
+
+// IngestOptions says what Ingest makes of an output.
+type IngestOptions struct {
+	// UID and GID become the owner of every file; -1 leaves what is.
+	UID, GID int
+	// Candidates are the paths that may be referred to.
+	Candidates []store.Path
+}
+
+// Ingest makes what is at path fit for the store, and hashes and scans it in the
+// same read: owner, modes 0444 and 0555, modification time 1 (of links too), no
+// extended attributes or access control lists but labels of the kernel. It never
+// follows a link, and works through directory descriptors, so that nothing
+// outside of path is touched whatever path holds.
+//
+// Setuid and setgid files, devices, fifos, sockets, and files that change
+// meanwhile are refused with store.ErrUnfit; the message names the path inside.
+// After an error, path is left half canonical.
+func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) {
+	s, err := summarise(ctx, path, &canon{o.UID, o.GID}, o.Candidates)
+	if err != nil {
+		return Summary{}, fmt.Errorf("ingest %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// HashPath hashes and scans what is at path, and changes nothing.
+func HashPath(ctx context.Context, path string, candidates ...store.Path) (Summary, error) {
+	s, err := summarise(ctx, path, nil, candidates)
+	if err != nil {
+		return Summary{}, fmt.Errorf("hash %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Dump writes the archive of what is at path to w.
+func Dump(w io.Writer, path string) error {
+	_, err := archive(context.Background(), path, nil, w)
+	if err != nil {
+		return fmt.Errorf("dump %s: %w", path, err)
+	}
+	return nil
+}
+
+func summarise(ctx context.Context, path string, c *canon, candidates []store.Path) (Summary, error) {
+	var stages []io.Writer
+	var scanner *references.Scanner
+	if len(candidates) > 0 {
+		digests := make([]string, len(candidates))
+		for i, p := range candidates {
+			digests[i] = p.Digest()
+		}
+		scanner = references.New(digests)
+		stages = append(stages, scanner)
+	}
+	d := newDigest(store.SHA256)
+	kind, err := archive(ctx, path, c, append(stages, d)...)
+	if err != nil {
+		return Summary{}, err
+	}
+	s := Summary{Kind: kind, Hash: d.sum(), Size: d.size}
+	if scanner != nil {
+		s.References = referred(candidates, scanner.Found())
+	}
+	return s, nil
+}
+
+// referred is those candidates whose digests were found, sorted.
+func referred(candidates []store.Path, found []string) []store.Path {
+	var refs []store.Path
+	for _, p := range candidates {
+		if _, ok := slices.BinarySearch(found, p.Digest()); ok {
+			refs = append(refs, p)
+		}
+	}
+	slices.Sort(refs)
+	return slices.Compact(refs)
+}
+
+// digest hashes and counts what is written to it.
+type digest struct {
+	hash.Hash
+	algo store.Algo
+	size int64
+}
+
+func newDigest(a store.Algo) *digest { return &digest{Hash: a.New(), algo: a} }
+
+func (d *digest) Write(p []byte) (int, error) {
+	d.size += int64(len(p))
+	return d.Hash.Write(p)
+}
+
+func (d *digest) sum() store.Hash { return store.Hash{Algo: d.algo, Sum: string(d.Sum(nil))} }

@@ -1,0 +1,139 @@
+package nar
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+// RestoreOptions bounds what Restore does.
+type RestoreOptions struct {
+	MaxSize int64 // of the archive in bytes; 0 is no bound
+}
+
+// Restore makes the file, link or directory dest, which must not exist yet, of
+// the archive that is all of r. Its form is canonical (modes 0444 and 0555,
+// modification time 1); its owner is whoever calls. Nothing in the archive can
+// make it write outside of dest. After an error, dest may be there in part, and
+// is the caller's to remove.
+func Restore(r io.Reader, dest string, o RestoreOptions) error {
+	if err := restore(NewReader(r, o.MaxSize), dest); err != nil {
+		return fmt.Errorf("restore %s: %w", dest, err)
+	}
+	return nil
+}
+
+func restore(r *Reader, dest string) error {
+	base, name, err := openParent(dest)
+	if err != nil {
+		return err
+	}
+	defer base.release()
+	w := restorer{r: r, buf: make([]byte, 64<<10)}
+	defer w.dirs.close()
+	for {
+		e, err := r.Next()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		for len(w.dirs) > e.Depth { // 0 at the end
+			if err := w.leave(); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		at := base
+		if e.Depth > 0 {
+			at, name = w.dirs.top(), e.Name
+		}
+		if err := w.make(at, name, e); err != nil {
+			return err
+		}
+	}
+}
+
+// restorer creates everything relative to an open directory that it made itself,
+// and only where nothing is yet: no link can lead it away.
+type restorer struct {
+	r    *Reader
+	dirs lineage
+	buf  []byte
+}
+
+func (w *restorer) make(at *dir, name string, e Entry) error {
+	var err error
+	switch e.Kind {
+	case store.KindDirectory:
+		err = w.enter(at, name)
+	case store.KindSymlink:
+		if err = unix.Symlinkat(e.Target, at.fd, name); err == nil {
+			err = setTime(at, name)
+		}
+	case store.KindRegular:
+		return w.file(at, name, 0o444) // errors of the archive say where they are
+	case store.KindExecutable:
+		return w.file(at, name, 0o555)
+	}
+	return insideError(at.inside(name), err)
+}
+
+func (w *restorer) enter(at *dir, name string) error {
+	if err := unix.Mkdirat(at.fd, name, 0o700); err != nil {
+		return os.NewSyscallError("mkdir", err)
+	}
+	d, _, err := at.openDir(name)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	w.dirs.push(d)
+	return nil
+}
+
+// leave ends the innermost directory.
+func (w *restorer) leave() error {
+	d := w.dirs.top()
+	err := os.NewSyscallError("chmod", unix.Fchmod(d.fd, 0o555))
+	if err == nil {
+		err = setTime(d, ".")
+	}
+	if err != nil {
+		return insideError(d.path(), err)
+	}
+	return w.dirs.pop()
+}
+
+func (w *restorer) file(at *dir, name string, mode uint32) error {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(at.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return insideError(at.inside(name), os.NewSyscallError("create", err))
+	}
+	defer unix.Close(fd)
+	for {
+		n, readErr := w.r.Read(w.buf)
+		for b := w.buf[:n]; len(b) > 0; {
+			written, err := retry(func() (int, error) { return unix.Write(fd, b) })
+			if err != nil {
+				return insideError(at.inside(name), os.NewSyscallError("write", err))
+			}
+			b = b[written:]
+		}
+		if readErr == io.EOF {
+			break
+		}
+		if readErr != nil {
+			return readErr
+		}
+	}
+	if err = os.NewSyscallError("chmod", unix.Fchmod(fd, mode)); err == nil {
+		err = setTime(at, name)
+	}
+	return insideError(at.inside(name), err)
+}

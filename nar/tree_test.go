@@ -1,0 +1,94 @@
+package nar
+
+import (
+	"context"
+	"crypto/sha256"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+// node is what makeTree makes; exactly one of the fields says what it is.
+type node struct {
+	text   *string
+	mode   os.FileMode // 0 is the usual
+	target string
+	dir    map[string]node
+}
+
+func file(text string) node                    { return node{text: &text} }
+func fileMode(text string, m os.FileMode) node { return node{text: &text, mode: m} }
+func link(target string) node                  { return node{target: target} }
+func folder(dir map[string]node) node          { return node{dir: dir} }
+func (n node) withMode(m os.FileMode) node     { n.mode = m; return n }
+func sumOf(b []byte) store.Hash {
+	s := sha256.Sum256(b)
+	return store.Hash{Algo: store.SHA256, Sum: string(s[:])}
+}
+
+// makeTree creates n at path.
+func makeTree(t testing.TB, path string, n node) {
+	t.Helper()
+	var err error
+	switch {
+	case n.text != nil:
+		err = os.WriteFile(path, []byte(*n.text), 0o644)
+	case n.target != "":
+		err = os.Symlink(n.target, path)
+	default:
+		if err = os.Mkdir(path, 0o755); err == nil {
+			for name, child := range n.dir {
+				makeTree(t, filepath.Join(path, name), child)
+			}
+		}
+	}
+	if err == nil && n.mode != 0 {
+		err = unix.Chmod(path, uint32(n.mode))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sample has everything that an archive can hold.
+func sample() node {
+	return folder(map[string]node{
+		"empty":          file(""),
+		"seven":          file("1234567"),
+		"eight":          file("12345678"),
+		"run":            fileMode("#!/bin/sh\n", 0o755),
+		"owner-only":     fileMode("x", 0o700),
+		"others-only":    fileMode("x", 0o655),
+		"link":           link("run"),
+		"dangling":       link("/nowhere/at all"),
+		"void":           folder(nil),
+		"\xff\xfe bytes": file("a name that is not UTF-8"),
+		"a":              file("a"),
+		"a.b":            file("sorts between a and a0"),
+		"a0":             file(""),
+		"B":              file("upper case before lower case"),
+		"deep":           folder(map[string]node{"er": folder(map[string]node{"and": folder(map[string]node{"deeper": file("!")})})}),
+	})
+}
+
+// inTemp makes n in a directory of the test's own, which is removed whatever
+// modes it has then.
+func inTemp(t testing.TB, n node) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "object")
+	makeTree(t, path, n)
+	return path
+}
+
+func hashPath(t testing.TB, path string) Summary {
+	t.Helper()
+	s, err := HashPath(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
