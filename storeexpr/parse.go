@@ -46,7 +46,7 @@ func Parse(data []byte) (Expr, error) {
 	}
 	p.expect(')')
 	if p.err == nil && p.pos < len(p.text) {
-		p.fail(p.pos, "%d bytes follow the end of the expression", len(p.text)-p.pos)
+		p.fail(p.pos, "the expression ends, but %s follows", p.found())
 	}
 	if p.err != nil {
 		return nil, p.err
