@@ -327,4 +327,3 @@ func wantError(t *testing.T, err error, want string) {
 		t.Errorf("the error %q does not wrap store.ErrBadExpr", err)
 	}
 }
-
