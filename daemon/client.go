@@ -1,0 +1,344 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"storefs/event"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// Client asks the owner of a state directory. Its methods may be called from
+// any goroutine; ending their ctx ends what the owner does for them.
+type Client struct {
+	http    http.Client
+	hello   Hello
+	session *http.Response
+}
+
+// Dial connects to the socket, or returns ErrNoServer, or ErrClosing. A client
+// that only watches does not keep the owner from ending. Close the client.
+func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
+	c := &Client{}
+	c.http.Transport = &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, socket) },
+		DisableCompression: true,
+	}
+	q := url.Values{}
+	if watch {
+		q.Set("watch", "1")
+	}
+	// The session outlives ctx, which is for connecting only.
+	res, err := c.get(context.WithoutCancel(ctx), "session", q)
+	if err != nil {
+		c.http.CloseIdleConnections()
+		return nil, err
+	}
+	c.session = res
+	if err := json.NewDecoder(res.Body).Decode(&c.hello); err != nil {
+		c.Close()
+		return nil, transportError(ctx, err)
+	}
+	return c, nil
+}
+
+// Hello is what the owner said of itself.
+func (c *Client) Hello() Hello { return c.hello }
+
+// Close leaves the owner.
+func (c *Client) Close() {
+	c.session.Body.Close()
+	c.http.CloseIdleConnections()
+}
+
+// do sends a request and returns a response with status 200.
+func (c *Client) do(ctx context.Context, method, name string, q url.Values, body io.Reader) (*http.Response, error) {
+	u := "http://storefs" + prefix + name
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	local := &localReader{r: body}
+	req, err := http.NewRequestWithContext(ctx, method, u, local)
+	if err != nil {
+		return nil, err
+	}
+	if body == http.NoBody {
+		req.Body, req.ContentLength = http.NoBody, 0
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if err := local.failed(); err != nil {
+			return nil, err
+		}
+		if errors.Is(err, ErrNoServer) {
+			return nil, ErrNoServer
+		}
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return nil, transportError(ctx, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		defer res.Body.Close()
+		return nil, responseError(res)
+	}
+	return res, nil
+}
+
+func (c *Client) get(ctx context.Context, name string, q url.Values) (*http.Response, error) {
+	return c.do(ctx, http.MethodGet, name, q, http.NoBody)
+}
+
+func (c *Client) post(ctx context.Context, name string, v any) (*http.Response, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(ctx, http.MethodPost, name, nil, bytes.NewReader(b))
+}
+
+// decode reads the JSON answer of a request.
+func decode[T any](ctx context.Context, res *http.Response, err error) (T, error) {
+	var v T
+	if err != nil {
+		return v, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&v); err != nil {
+		return v, transportError(ctx, err)
+	}
+	return v, nil
+}
+
+// follow reads the stream that answers a request.
+func follow[E, R any](ctx context.Context, res *http.Response, err error, each func(E)) (R, error) {
+	var r R
+	if err != nil {
+		return r, err
+	}
+	defer res.Body.Close()
+	result, err := readStream[E, R](res.Body, each)
+	if result != nil {
+		r = *result
+	}
+	if err != nil && (errors.Is(err, io.ErrUnexpectedEOF) || ctx.Err() != nil) {
+		err = transportError(ctx, err)
+	}
+	return r, err
+}
+
+// copyBody writes the body that answers a request to w.
+func copyBody(ctx context.Context, w io.Writer, res *http.Response, err error) error {
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	out := &localWriter{w: w}
+	if _, err := io.Copy(out, res.Body); err != nil {
+		if out.err != nil {
+			return out.err
+		}
+		return transportError(ctx, err)
+	}
+	end := res.Trailer.Get(errorTrailer)
+	var remote *wireError
+	if err := json.Unmarshal([]byte(end), &remote); err != nil {
+		return transportError(ctx, io.ErrUnexpectedEOF)
+	}
+	return remote.decode()
+}
+
+// localReader tells errors of reading what is sent from those of sending it.
+// The connection's own goroutine reads.
+type localReader struct {
+	r   io.Reader
+	mu  sync.Mutex
+	err error
+}
+
+func (l *localReader) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		l.mu.Lock()
+		l.err = err
+		l.mu.Unlock()
+	}
+	return n, err
+}
+
+func (l *localReader) failed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// localWriter tells errors of writing here from those of reading there.
+type localWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (l *localWriter) Write(p []byte) (int, error) {
+	n, err := l.w.Write(p)
+	if err != nil {
+		l.err = err
+	}
+	return n, err
+}
+
+// Realise asks for paths and waits; each gets the events of their goals. There
+// may be results although there is an error too.
+func (c *Client) Realise(ctx context.Context, req RealiseRequest, each func(event.Event)) ([]Realised, error) {
+	res, err := c.post(ctx, "realise", req)
+	return follow[event.Event, []Realised](ctx, res, err, each)
+}
+
+// Plan says what Realise would do.
+func (c *Client) Plan(ctx context.Context, targets []store.Path) (Plan, error) {
+	res, err := c.post(ctx, "plan", RealiseRequest{Targets: targets})
+	return decode[Plan](ctx, res, err)
+}
+
+// Status is what the owner does now.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	res, err := c.get(ctx, "status", nil)
+	return decode[Status](ctx, res, err)
+}
+
+// Watch calls each with the status, and then with everything that happens,
+// until ctx ends or the owner does.
+func (c *Client) Watch(ctx context.Context, logs bool, each func(Seen)) error {
+	q := url.Values{}
+	if logs {
+		q.Set("logs", "1")
+	}
+	res, err := c.get(ctx, "watch", q)
+	_, err = follow[Seen, struct{}](ctx, res, err, each)
+	return err
+}
+
+// Stop asks the owner to end. It returns before that has happened.
+func (c *Client) Stop(ctx context.Context) error {
+	res, err := c.post(ctx, "stop", nil)
+	_, err = decode[Hello](ctx, res, err)
+	return err
+}
+
+// AddNAR adds a source from its NAR.
+func (c *Client) AddNAR(ctx context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error) {
+	q := url.Values{"name": {name}, "algo": {string(algo)}}
+	if !recursive {
+		q.Set("flat", "1")
+	}
+	res, err := c.do(ctx, http.MethodPost, "nar", q, nar)
+	return decode[store.Info](ctx, res, err)
+}
+
+// AddText adds a text file that may refer to refs.
+func (c *Client) AddText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
+	res, err := c.post(ctx, "text", textRequest{Name: name, Text: text, Refs: refs})
+	return decode[store.Info](ctx, res, err)
+}
+
+// AddExpr adds a store expression. Its inputs must be there.
+func (c *Client) AddExpr(ctx context.Context, name string, text []byte, kinds map[string]store.Kind) (store.Path, error) {
+	res, err := c.post(ctx, "expr", textRequest{Name: name, Text: text, Kinds: kinds})
+	return decode[store.Path](ctx, res, err)
+}
+
+// AddSubstitute says that realising expr makes p valid.
+func (c *Client) AddSubstitute(ctx context.Context, p, expr store.Path) error {
+	res, err := c.post(ctx, "substitute", substituteRequest{p, expr})
+	_, err = decode[struct{}](ctx, res, err)
+	return err
+}
+
+// Import reads a `nix-store --export` stream and returns the paths in it.
+func (c *Client) Import(ctx context.Context, r io.Reader) ([]store.Path, error) {
+	res, err := c.do(ctx, http.MethodPost, "import", nil, r)
+	return decode[[]store.Path](ctx, res, err)
+}
+
+// Export writes a `nix-store --export` stream of paths.
+func (c *Client) Export(ctx context.Context, w io.Writer, paths []store.Path) error {
+	res, err := c.post(ctx, "export", pathsRequest{paths})
+	return copyBody(ctx, w, res, err)
+}
+
+// Info is what is registered of a valid path.
+func (c *Client) Info(ctx context.Context, p store.Path) (store.Info, error) {
+	res, err := c.get(ctx, "info", url.Values{"path": {string(p)}})
+	return decode[store.Info](ctx, res, err)
+}
+
+// Expr reads a store expression that the store has.
+func (c *Client) Expr(ctx context.Context, p store.Path) (storeexpr.Expr, error) {
+	var text bytes.Buffer
+	res, err := c.get(ctx, "expr", url.Values{"path": {string(p)}})
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(&text, res.Body); err != nil {
+		return nil, transportError(ctx, err)
+	}
+	e, err := storeexpr.Parse(text.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", p, err)
+	}
+	return e, nil
+}
+
+// Related answers as Querier.Related does.
+func (c *Client) Related(ctx context.Context, rel Relation, p store.Path) ([]store.Path, error) {
+	res, err := c.get(ctx, "related", url.Values{"relation": {string(rel)}, "path": {string(p)}})
+	return decode[[]store.Path](ctx, res, err)
+}
+
+// Graph is what paths need, transitively: by references, or (build) by inputs
+// of derivations.
+func (c *Client) Graph(ctx context.Context, paths []store.Path, build bool) (Graph, error) {
+	res, err := c.post(ctx, "graph", graphRequest{paths, build})
+	return decode[Graph](ctx, res, err)
+}
+
+// Why says what became of p.
+func (c *Client) Why(ctx context.Context, p store.Path) (*Why, error) {
+	res, err := c.get(ctx, "why", url.Values{"path": {string(p)}})
+	return decode[*Why](ctx, res, err)
+}
+
+// Log writes p's log to w; with follow as long as its builder runs.
+func (c *Client) Log(ctx context.Context, p store.Path, follow bool, w io.Writer) error {
+	q := url.Values{"path": {string(p)}}
+	if follow {
+		q.Set("follow", "1")
+	}
+	res, err := c.get(ctx, "log", q)
+	return copyBody(ctx, w, res, err)
+}
+
+// Verify checks the store and calls each with everything that is wrong.
+func (c *Client) Verify(ctx context.Context, o VerifyOptions, each func(Damage)) error {
+	res, err := c.post(ctx, "verify", o)
+	_, err = follow[Damage, struct{}](ctx, res, err, each)
+	return err
+}
+
+// Delete makes paths invalid and removes them, unless something else needs
+// them.
+func (c *Client) Delete(ctx context.Context, paths []store.Path) error {
+	res, err := c.post(ctx, "delete", pathsRequest{paths})
+	_, err = decode[struct{}](ctx, res, err)
+	return err
+}

@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"storefs/event"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+const dir = store.Dir("/nix/store")
+
+func path(name string) store.Path {
+	return store.Path(string(dir) + "/" + strings.Repeat("0", 32-len(name)%10) + strings.Repeat("a", len(name)%10) + "-" + name)
+}
+
+// fake is the owner's side: it answers from what the test puts in.
+type fake struct {
+	t      testing.TB
+	events event.Bus
+	logs   string // directory of logs
+
+	realise func(ctx context.Context, req RealiseRequest, planned func([]store.Path)) ([]Realised, error)
+
+	mu       sync.Mutex
+	work     Work
+	infos    map[store.Path]store.Info
+	exprs    map[store.Path]storeexpr.Expr
+	related  map[Relation]map[store.Path][]store.Path
+	failures map[store.Path]*store.Failure
+	added    []string
+	stopped  int
+}
+
+func newFake(t testing.TB) *fake {
+	return &fake{
+		t: t, logs: t.TempDir(),
+		infos: map[store.Path]store.Info{}, exprs: map[store.Path]storeexpr.Expr{},
+		related: map[Relation]map[store.Path][]store.Path{}, failures: map[store.Path]*store.Failure{},
+	}
+}
+
+func (f *fake) relate(r Relation, p store.Path, to ...store.Path) {
+	if f.related[r] == nil {
+		f.related[r] = map[store.Path][]store.Path{}
+	}
+	f.related[r][p] = to
+}
+
+func (f *fake) Realise(ctx context.Context, req RealiseRequest, planned func([]store.Path)) ([]Realised, error) {
+	return f.realise(ctx, req, planned)
+}
+
+func (f *fake) Plan(_ context.Context, targets []store.Path) (Plan, error) {
+	return Plan{Build: targets}, nil
+}
+
+func (f *fake) Work() Work {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Work{Running: slices.Clone(f.work.Running), Waiting: f.work.Waiting, Jobs: f.work.Jobs}
+}
+
+func (f *fake) setWork(w Work) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.work = w
+}
+
+func (f *fake) note(s string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.added = append(f.added, s)
+}
+
+func (f *fake) AddNAR(_ context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error) {
+	head := make([]byte, 4)
+	if _, err := io.ReadFull(nar, head); err != nil {
+		return store.Info{}, fmt.Errorf("add %s: %w", name, err)
+	}
+	if string(head) == "junk" {
+		return store.Info{}, fmt.Errorf("add %s: %w", name, store.ErrBadArchive)
+	}
+	rest, err := io.ReadAll(nar)
+	if err != nil {
+		return store.Info{}, err
+	}
+	f.note(fmt.Sprintf("nar %s %v %s %s%s", name, recursive, algo, head, rest))
+	return store.Info{Path: path(name), NarSize: int64(4 + len(rest))}, nil
+}
+
+func (f *fake) AddText(_ context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
+	f.note(fmt.Sprintf("text %s %q %v", name, text, refs))
+	return store.Info{Path: path(name)}, nil
+}
+
+func (f *fake) AddExpr(_ context.Context, name string, text []byte, kinds map[string]store.Kind) (store.Path, error) {
+	f.note(fmt.Sprintf("expr %s %q %v", name, text, kinds))
+	return path(name), nil
+}
+
+func (f *fake) AddSubstitute(_ context.Context, p, expr store.Path) error {
+	f.note(fmt.Sprintf("substitute %s %s", p, expr))
+	return nil
+}
+
+func (f *fake) Import(_ context.Context, r io.Reader) ([]store.Path, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	return []store.Path{path(string(b))}, nil
+}
+
+func (f *fake) Export(_ context.Context, w io.Writer, paths []store.Path) error {
+	for _, p := range paths {
+		if strings.HasSuffix(string(p), "-bad") {
+			return fmt.Errorf("export %s: %w", p, store.ErrNotValid)
+		}
+		if _, err := io.WriteString(w, string(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fake) Info(p store.Path) (store.Info, error) {
+	if i, ok := f.infos[p]; ok {
+		return i, nil
+	}
+	return store.Info{}, fmt.Errorf("info %s: %w", p, store.ErrNotValid)
+}
+
+func (f *fake) Expr(p store.Path) (storeexpr.Expr, error) {
+	if e, ok := f.exprs[p]; ok {
+		return e, nil
+	}
+	return nil, fmt.Errorf("read %s: %w", p, store.ErrNotValid)
+}
+
+func (f *fake) Related(_ context.Context, rel Relation, p store.Path) ([]store.Path, error) {
+	return f.related[rel][p], nil
+}
+
+func (f *fake) Failure(p store.Path) (*store.Failure, error) { return f.failures[p], nil }
+
+func (f *fake) LogFile(drv store.Path) string { return filepath.Join(f.logs, drv.Base()) }
+
+func (f *fake) Verify(_ context.Context, o VerifyOptions, report func(Damage)) error {
+	report(Damage{Path: path("one"), Problem: fmt.Sprint("contents ", o.Contents)})
+	report(Damage{Path: path("two"), Problem: "missing"})
+	return nil
+}
+
+func (f *fake) Delete(_ context.Context, paths []store.Path) error {
+	return fmt.Errorf("delete %s: %w", paths[0], store.ErrReferenced)
+}
+
+// serve starts a server for f on a real socket, until the test ends.
+func (f *fake) serve() (*Server, string) {
+	f.t.Helper()
+	socket := filepath.Join(f.t.TempDir(), "socket")
+	l, err := Listen(socket)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	s := f.server()
+	serving(f.t, s, l)
+	return s, socket
+}
+
+func (f *fake) server() *Server {
+	return New(Options{
+		Hello:    func() Hello { return Hello{PID: 7, Role: "mount", Store: dir} },
+		Realiser: f, Adder: f, Mover: f, Querier: f, Records: f, Caretaker: f, Events: &f.events,
+		Stop: func() { f.mu.Lock(); f.stopped++; f.mu.Unlock() },
+	})
+}
+
+func serving(t testing.TB, s *Server, l net.Listener) {
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func dial(t testing.TB, socket string) *Client {
+	t.Helper()
+	c, err := Dial(t.Context(), socket, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}

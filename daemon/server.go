@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// Options say where a Server gets its answers.
+type Options struct {
+	Hello     func() Hello
+	Realiser  Realiser
+	Adder     Adder
+	Mover     Mover
+	Querier   Querier
+	Records   Records
+	Caretaker Caretaker
+	Events    *event.Bus
+	// Stop ends the owner, soon after it returned. A nil Stop: clients cannot.
+	Stop func()
+}
+
+// Server answers the clients of one state directory.
+type Server struct {
+	Options
+	http   http.Server
+	ctx    context.Context // of all requests
+	cancel context.CancelFunc
+	open   context.Context // ends when no new clients are taken
+	close  context.CancelFunc
+
+	mu       sync.Mutex
+	sessions int           // clients that Drain waits for
+	changed  chan struct{} // closed, and made anew, when sessions changes
+	requests sync.WaitGroup
+}
+
+// New makes a server. Serve starts it.
+func New(o Options) *Server {
+	s := &Server{Options: o, changed: make(chan struct{})}
+	s.open, s.close = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.http = http.Server{
+		Handler:     s.routes(),
+		BaseContext: func(net.Listener) context.Context { return s.ctx },
+	}
+	return s
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+		method, name, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" "+prefix+name, func(w http.ResponseWriter, r *http.Request) {
+			s.requests.Add(1)
+			defer s.requests.Done()
+			if err := h(w, r); err != nil {
+				writeError(w, err)
+			}
+		})
+	}
+	handle("GET session", s.session)
+	handle("POST stop", s.stop)
+	handle("POST realise", s.realise)
+	handle("POST plan", s.plan)
+	handle("GET status", s.status)
+	handle("GET watch", s.watch)
+	handle("POST nar", s.addNAR)
+	handle("POST text", s.addText)
+	handle("POST expr", s.addExpr)
+	handle("POST substitute", s.addSubstitute)
+	handle("POST import", s.importStream)
+	handle("POST export", s.exportStream)
+	handle("GET info", s.info)
+	handle("GET expr", s.expr)
+	handle("GET related", s.related)
+	handle("POST graph", s.graph)
+	handle("GET why", s.why)
+	handle("GET log", s.log)
+	handle("POST verify", s.verify)
+	handle("POST delete", s.delete)
+	return mux
+}
+
+// Serve answers until Drain or Close has ended. It returns nil then.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Drain takes no new clients, ends those that only watch, and waits for the
+// others to leave; waiting is told once, with their number, if there are any
+// after a second. When ctx ends it cancels their requests and returns.
+func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
+	s.close()
+	told := time.NewTimer(time.Second)
+	defer told.Stop()
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		n, changed := s.sessions, s.changed
+		s.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		select {
+		case <-changed:
+		case <-told.C:
+			waiting(n)
+		case <-ctx.Done():
+		}
+	}
+	s.Close()
+}
+
+// Close cancels all requests, and waits until each was answered so or its
+// connection is gone.
+func (s *Server) Close() {
+	s.close()
+	s.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
+	s.requests.Wait()
+}
+
+// session is open as long as a client is: it tells an owner that wants to end
+// for whom to wait. A client that only watches is not waited for.
+func (s *Server) session(w http.ResponseWriter, r *http.Request) error {
+	s.mu.Lock()
+	if s.open.Err() != nil {
+		s.mu.Unlock()
+		return ErrClosing
+	}
+	counted := r.FormValue("watch") == ""
+	if counted {
+		s.countSession(1)
+	}
+	s.mu.Unlock()
+	defer func() {
+		if counted {
+			s.mu.Lock()
+			s.countSession(-1)
+			s.mu.Unlock()
+		}
+	}()
+	writeJSON(w, s.Hello())
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
+	return nil
+}
+
+// countSession needs s.mu.
+func (s *Server) countSession(n int) {
+	s.sessions += n
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Server) stop(w http.ResponseWriter, _ *http.Request) error {
+	if s.Stop == nil {
+		return fmt.Errorf("stop: the owner is a `storefs %s`, which ends by itself: %w", s.Hello().Role, store.ErrRefused)
+	}
+	writeJSON(w, s.Hello())
+	s.Stop()
+	return nil
+}
+
+// maxBody bounds requests in JSON. The longest are store expressions.
+const maxBody = 256 << 20
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v); err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	return nil
+}
+
+// pathOf is the store path that the request's parameter names.
+func (s *Server) pathOf(r *http.Request, name string) (store.Path, error) {
+	return s.Hello().Store.Parse(r.FormValue(name))
+}
