@@ -1,0 +1,103 @@
+package fs
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"storefs/store"
+)
+
+// controlName is the hidden control directory. It is looked up, but never
+// listed: no store object begins with a dot.
+const (
+	controlName   = ".storefs"
+	controlStatus = "status"
+	controlWhy    = "why"
+	controlLog    = "log"
+)
+
+// lookupControl finds name in the control directory n. A file's content is
+// taken when it is looked up: with no-open, the kernel reads as much as the
+// attributes said, and keeps it. So every lookup has a node of its own, which
+// the kernel does not keep beyond the next one.
+func (r *raw) lookupControl(n *node, name string, out *fuse.EntryOut) fuse.Status {
+	var text []byte
+	var err error
+	switch {
+	case n.name == controlName && (name == controlWhy || name == controlLog):
+		r.controlEntry(out, r.nodes.child(n, name, kindControlDir))
+		return fuse.OK
+	case n.name == controlName && name == controlStatus:
+		text, err = r.control.Status()
+	case n.name == controlName || store.CheckBase(name) != nil:
+		return fuse.ENOENT
+	case n.name == controlWhy:
+		text, err = r.control.Why(name)
+	default:
+		text, err = r.control.Log(name)
+	}
+	if err != nil {
+		return status(err)
+	}
+	f := r.nodes.single(n, name, kindControlFile, text)
+	out.NodeId = f.id
+	out.SetAttrTimeout(forever)
+	r.controlAttr(&out.Attr, f)
+	return fuse.OK
+}
+
+func (r *raw) controlEntry(out *fuse.EntryOut, n *node) {
+	out.NodeId = n.id
+	out.SetEntryTimeout(forever)
+	out.SetAttrTimeout(forever)
+	r.controlAttr(&out.Attr, n)
+}
+
+func (r *raw) controlAttr(a *fuse.Attr, n *node) {
+	*a = r.dirAttr(controlIno(n))
+	if n.kind == kindControlFile {
+		now := time.Now()
+		a.Mode = syscall.S_IFREG | 0o444
+		a.Nlink = 1
+		a.Size = uint64(len(n.text))
+		a.Blocks = (a.Size + 511) / 512
+		a.SetTimes(&now, &now, &now)
+	}
+}
+
+// controlIno follows from the path, which no store object can have.
+func controlIno(n *node) uint64 {
+	path := ""
+	for m := n; m.parent != nil; m = m.parent {
+		path = "/" + m.name + path
+	}
+	return topIno(path)
+}
+
+// listControl lists what always exists. Which names have a story to tell is
+// not listed, as there may be one for every name.
+func (r *raw) listControl(l *listing, n *node, offset uint64) fuse.Status {
+	up := uint64(fuse.FUSE_ROOT_ID)
+	if n.name != controlName {
+		up = controlIno(n.parent)
+	}
+	if !l.dots(offset, controlIno(n), up) || n.name != controlName {
+		return fuse.OK
+	}
+	entries := []fuse.DirEntry{
+		{Name: controlLog, Mode: syscall.S_IFDIR},
+		{Name: controlStatus, Mode: syscall.S_IFREG},
+		{Name: controlWhy, Mode: syscall.S_IFDIR},
+	}
+	for i := max(offset, 2) - 2; i < uint64(len(entries)); i++ {
+		e := entries[i]
+		e.Off = 3 + i
+		e.Ino = topIno("/" + controlName + "/" + e.Name)
+		if !l.add(e) {
+			break
+		}
+	}
+	return fuse.OK
+}

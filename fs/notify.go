@@ -1,0 +1,62 @@
+package fs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// kernel is what can be told to the kernel without being asked.
+type kernel interface {
+	InodeNotify(node uint64, off, length int64) fuse.Status
+	EntryNotify(parent uint64, name string) fuse.Status
+}
+
+// notifier tells the kernel of changes, from one goroutine of its own: a
+// notification waits for locks that the kernel may hold during a request, so
+// it must come neither from the goroutine that answers one, nor from any that
+// holds a lock which an answer needs. Changes that come faster than the kernel
+// takes them are told together.
+type notifier struct {
+	mu      sync.Mutex
+	listing bool
+	deleted []string
+	wake    chan struct{} // capacity 1
+}
+
+func newNotifier() *notifier { return &notifier{wake: make(chan struct{}, 1)} }
+
+// add never blocks.
+func (n *notifier) add(deleted []string) {
+	n.mu.Lock()
+	n.listing = true
+	n.deleted = append(n.deleted, deleted...)
+	n.mu.Unlock()
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run tells k what was added, until stop is closed.
+func (n *notifier) run(k kernel, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-n.wake:
+		}
+		n.mu.Lock()
+		listing, deleted := n.listing, n.deleted
+		n.listing, n.deleted = false, nil
+		n.mu.Unlock()
+		// The answers do not matter: ENOENT means that the kernel keeps no
+		// such thing.
+		for _, name := range deleted {
+			k.EntryNotify(fuse.FUSE_ROOT_ID, name)
+		}
+		if listing {
+			k.InodeNotify(fuse.FUSE_ROOT_ID, 0, 0)
+		}
+	}
+}

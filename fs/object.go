@@ -1,0 +1,171 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// lookupInner finds name in the real directory n. Also that something is not
+// there is kept forever: a valid object does not change.
+func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status {
+	f, err := r.backing.acquire(n)
+	if err != nil {
+		return lost(err)
+	}
+	st, err := statAt(f.fd, name)
+	r.backing.release(f)
+	switch err {
+	case nil:
+		r.entry(out, r.nodes.child(n, name, kindObject), &st)
+	case unix.ENOENT:
+		out.SetEntryTimeout(forever)
+	default:
+		return fuse.ToStatus(err)
+	}
+	return fuse.OK
+}
+
+// entry describes the real node n, whose lookup is counted already.
+func (r *raw) entry(out *fuse.EntryOut, n *node, st *unix.Stat_t) {
+	out.NodeId = n.id
+	out.SetEntryTimeout(forever)
+	out.SetAttrTimeout(forever)
+	r.attr(&out.Attr, n, st)
+}
+
+// attr shows what is on disk, with the owner and the inode number that belong
+// to the mount.
+func (r *raw) attr(a *fuse.Attr, n *node, st *unix.Stat_t) {
+	*a = fuse.Attr{
+		Ino:     st.Ino,
+		Size:    uint64(st.Size),
+		Blocks:  uint64(st.Blocks),
+		Mode:    st.Mode & (unix.S_IFMT | 0o555),
+		Nlink:   uint32(st.Nlink),
+		Owner:   fuse.Owner{Uid: r.uid, Gid: r.gid},
+		Blksize: uint32(st.Blksize),
+		// One time for all: access and change times on disk say when the
+		// object was built and read here, and are no property of it.
+		Mtime: uint64(st.Mtim.Sec), Mtimensec: uint32(st.Mtim.Nsec),
+		Atime: uint64(st.Mtim.Sec), Atimensec: uint32(st.Mtim.Nsec),
+		Ctime: uint64(st.Mtim.Sec), Ctimensec: uint32(st.Mtim.Nsec),
+	}
+	if n.top() {
+		a.Ino = topIno(n.name)
+	}
+}
+
+// listInner lists the real directory n: "." at offset 1, ".." at 2, and the
+// entry i of the snapshot at 3+i. Entries come with attributes and node ids, so
+// that nobody who walks the tree needs a LOOKUP for each.
+func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
+	snapshot, err := r.snapshots.get(n, func() ([]dirent, error) { return r.backing.list(n) })
+	if err != nil {
+		return lost(err)
+	}
+	own, up, err := r.inos(n)
+	if err != nil {
+		return lost(err)
+	}
+	if !l.dots(offset, own, up) {
+		return fuse.OK
+	}
+	f, err := r.backing.acquire(n)
+	if err != nil {
+		return lost(err)
+	}
+	defer r.backing.release(f)
+	for i := max(offset, 2) - 2; i < uint64(len(snapshot)); i++ {
+		d := snapshot[i]
+		e := fuse.DirEntry{Name: d.name, Mode: d.mode, Ino: d.ino, Off: 3 + i}
+		if !l.plus {
+			if !l.out.AddDirEntry(e) {
+				break
+			}
+			continue
+		}
+		st, err := statAt(f.fd, d.name)
+		if err != nil {
+			return lost(err)
+		}
+		e.Mode = st.Mode
+		out := l.out.AddDirLookupEntry(e)
+		if out == nil {
+			break
+		}
+		r.entry(out, r.nodes.child(n, d.name, kindObject), &st)
+	}
+	return fuse.OK
+}
+
+// inos are the inode numbers of n and of its parent, as attributes show them.
+func (r *raw) inos(n *node) (own, up uint64, err error) {
+	ino := func(n *node) (uint64, error) {
+		switch {
+		case n.kind == kindRoot:
+			return fuse.FUSE_ROOT_ID, nil
+		case n.top():
+			return topIno(n.name), nil
+		}
+		st, err := r.backing.stat(n)
+		return st.Ino, err
+	}
+	if own, err = ino(n); err == nil {
+		up, err = ino(n.parent)
+	}
+	return own, up, err
+}
+
+// lookupObject finds the valid store object called name.
+func (r *raw) lookupObject(name string, out *fuse.EntryOut) fuse.Status {
+	st, err := statAt(r.backing.real, name)
+	if err != nil {
+		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
+		return fuse.EIO
+	}
+	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT == unix.S_IFDIR), &st)
+	return fuse.OK
+}
+
+// settle waits until n, if it is a promised directory, is the real one.
+func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Status {
+	if !n.pending.Load() {
+		return fuse.OK
+	}
+	if err := r.realise(cancel, h, n.name); err != nil {
+		return status(err)
+	}
+	st, err := r.backing.stat(n)
+	if err != nil {
+		return lost(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		// The kernel does not let a node change its type: it has to look the
+		// name up again.
+		r.log.Error("an object that was promised to be a directory is none", "name", n.name)
+		r.nodes.unname(n.name)
+		return fuse.Status(syscall.ESTALE)
+	}
+	n.pending.Store(false)
+	return fuse.OK
+}
+
+// resolve waits until the object that n, a placeholder in the shape of a link,
+// stands for is valid. If that is a link itself, n may go on standing for it,
+// and resolve describes it. Otherwise ESTALE makes the kernel walk the path
+// again, and look the real object up.
+func (r *raw) resolve(cancel <-chan struct{}, h *fuse.InHeader, n *node) (unix.Stat_t, fuse.Status) {
+	if err := r.realise(cancel, h, n.name); err != nil {
+		return unix.Stat_t{}, status(err)
+	}
+	st, err := r.backing.stat(n)
+	if err != nil {
+		return st, lost(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return st, fuse.Status(syscall.ESTALE)
+	}
+	return st, fuse.OK
+}

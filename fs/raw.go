@@ -1,0 +1,200 @@
+package fs
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// forever is the time to live of what never changes.
+const forever = 365 * 24 * time.Hour
+
+// raw answers the requests of the kernel. What it does not define is answered
+// ENOSYS: on a read-only mount the kernel sends no request that would change
+// something.
+type raw struct {
+	fuse.RawFileSystem
+
+	store        Store
+	realiser     Realiser
+	control      Control
+	deny         Callers
+	waitInLookup bool
+	log          *slog.Logger
+	uid, gid     uint32
+	// limit is how long one request may wait, 0 for any time.
+	limit time.Duration
+
+	nodes     *nodes
+	backing   *backing
+	data      data
+	snapshots *snapshots
+	changed   *changeTime
+
+	// ctx ends when the mount does; calls are the running calls of Realise.
+	ctx   context.Context
+	calls sync.WaitGroup
+}
+
+// status is what the kernel is told of err.
+func status(err error) fuse.Status { return fuse.Status(Errno(err)) }
+
+// lost is the answer when the backing of a node cannot be reached: if it is
+// gone, ESTALE makes the kernel walk the path again.
+func lost(err error) fuse.Status {
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return fuse.Status(syscall.ESTALE)
+	}
+	return fuse.ToStatus(err)
+}
+
+func (r *raw) String() string { return "storefs" }
+
+func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	n := r.nodes.get(h.NodeId)
+	switch {
+	case n == nil:
+		return fuse.Status(syscall.ESTALE)
+	case n.kind == kindRoot:
+		return r.lookupRoot(cancel, h, name, out)
+	case n.kind == kindControlDir:
+		return r.lookupControl(n, name, out)
+	}
+	if st := r.settle(cancel, h, n); !st.Ok() {
+		return st
+	}
+	return r.lookupInner(n, name, out)
+}
+
+func (r *raw) Forget(id, count uint64) {
+	if r.nodes.forget(id, count) {
+		r.backing.forget(id)
+		r.snapshots.forget(id)
+	}
+}
+
+func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := r.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	switch n.kind {
+	case kindRoot:
+		r.rootAttr(&out.Attr)
+	case kindControlDir, kindControlFile:
+		r.controlAttr(&out.Attr, n)
+	case kindLink:
+		st, status := r.resolve(cancel, &in.InHeader, n)
+		if !status.Ok() {
+			return status
+		}
+		r.attr(&out.Attr, n, &st)
+	case kindObject:
+		if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
+			return st
+		}
+		st, err := r.backing.stat(n)
+		if err != nil {
+			return lost(err)
+		}
+		r.attr(&out.Attr, n, &st)
+	}
+	out.SetTimeout(forever)
+	return fuse.OK
+}
+
+func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	n := r.nodes.get(h.NodeId)
+	if n == nil {
+		return nil, fuse.Status(syscall.ESTALE)
+	}
+	if n.kind == kindLink {
+		if _, st := r.resolve(cancel, h, n); !st.Ok() {
+			return nil, st
+		}
+	}
+	target, err := r.backing.readlink(n)
+	if err != nil {
+		return nil, lost(err)
+	}
+	return target, fuse.OK
+}
+
+func (r *raw) Open(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
+	return r.data.open()
+}
+
+// OpenDir need not wait for a placeholder: opening a directory asks for its
+// permissions first, and those for its attributes.
+func (r *raw) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
+	return r.data.open()
+}
+
+func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	n := r.nodes.get(in.NodeId)
+	switch {
+	case n == nil:
+		return nil, fuse.Status(syscall.ESTALE)
+	case n.kind == kindControlFile:
+		from := min(in.Offset, uint64(len(n.text)))
+		return fuse.ReadResultData(n.text[from:min(from+uint64(in.Size), uint64(len(n.text)))]), fuse.OK
+	}
+	return r.data.read(n, in.Offset, buf)
+}
+
+func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	n := r.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	if n.kind != kindObject {
+		// The kernel takes the file for one without holes.
+		return fuse.ENOSYS
+	}
+	var st fuse.Status
+	out.Offset, st = r.data.seek(n, in.Offset, in.Whence)
+	return st
+}
+
+// Flush is refused once and for all: there is nothing to write back.
+func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+func (r *raw) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return r.readDir(cancel, in, out, false)
+}
+
+func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return r.readDir(cancel, in, out, true)
+}
+
+func (r *raw) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) fuse.Status {
+	l := &listing{out: out, plus: plus, left: int(in.Size)}
+	n := r.nodes.get(in.NodeId)
+	switch {
+	case n == nil:
+		return fuse.Status(syscall.ESTALE)
+	case n.kind == kindRoot:
+		return r.listRoot(l, in.Offset)
+	case n.kind == kindControlDir:
+		return r.listControl(l, n, in.Offset)
+	}
+	if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
+		return st
+	}
+	return r.listInner(l, n, in.Offset)
+}
+
+// StatFs is that of the file system that holds the objects.
+func (r *raw) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	var st syscall.Statfs_t
+	if err := syscall.Fstatfs(r.backing.real, &st); err != nil {
+		return fuse.ToStatus(err)
+	}
+	out.FromStatfsT(&st)
+	return fuse.OK
+}

@@ -1,0 +1,214 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Server is a mounted store. End it by Unmount, and wait for its end by Wait.
+type Server struct {
+	raw    *raw
+	fuse   *fuse.Server
+	at     mounted
+	direct bool // mounted by a system call, and not by fusermount3
+	log    *slog.Logger
+
+	notes *notifier
+	end   context.CancelFunc // of raw.ctx: ends all waits
+	done  chan struct{}      // closed when nothing of the server runs any more
+}
+
+// Mount mounts a store and begins to serve it. When it returns, the mount can
+// be used. The caller's working directory must not be inside of it.
+func Mount(opts Options) (*Server, error) {
+	s, err := mount(opts)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", opts.Mountpoint, err)
+	}
+	return s, nil
+}
+
+func mount(opts Options) (*Server, error) {
+	log := opts.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := prepareMountpoint(opts, log)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := waitLimit()
+	if err != nil {
+		return nil, err
+	}
+	if limit > 0 {
+		log.Warn("the system limits the time of FUSE requests (fs.fuse.default_request_timeout, fs.fuse.max_request_timeout): "+
+			"who waits longer for a build gets ETIMEDOUT", "limit", limit)
+	}
+	direct, err := checkPrivilege(opts.AllowOther)
+	if err != nil {
+		return nil, err
+	}
+	b, err := openBacking(opts.Real)
+	if err != nil {
+		return nil, err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	r := &raw{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		store:         opts.Store,
+		realiser:      opts.Realiser,
+		control:       opts.Control,
+		deny:          opts.Deny,
+		waitInLookup:  opts.WaitInLookup,
+		log:           log,
+		uid:           uint32(unix.Geteuid()),
+		gid:           uint32(unix.Getegid()),
+		limit:         limit,
+		nodes:         newNodes(),
+		backing:       b,
+		data:          data{b},
+		snapshots:     newSnapshots(),
+		changed:       &changeTime{},
+		ctx:           ctx,
+	}
+	r.changed.advance()
+	fail := func(err error) (*Server, error) {
+		end()
+		b.close()
+		return nil, err
+	}
+	server, err := fuse.NewServer(r, dir, mountOptions(opts, direct, log))
+	if err != nil {
+		// It may have mounted and then failed to agree with the kernel.
+		if m, found := mountAt(dir); found && m.ours() {
+			return fail(errors.Join(err, unmountAt(dir, direct, true)))
+		}
+		return fail(err)
+	}
+	s := &Server{raw: r, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
+	go s.serve()
+	var found bool
+	if s.at, found = mountAt(dir); !found || !s.at.ours() {
+		err := errors.Join(errors.New("the mount is not in /proc/self/mountinfo"), unmountAt(dir, direct, true))
+		<-s.done
+		return nil, err
+	}
+	s.at.setReadAhead(log)
+	return s, nil
+}
+
+func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		AllowOther: opts.AllowOther,
+		FsName:     fsName,
+		Name:       fsName,
+		// default_permissions: the kernel decides by the attributes, and asks
+		// for those of a placeholder before it goes on.
+		Options: []string{"default_permissions"},
+		// Read-only as a property of the superblock: else every read makes
+		// the attributes (its access time) out of date.
+		DirectMountStrict: direct,
+		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
+
+		EnableSymlinkCaching: true,
+		DisableXAttrs:        true,
+		DisableSplice:        true,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+
+		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		PanicHandler: func(v any) fuse.Status {
+			log.Error("panic in a request", "panic", v)
+			return fuse.EIO
+		},
+	}
+	if !direct {
+		o.Options = append(o.Options, "ro", "nosuid", "nodev")
+	}
+	return o
+}
+
+// serve owns everything that runs for the mount.
+func (s *Server) serve() {
+	var notes sync.WaitGroup
+	stop := make(chan struct{})
+	notes.Go(func() { s.notes.run(s.fuse, stop) })
+	s.fuse.Serve()
+	s.end()
+	close(stop)
+	notes.Wait()
+	s.raw.calls.Wait()
+	s.raw.backing.close()
+	close(s.done)
+}
+
+// Wait returns when the mount has ended, by Unmount or by somebody else's
+// umount, and nothing of the server runs any more.
+func (s *Server) Wait() { <-s.done }
+
+// Changed says that the names that are valid have changed. It never blocks.
+func (s *Server) Changed() {
+	s.raw.changed.advance()
+	s.notes.add(nil)
+}
+
+// Deleted says that the store objects of these names (DIGEST-NAME) are no
+// longer valid. It never blocks. Files that are open can still be read as far
+// as the kernel has them.
+func (s *Server) Deleted(names []string) {
+	for _, name := range names {
+		s.raw.nodes.unname(name)
+	}
+	s.raw.changed.advance()
+	s.notes.add(names)
+}
+
+// busyTime is how long processes that were blocked may take to leave the mount
+// before it counts as busy.
+const busyTime = 500 * time.Millisecond
+
+// Unmount ends all waits (the callers get ENODEV) and unmounts. A mount that
+// is still in use is detached: new callers do not find it, and it is served
+// until its last user is gone or the process ends. Unmount waits for that as
+// long as ctx lasts, and then returns an error that is EBUSY. It touches no
+// other mount that may lie at the same place by now.
+func (s *Server) Unmount(ctx context.Context) error {
+	s.end()
+	if err := s.unmount(ctx); err != nil {
+		return fmt.Errorf("unmount %s: %w", s.at.dir, err)
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("unmount %s: detached, but still in use: %w", s.at.dir, unix.EBUSY)
+	}
+}
+
+func (s *Server) unmount(ctx context.Context) error {
+	deadline := time.Now().Add(busyTime)
+	for {
+		if m, found := mountAt(s.at.dir); !found || m.id != s.at.id {
+			if listed, err := s.at.listed(); err != nil || listed {
+				return errors.Join(err, errors.New("another mount lies over it"))
+			}
+			return nil // somebody else unmounted it
+		}
+		err := unmountAt(s.at.dir, s.direct, false)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			s.log.Warn("the mount is in use and was detached", "mountpoint", s.at.dir, "error", err)
+			return unmountAt(s.at.dir, s.direct, true)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

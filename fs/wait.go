@@ -1,0 +1,72 @@
+package fs
+
+import (
+	"context"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"storefs/store"
+)
+
+// signalPoll is how often the pending signals of an interrupted caller are
+// looked at. The kernel sends one FUSE_INTERRUPT a request, for the first
+// signal of any kind; that it is killed later shows only in /proc.
+const signalPoll = 50 * time.Millisecond
+
+// realise makes the caller of h wait until the store object called name is
+// valid.
+func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) error {
+	e, err := r.store.Lookup(name)
+	if err != nil || e.Valid {
+		return err
+	}
+	c := callerOf(h)
+	call := c.call()
+	if c.writes(call) {
+		return errWrite
+	}
+	if r.deny.holds(c) {
+		return store.ErrNotAllowed
+	}
+	return r.wait(cancel, name, func() bool { return c.dying(call) })
+}
+
+// wait returns when name is valid, or cannot become so, or the caller must not
+// wait any longer: it does not depend on how soon the Realiser notices.
+func (r *raw) wait(cancel <-chan struct{}, name string, dying func() bool) error {
+	ctx, stop := context.WithCancel(r.ctx)
+	defer stop()
+	done := make(chan error, 1)
+	r.calls.Go(func() { done <- r.realiser.Realise(ctx, name) })
+
+	var limit <-chan time.Time
+	if r.limit > 0 {
+		timer := time.NewTimer(r.limit)
+		defer timer.Stop()
+		limit = timer.C
+	}
+	var poll <-chan time.Time
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-r.ctx.Done():
+			return errEnded
+		case <-limit:
+			return store.ErrTimeout
+		case <-cancel:
+			cancel = nil
+			if dying() {
+				return errKilled
+			}
+			ticker := time.NewTicker(signalPoll)
+			defer ticker.Stop()
+			poll = ticker.C
+		case <-poll:
+			if dying() {
+				return errKilled
+			}
+		}
+	}
+}
