@@ -1,0 +1,201 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"storefs/db"
+	"storefs/store"
+)
+
+// layoutVersion is the version of the state directory's layout.
+const layoutVersion = 1
+
+// ErrNotState: the directory is not a state directory of ours.
+var ErrNotState = errors.New("not a state directory")
+
+type config struct {
+	Version int       `json:"version"`
+	Store   store.Dir `json:"store"`
+}
+
+// subdirs of a state directory, with their modes. Scratch can be passed through
+// but not listed: what is in it is nobody else's business before it is
+// canonical.
+var subdirs = []struct {
+	name string
+	mode os.FileMode
+}{
+	{"real", 0o755},
+	{"builds", 0o711},
+	{"log", 0o755},
+	{"locks", 0o700},
+	{"roots", 0o755},
+}
+
+// Init makes dir, which must be empty or not exist, a state directory for the
+// store at sd.
+func Init(dir string, sd store.Dir) error {
+	if err := initialise(dir, sd); err != nil {
+		return fmt.Errorf("initialise state %s: %w", dir, diskError(err))
+	}
+	return nil
+}
+
+func initialise(dir string, sd store.Dir) error {
+	if _, err := store.ParseDir(string(sd)); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// What an earlier Init that was killed has made may stay.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "config.json" {
+			return errors.New("it is one already")
+		}
+		if !isOurs(e.Name()) {
+			return fmt.Errorf("the directory is not empty: it contains %q", e.Name())
+		}
+	}
+	for _, d := range subdirs {
+		p := filepath.Join(dir, d.name)
+		if err := os.Mkdir(p, d.mode); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if err := os.Chmod(p, d.mode); err != nil { // whatever the umask is
+			return err
+		}
+	}
+	d, err := db.Open(filepath.Join(dir, "db.bolt"), sd, db.Options{Create: true})
+	if err != nil {
+		return err
+	}
+	if err := d.Close(); err != nil {
+		return err
+	}
+	// Last, because it is what makes the directory a state directory.
+	b, err := json.Marshal(config{layoutVersion, sd})
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "config.json"), append(b, '\n'), 0o644)
+}
+
+func isOurs(name string) bool {
+	for _, d := range subdirs {
+		if name == d.name {
+			return true
+		}
+	}
+	return name == "db.bolt" || name == "config.json.new"
+}
+
+// writeFile replaces the file at path by one that is complete and on disk.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+func readConfig(dir string) (config, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	var pathErr *os.PathError
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return config{}, fmt.Errorf("%s: %w (storefs init makes one)", dir, ErrNotState)
+	case errors.As(err, &pathErr):
+		return config{}, fmt.Errorf("state %s: %w", dir, pathErr)
+	}
+	var c config
+	if err := json.Unmarshal(b, &c); err != nil {
+		return config{}, fmt.Errorf("%s: %w: config.json: %s", dir, ErrNotState, strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	if c.Version != layoutVersion {
+		return config{}, fmt.Errorf("state %s: its layout is version %d, this program reads version %d", dir, c.Version, layoutVersion)
+	}
+	if _, err := store.ParseDir(string(c.Store)); err != nil {
+		return config{}, fmt.Errorf("state %s: config.json: %w", dir, err)
+	}
+	return c, nil
+}
+
+// checkLayout refuses what would fail, or do damage, later on.
+func (s *State) checkLayout() error {
+	var dev uint64
+	for _, d := range subdirs {
+		st, err := os.Lstat(s.path(d.name))
+		if err != nil {
+			return err
+		}
+		if !st.IsDir() {
+			return fmt.Errorf("%s is not a directory: %w", d.name, ErrNotState)
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		// Files are made for whoever runs this: in somebody else's state they
+		// would have the wrong owner, which shows in the mount.
+		if int(sys.Uid) != os.Geteuid() {
+			return fmt.Errorf("it belongs to uid %d, and this is uid %d", sys.Uid, os.Geteuid())
+		}
+		switch d.name {
+		case "real":
+			dev = sys.Dev
+		case "builds":
+			if sys.Dev != dev {
+				return errors.New("builds is on another file system than real, so that nothing can be renamed from one to the other")
+			}
+		}
+	}
+	return nil
+}
+
+// writeOwner notes who holds the state. Only messages depend on it.
+func writeOwner(path, command string) error {
+	if command == "" {
+		command = filepath.Base(os.Args[0])
+	}
+	return diskError(os.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), strings.ReplaceAll(command, "\n", " ")), 0o644))
+}
+
+func inUse(dir string) error {
+	e := &InUseError{Dir: dir}
+	b, err := os.ReadFile(filepath.Join(dir, "owner"))
+	if err != nil {
+		return e
+	}
+	pid, command, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	if n, err := strconv.Atoi(pid); err == nil {
+		e.PID, e.Command = n, command
+	}
+	return e
+}

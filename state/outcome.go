@@ -1,0 +1,141 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"storefs/db"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// Output is one canonical output in scratch.
+type Output struct {
+	Info    store.Info
+	Scratch string // what is to be renamed into real/; builds/ must hold it
+}
+
+// Outcome is a build that succeeded.
+type Outcome struct {
+	Drv        store.Path
+	Derivation *storeexpr.Derivation
+	Outputs    []Output // all of the derivation's
+	// Duration is how long the builder took, 0 if none ran.
+	Duration time.Duration
+}
+
+// Register makes the outputs of a build valid, and the closure of them the
+// normal form of their derivation: both or neither, so that a valid output
+// always has the references that its normal form says. An output that is valid
+// already is left alone, and the new one stays in scratch, whose removal is the
+// caller's. It returns what is registered of the outputs, in their order, and
+// the closure expression.
+func (s *State) Register(ctx context.Context, o Outcome) ([]store.Info, store.Path, error) {
+	infos, closure, err := s.register(ctx, o)
+	for errors.Is(err, errBeaten) {
+		infos, closure, err = s.register(ctx, o) // the closure is another one now
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("register the outputs of %s: %w", o.Drv, diskError(err))
+	}
+	return infos, closure, nil
+}
+
+func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Path, error) {
+	b := s.newBatch()
+	infos := make([]store.Info, len(o.Outputs))
+	for i, out := range o.Outputs {
+		info, err := s.db.Info(out.Info.Path)
+		switch {
+		case errors.Is(err, store.ErrNotValid):
+			info = out.Info
+			if info.Registered == 0 {
+				info.Registered = now()
+			}
+			b.add(object{info: info, scratch: out.Scratch, only: true})
+		case err != nil:
+			return nil, "", err
+		}
+		infos[i] = info
+	}
+	closure, err := b.normalForm(o.Drv, o.Derivation)
+	if err != nil {
+		return nil, "", err
+	}
+	// The closure's text is ours to remove, the outputs are not.
+	defer RemoveAll(closure.scratch)
+	if o.Duration > 0 {
+		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
+	}
+	if err := s.place(ctx, b.objects, b.reg); err != nil {
+		return nil, "", err
+	}
+	return infos, closure.info.Path, nil
+}
+
+// Normalised makes the closure of the outputs of drv its normal form: they are
+// all valid, whoever made them. It returns the closure expression. The error
+// wraps store.ErrNotValid if one of them is not.
+func (s *State) Normalised(ctx context.Context, drv store.Path) (store.Path, error) {
+	closure, ok, err := s.db.Successor(drv)
+	if err == nil && !ok {
+		closure, err = s.normalise(ctx, drv)
+	}
+	if err != nil {
+		return "", fmt.Errorf("normal form of %s: %w", drv, diskError(err))
+	}
+	return closure, nil
+}
+
+func (s *State) normalise(ctx context.Context, drv store.Path) (store.Path, error) {
+	e, err := s.Expr(drv)
+	if err != nil {
+		return "", err
+	}
+	d, ok := e.(*storeexpr.Derivation)
+	if !ok {
+		return drv, nil // a closure is one itself
+	}
+	b := s.newBatch()
+	closure, err := b.normalForm(drv, d)
+	if err != nil {
+		return "", err
+	}
+	defer RemoveAll(closure.scratch)
+	return closure.info.Path, s.place(ctx, b.objects, b.reg)
+}
+
+// normalForm puts into the batch what makes the closure of d's outputs, which
+// are valid or in the batch, the successor of drv.
+func (b *batch) normalForm(drv store.Path, d *storeexpr.Derivation) (object, error) {
+	roots := d.OutputList()
+	c, err := storeexpr.NewClosure(roots, func(p store.Path) ([]store.Path, error) {
+		if i, ok := b.own[p]; ok {
+			return i.References, nil
+		}
+		i, err := b.state.db.Info(p)
+		return i.References, err
+	})
+	if err != nil {
+		return object{}, err
+	}
+	p, err := c.Path(b.state.store, d.Form)
+	if err != nil {
+		return object{}, err
+	}
+	text := c.AppendText(nil)
+	ca := textCA(text)
+	if d.Form == storeexpr.Form2004 {
+		ca = hexCA(text)
+	}
+	o, err := b.state.writeText(p, text, c.References(), ca)
+	if err != nil {
+		return object{}, err
+	}
+	b.add(o)
+	b.reg.Successor = &db.Successor{Expr: drv, Closure: p}
+	b.reg.ClearFailures = append(append(b.reg.ClearFailures, drv), roots...)
+	return o, nil
+}

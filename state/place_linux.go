@@ -1,0 +1,131 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/db"
+	"storefs/event"
+	"storefs/store"
+)
+
+// object is a canonical store object in scratch, on its way into real/.
+type object struct {
+	info    store.Info
+	scratch string
+	// only says that something depends on this very object, not on whatever
+	// else may be valid under its name.
+	only bool
+}
+
+// errBeaten: something else became valid meanwhile under the name of an object
+// that is the only one that will do.
+var errBeaten = errors.New("another build of it was faster")
+
+// place makes objects valid, and whatever else is in r known, or does nothing.
+// An object whose path is valid already is left in scratch. The caller removes
+// what is left there.
+//
+// The order is: scratch, sync, rename, register. When it is interrupted at any
+// point, what is in the database is complete on disk, and what is in real/
+// without being in the database is swept by the next owner.
+func (s *State) place(ctx context.Context, objects []object, r db.Registration) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	paths := make([]store.Path, len(objects))
+	for i, o := range objects {
+		paths[i] = o.info.Path
+	}
+	unlock, err := s.placing.lock(ctx, baseNames(paths))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	var fresh []object
+	seen := make(map[store.Path]bool, len(objects))
+	for _, o := range objects {
+		valid, err := s.db.Valid(o.info.Path)
+		if err != nil {
+			return err
+		}
+		if valid && o.only {
+			return fmt.Errorf("%s: %w", o.info.Path, errBeaten)
+		}
+		if !valid && !seen[o.info.Path] {
+			seen[o.info.Path] = true
+			fresh = append(fresh, o)
+		}
+	}
+	if len(fresh) > 0 {
+		if err := s.sync.wait(); err != nil {
+			return err
+		}
+	}
+	var placed []store.Path
+	for _, o := range fresh {
+		if err = s.moveIn(o); err != nil {
+			break
+		}
+		placed = append(placed, o.info.Path)
+		r.Infos = append(r.Infos, o.info)
+	}
+	if err == nil {
+		// What is renamed is as good as registered: a caller that goes away
+		// now changes nothing. The database calls syncNames before it commits.
+		err = s.db.Register(context.WithoutCancel(ctx), r)
+	}
+	if err != nil {
+		for _, p := range placed {
+			if e := RemoveAll(s.Real(p)); e != nil {
+				return fmt.Errorf("%w (and %w)", err, e)
+			}
+		}
+		return err
+	}
+	s.publish(event.Event{Kind: event.Valid, Paths: placed})
+	return nil
+}
+
+// moveIn renames an object into real/, where nothing that is valid has its
+// name.
+func (s *State) moveIn(o object) error {
+	to := s.Real(o.info.Path)
+	if _, err := os.Lstat(to); err == nil {
+		if err := RemoveAll(to); err != nil {
+			return err
+		}
+	}
+	if err := rename(o.scratch, to, o.info.Kind); err != nil {
+		return fmt.Errorf("move %s into the store: %w", o.info.Path, diskError(err))
+	}
+	return nil
+}
+
+// rename moves a store object. The kernel lets an ordinary user give another
+// parent to a directory only if he may write to it.
+func rename(from, to string, kind store.Kind) error {
+	if kind != store.KindDirectory || os.Geteuid() == 0 {
+		return os.Rename(from, to)
+	}
+	if err := os.Chmod(from, 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	// The mode was synced as it was before: sync it once more.
+	d, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Chmod(0o555); err != nil {
+		return err
+	}
+	return os.NewSyscallError("fsync", unix.Fsync(int(d.Fd())))
+}
