@@ -1,7 +1,5 @@
 package nar
 
-import "encoding/binary"
-
 const (
 	// blockSize: hashing one takes 150 µs, long enough to make handing it to
 	// another goroutine cheap, and a few of them stay in the second-level cache.
@@ -24,23 +22,20 @@ type blocks struct {
 func (b *blocks) put(ss ...string) {
 	for _, s := range ss {
 		b.room(8 + len(s) + 8)
-		b.buf = binary.LittleEndian.AppendUint64(b.buf, uint64(len(s)))
-		b.buf = append(b.buf, s...)
-		b.pad(int64(len(s)))
+		b.buf = appendString(b.buf, s)
 	}
 }
 
 // size writes the length of contents that follow.
 func (b *blocks) size(n int64) {
 	b.room(8)
-	b.buf = binary.LittleEndian.AppendUint64(b.buf, uint64(n))
+	b.buf = appendNumber(b.buf, uint64(n))
 }
 
 // pad writes the zeros that follow n bytes.
 func (b *blocks) pad(n int64) {
-	var zeros [8]byte
 	b.room(8)
-	b.buf = append(b.buf, zeros[:padding(n)]...)
+	b.buf = appendPadding(b.buf, n)
 }
 
 // space is where contents may be read into, at least one byte; took says how
@@ -70,6 +65,3 @@ func (b *blocks) room(n int) {
 		b.buf = b.fresh()
 	}
 }
-
-// padding is how many zeros follow n bytes.
-func padding(n int64) int { return int(-n & 7) }

@@ -1,6 +1,8 @@
 package nar
 
 import (
+	"context"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +34,16 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 	}
 	out.put("contents")
 	out.size(st.Size)
+	if err := readContents(fd, &st, out); err != nil {
+		return err
+	}
+	out.pad(st.Size)
+	out.put(")")
+	return nil
+}
+
+// readContents reads as much as st says that there is.
+func readContents(fd int, st *unix.Stat_t, out *blocks) error {
 	for left := st.Size; left > 0; {
 		space := out.space()
 		if out.err != nil {
@@ -47,9 +59,6 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 		out.took(n)
 		left -= int64(n)
 	}
-	out.pad(st.Size)
-	out.put(")")
-
 	// A write, also through a mapping, sets the time to now. In canonical files
 	// even a coarse clock cannot hide it.
 	var after unix.Stat_t
@@ -60,6 +69,41 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 		return errChanged
 	}
 	return nil
+}
+
+// contents writes the contents of the regular file path to w.
+func contents(ctx context.Context, path string, w io.Writer) error {
+	base, name, err := openParent(path)
+	if err != nil {
+		return err
+	}
+	defer base.release()
+	st, err := base.stat(name)
+	if err != nil {
+		return err
+	}
+	if typeOf(st) != unix.DT_REG {
+		return unfit("it is not a regular file")
+	}
+	fd, err := base.openat(name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, st); err != nil {
+		return err
+	}
+	p := newPipeline(ctx, []io.Writer{w})
+	out := &blocks{fresh: p.fresh, give: p.put}
+	if err := readContents(fd, st, out); err != nil {
+		p.fail(err)
+	}
+	out.flush()
+	if out.err != nil {
+		p.fail(out.err)
+	}
+	p.closeInput()
+	return p.end()
 }
 
 // openFile opens a file for reading. One that its owner may not read gets the

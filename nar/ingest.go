@@ -54,6 +54,25 @@ func Dump(w io.Writer, path string) error {
 	return nil
 }
 
+// HashAs hashes what is at path with any algorithm: its archive, or, not
+// recursively, the contents of a regular file. It changes nothing.
+func HashAs(ctx context.Context, path string, algo store.Algo, recursive bool) (store.Hash, error) {
+	if algo.Size() == 0 {
+		return store.Hash{}, fmt.Errorf("hash %s: unknown algorithm %q", path, algo)
+	}
+	d := newDigest(algo)
+	var err error
+	if recursive {
+		_, err = archive(ctx, path, nil, d)
+	} else {
+		err = contents(ctx, path, d)
+	}
+	if err != nil {
+		return store.Hash{}, fmt.Errorf("hash %s: %w", path, err)
+	}
+	return d.sum(), nil
+}
+
 func summarise(ctx context.Context, path string, c *canon, candidates []store.Path) (Summary, error) {
 	var stages []io.Writer
 	var scanner *references.Scanner

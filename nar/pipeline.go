@@ -87,6 +87,15 @@ func (p *pipeline) closeInput() {
 	}
 }
 
+// end waits for everything that was started, once the input is closed, and
+// returns the first failure.
+func (p *pipeline) end() error {
+	p.wg.Wait()
+	err := context.Cause(p.ctx)
+	p.fail(nil)
+	return err
+}
+
 // fresh is an empty block. It may be called from any goroutine.
 func (p *pipeline) fresh() []byte {
 	select {

@@ -2,8 +2,6 @@ package nar
 
 import (
 	"bufio"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -30,10 +28,8 @@ type Entry struct {
 // Errors name the offset in the archive, and wrap store.ErrBadArchive if the
 // archive is at fault.
 type Reader struct {
-	br     *bufio.Reader
-	part   bool  // more follows the archive in br, so do not look for its end
-	max    int64 // of the whole archive, in bytes
-	offset int64
+	wire
+	part bool // more follows the archive, so do not look for its end
 
 	open    []openEntry // directories that are not ended yet
 	begun   bool
@@ -43,9 +39,6 @@ type Reader struct {
 	left    int64  // of its contents, unread
 	inFile  bool   // its contents' end is still to come
 	err     error
-
-	raw    []byte // with part: bytes consumed so far, other than contents
-	string [maxTarget + 1 + 8]byte
 }
 
 type openEntry struct {
@@ -56,10 +49,22 @@ type openEntry struct {
 // NewReader reads an archive that is all of r; maxSize, if it is not 0, bounds
 // its bytes.
 func NewReader(r io.Reader, maxSize int64) *Reader {
+	return newReader(bufio.NewReaderSize(r, 64<<10), maxSize)
+}
+
+func newReader(br *bufio.Reader, maxSize int64) *Reader {
 	if maxSize <= 0 {
 		maxSize = math.MaxInt64
 	}
-	return &Reader{br: bufio.NewReaderSize(r, 64<<10), max: maxSize}
+	return &Reader{wire: wire{br: br, max: maxSize}}
+}
+
+// newPartReader reads an archive that is a part of br, and reads no further. It
+// keeps all bytes but those of contents in kept.
+func newPartReader(br *bufio.Reader, maxSize int64) *Reader {
+	r := newReader(br, maxSize)
+	r.part, r.keep = true, true
+	return r
 }
 
 // Next goes to the next entry, over what was not read of the last one's
@@ -300,63 +305,6 @@ func (r *Reader) expect(tags ...string) error {
 func (r *Reader) tag() (string, error) {
 	b, err := r.str(16)
 	return string(b), err
-}
-
-// str reads a string of at most limit bytes, valid until the next call.
-func (r *Reader) str(limit uint64) ([]byte, error) {
-	n, err := r.number()
-	if err != nil {
-		return nil, err
-	}
-	if n > limit {
-		return nil, bad("a string of %d bytes where %d are the most", n, limit)
-	}
-	return r.bytes(int(n), padding(int64(n)))
-}
-
-func (r *Reader) number() (uint64, error) {
-	b, err := r.bytes(8, 0)
-	if err != nil {
-		return 0, err
-	}
-	return binary.LittleEndian.Uint64(b), nil
-}
-
-// bytes reads n bytes and the padding that follows them.
-func (r *Reader) bytes(n, padding int) ([]byte, error) {
-	b := r.string[:n+padding]
-	if int64(len(b)) > r.max-r.offset {
-		return nil, r.tooLarge()
-	}
-	got, err := io.ReadFull(r.br, b)
-	r.offset += int64(got)
-	if err != nil {
-		return nil, early(err)
-	}
-	if r.part {
-		r.raw = append(r.raw, b...)
-	}
-	for _, c := range b[n:] {
-		if c != 0 {
-			return nil, bad("padding that is not zero")
-		}
-	}
-	return b[:n], nil
-}
-
-func (r *Reader) tooLarge() error { return bad("larger than %d bytes", r.max) }
-
-func bad(format string, args ...any) error {
-	return fmt.Errorf(format+": %w", append(args, store.ErrBadArchive)...)
-}
-
-// early makes an end of the input in the midst of an archive an error of the
-// archive. Other errors of the input are not.
-func early(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return bad("it ends early")
-	}
-	return err
 }
 
 // HashStream reads an archive to its end, checks that it is well formed, and

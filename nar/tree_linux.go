@@ -11,16 +11,15 @@ import (
 )
 
 const (
-	// runFiles is how many files are read in one go. Outputs that have no more
-	// are read in the caller's goroutine.
-	runFiles = 64
-	runSteps = 4 * runFiles
+	// runSteps is how many files are read in one go. Outputs that have no more
+	// are read in the caller's goroutine. Each step may hold a directory open.
+	runSteps = 32
 	// readers is how many goroutines read ahead. More than there are processors,
 	// because they wait for the disk.
 	readers = 4
-	// runsAhead bounds the memory of reading ahead: each run buffers at most
-	// three blocks.
-	runsAhead = 12
+	// runsAhead bounds what reading ahead takes: each run buffers at most three
+	// blocks, and holds at most runSteps directories.
+	runsAhead = 8
 )
 
 // tree turns files into an archive. The walk lists directories and cuts the
@@ -42,7 +41,7 @@ type tree struct {
 // step is a piece of an archive.
 type step struct {
 	do   action
-	dir  *dir // held for files and links
+	dir  *dir // held, but for openDirectory, which has none
 	name string
 }
 
@@ -65,7 +64,6 @@ type run struct {
 // the way if c is not nil. It returns when no goroutine is left.
 func archive(ctx context.Context, path string, c *canon, stages ...io.Writer) (store.Kind, error) {
 	t := &tree{pipeline: newPipeline(ctx, stages), canon: c}
-	defer t.fail(nil)
 	kind, err := t.walk(path)
 	if err == nil {
 		err = t.endRun()
@@ -83,8 +81,7 @@ func archive(ctx context.Context, path string, c *canon, stages ...io.Writer) (s
 	} else {
 		t.closeInput()
 	}
-	t.wg.Wait()
-	return kind, context.Cause(t.ctx)
+	return kind, t.end()
 }
 
 func (t *tree) walk(path string) (store.Kind, error) {
@@ -192,31 +189,19 @@ func (t *tree) openDir(d *dir, name string) (*dir, error) {
 	return inner, nil
 }
 
-// leave ends the innermost directory d. Its time tells whether entries came or
-// went since it was listed.
+// leave ends the innermost directory d.
 func (t *tree) leave(d *dir) error {
-	var st unix.Stat_t
-	err := unix.Fstat(d.fd, &st)
-	if err == nil && st.Mtim != d.mtime {
-		err = errChanged
-	}
-	if err != nil {
-		return insideError(d.path(), err)
-	}
-	s := step{do: closeDirectory, name: d.name}
-	if err := t.dirs.pop(); err != nil {
+	d.hold()
+	if err := t.add(step{closeDirectory, d, d.name}); err != nil {
 		return err
 	}
-	return t.add(s)
+	return t.dirs.pop()
 }
 
 // add puts a step into the archive.
 func (t *tree) add(s step) error {
 	t.run = append(t.run, s)
-	if s.dir != nil {
-		t.files++
-	}
-	if t.files < runFiles && len(t.run) < runSteps {
+	if len(t.run) < runSteps {
 		return nil
 	}
 	return t.endRun()
@@ -231,7 +216,7 @@ func (t *tree) endRun() error {
 	}
 	if !t.begun {
 		t.begun = true
-		t.run, t.files = nil, 0
+		t.run = nil
 		out := &blocks{buf: make([]byte, 0, firstBlock), fresh: t.fresh, give: t.put}
 		out.put(magic)
 		return t.read(r.steps, out)
@@ -246,7 +231,7 @@ func (t *tree) endRun() error {
 	if err := send(t.ctx, t.ahead, r); err != nil {
 		return err
 	}
-	t.run, t.files = make([]step, 0, runFiles), 0
+	t.run = make([]step, 0, runSteps)
 	return nil
 }
 
@@ -337,6 +322,15 @@ func (t *tree) readStep(s step, out *blocks) error {
 		out.put("(", "type", "directory")
 		return out.err
 	case closeDirectory:
+		// Its time tells whether entries came or went since it was listed.
+		var st unix.Stat_t
+		err := unix.Fstat(s.dir.fd, &st)
+		if err == nil && st.Mtim != s.dir.mtime {
+			err = errChanged
+		}
+		if err != nil {
+			return insideError(s.dir.path(), err)
+		}
 		out.put(")")
 	case regularFile:
 		if err := t.readFile(s.dir, s.name, out); err != nil {

@@ -1,15 +1,16 @@
 package nar
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"storefs/store"
 )
 
 // node is what makeTree makes; exactly one of the fields says what it is.
@@ -24,11 +25,6 @@ func file(text string) node                    { return node{text: &text} }
 func fileMode(text string, m os.FileMode) node { return node{text: &text, mode: m} }
 func link(target string) node                  { return node{target: target} }
 func folder(dir map[string]node) node          { return node{dir: dir} }
-func (n node) withMode(m os.FileMode) node     { n.mode = m; return n }
-func sumOf(b []byte) store.Hash {
-	s := sha256.Sum256(b)
-	return store.Hash{Algo: store.SHA256, Sum: string(s[:])}
-}
 
 // makeTree creates n at path.
 func makeTree(t testing.TB, path string, n node) {
@@ -91,4 +87,44 @@ func hashPath(t testing.TB, path string) Summary {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func dump(t testing.TB, path string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Dump(&b, path); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func ingest(t testing.TB, path string) Summary {
+	t.Helper()
+	s, err := Ingest(context.Background(), path, IngestOptions{UID: os.Getuid(), GID: os.Getgid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// modes describes a tree as canonicalisation sees it: a line each of path, type,
+// permissions, owner and time.
+func modes(t testing.TB, root string) []string {
+	t.Helper()
+	var lines []string
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		lines = append(lines, fmt.Sprintf("%q %o %d:%d %d.%09d", strings.TrimPrefix(path, root), st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
 }
