@@ -57,6 +57,9 @@ type Failure struct {
 	// Chain is who needed what: from the goal that was asked for down to Path,
 	// both included. It has one element when Path itself was asked for.
 	Chain []Path `json:"chain,omitempty"`
+	// Elided is how many links of a very long chain are left out before its
+	// last element.
+	Elided int `json:"elided,omitempty"`
 }
 
 // Error is one line; the log is not in it.
@@ -96,6 +99,9 @@ func (f *Failure) Text() string {
 	if len(f.Chain) > 1 {
 		b.WriteString("needed by:\n")
 		for i, p := range f.Chain {
+			if i == len(f.Chain)-1 && f.Elided > 0 {
+				fmt.Fprintf(&b, "  %s(%d more)\n", strings.Repeat("  ", i), f.Elided)
+			}
 			fmt.Fprintf(&b, "  %s%s\n", strings.Repeat("  ", i), p)
 		}
 	}
