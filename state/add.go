@@ -58,9 +58,13 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	if err != nil {
 		return store.Info{}, err
 	}
-	return s.placeOne(ctx, object{scratch: scratch, info: store.Info{
+	o := object{scratch: scratch, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, CA: fixedCA(recursive, h), Registered: now(),
-	}})
+	}}
+	if err := s.place(ctx, []object{o}, db.Registration{}); err != nil {
+		return store.Info{}, err
+	}
+	return s.db.Info(p) // by this call or by one before it
 }
 
 // restore makes scratch of the NAR that is all of r, hashing it on the way:
@@ -127,42 +131,73 @@ func kindOf(path string) (store.Kind, error) {
 	return store.KindRegular, nil
 }
 
-// AddText adds a file with the given text, whose path follows from the text,
-// the name, and refs, which must be valid.
-func (s *State) AddText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
-	info, err := s.addText(ctx, name, text, refs)
-	if err != nil {
-		return store.Info{}, fmt.Errorf("add %q: %w", name, diskError(err))
-	}
-	return info, nil
+// NewText is a text file that is to be added.
+type NewText struct {
+	Name       string
+	Text       []byte
+	References []store.Path
 }
 
-func (s *State) addText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
-	if strings.HasSuffix(name, ".drv") {
+// AddText adds one text file; see AddTexts.
+func (s *State) AddText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
+	infos, err := s.AddTexts(ctx, []NewText{{name, text, refs}})
+	if err != nil {
+		return store.Info{}, err
+	}
+	return infos[0], nil
+}
+
+// AddTexts adds text files, whose paths follow from text, name and references,
+// all with one sync and in one transaction, or none of them. What a text refers
+// to must be valid or come before it.
+func (s *State) AddTexts(ctx context.Context, texts []NewText) ([]store.Info, error) {
+	b := s.newBatch()
+	defer b.cleanUp()
+	infos := make([]store.Info, len(texts))
+	for i, t := range texts {
+		var err error
+		if err = ctx.Err(); err == nil {
+			infos[i], err = b.addText(t)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("add %q: %w", t.Name, diskError(err))
+		}
+	}
+	if err := b.commit(ctx); err != nil {
+		return nil, fmt.Errorf("add texts: %w", diskError(err))
+	}
+	return infos, nil
+}
+
+func (b *batch) addText(t NewText) (store.Info, error) {
+	if strings.HasSuffix(t.Name, ".drv") {
 		return store.Info{}, fmt.Errorf("the name is that of a derivation, which is imported instead: %w", store.ErrBadPath)
 	}
-	p, err := store.TextPath(s.store, name, text, refs)
+	p, err := store.TextPath(b.state.store, t.Name, t.Text, t.References)
 	if err != nil {
 		return store.Info{}, err
 	}
-	if info, err := s.db.Info(p); err == nil {
+	if info, ok := b.own[p]; ok {
 		return info, nil
 	}
-	o, err := s.writeText(p, text, refs, textCA(text))
+	if info, err := b.state.db.Info(p); !errors.Is(err, store.ErrNotValid) {
+		return info, err
+	}
+	for _, r := range t.References {
+		ok, err := b.valid(r)
+		if err != nil {
+			return store.Info{}, err
+		}
+		if !ok {
+			return store.Info{}, fmt.Errorf("it refers to %s: %w", r, store.ErrNotValid)
+		}
+	}
+	o, err := b.state.writeText(p, t.Text, t.References, textCA(t.Text))
 	if err != nil {
 		return store.Info{}, err
 	}
-	defer RemoveAll(o.scratch)
-	return s.placeOne(ctx, o)
-}
-
-// placeOne places o, and returns what is registered of its path: by this call
-// or by one before it.
-func (s *State) placeOne(ctx context.Context, o object) (store.Info, error) {
-	if err := s.place(ctx, []object{o}, db.Registration{}); err != nil {
-		return store.Info{}, err
-	}
-	return s.db.Info(o.info.Path)
+	b.add(o)
+	return o.info, nil
 }
 
 // writeText makes a canonical file of text in scratch, which is to be p.

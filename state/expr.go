@@ -96,24 +96,22 @@ type batch struct {
 	state   *State
 	objects []object
 	own     map[store.Path]store.Info
-	outputs map[store.Path]db.KnownOutput // in reg, by path
+	makers  map[store.Path]*storeexpr.Derivation // by output
 	hashes  map[store.Path]storeexpr.Modulo
 	reg     db.Registration
-	size    int64 // bytes of NARs
 }
 
 func (s *State) newBatch() *batch {
 	return &batch{
 		state: s, own: make(map[store.Path]store.Info),
-		outputs: make(map[store.Path]db.KnownOutput),
-		hashes:  make(map[store.Path]storeexpr.Modulo),
+		makers: make(map[store.Path]*storeexpr.Derivation),
+		hashes: make(map[store.Path]storeexpr.Modulo),
 	}
 }
 
 func (b *batch) add(o object) {
 	b.objects = append(b.objects, o)
 	b.own[o.info.Path] = o.info
-	b.size += o.info.NarSize
 }
 
 // commit makes valid what is in the batch.
@@ -233,9 +231,8 @@ func (b *batch) addDerivation(e NewExpr, d *storeexpr.Derivation) (store.Path, e
 		b.add(o)
 	}
 	for _, o := range d.Outputs {
-		k := db.KnownOutput{Path: o.Path, Drv: p, Name: o.Name, Kind: declared(o, e.Kinds)}
-		b.outputs[o.Path] = k
-		b.reg.Outputs = append(b.reg.Outputs, k)
+		b.makers[o.Path] = d
+		b.reg.Outputs = append(b.reg.Outputs, db.KnownOutput{Path: o.Path, Drv: p, Name: o.Name, Kind: declared(o, e.Kinds)})
 	}
 	return p, nil
 }

@@ -66,7 +66,12 @@ func SourcePath(d Dir, nar Hash, name string) (Path, error) {
 // TextPath names a text file (a derivation, a closure, a literal) by its
 // content and the paths that it refers to.
 func TextPath(d Dir, name string, text []byte, refs []Path) (Path, error) {
-	return MakePath(d, withRefs("text", refs, false), HashOf(SHA256, text), name)
+	return TextHashPath(d, name, HashOf(SHA256, text), refs)
+}
+
+// TextHashPath is TextPath for a text of which only the SHA-256 is at hand.
+func TextHashPath(d Dir, name string, text Hash, refs []Path) (Path, error) {
+	return MakePath(d, withRefs("text", refs, false), text, name)
 }
 
 // HexPath names an expression of 2004: the MD5 of its text in hexadecimal.

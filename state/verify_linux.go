@@ -1,0 +1,254 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/event"
+	"storefs/nar"
+	"storefs/store"
+)
+
+// VerifyOptions says how much Verify does. The zero value compares the database
+// with itself and with what is in real/, without reading contents.
+type VerifyOptions struct {
+	// Contents reads every object and compares its NAR hash.
+	Contents bool
+	// Repair, if set, makes a damaged object anew, in scratch. What it returns
+	// takes the object's place; release, if not nil, is called afterwards.
+	Repair func(ctx context.Context, damaged store.Info) (o Output, release func(), err error)
+	// Progress, if set, hears how many of how many paths were looked at.
+	Progress func(done, total int)
+}
+
+// Problem is something that is not as it should be.
+type Problem struct {
+	Path     store.Path `json:"path"`
+	Message  string     `json:"message"`
+	Repaired bool       `json:"repaired,omitempty"`
+}
+
+// Verified counts what Verify found.
+type Verified struct {
+	Paths    int `json:"paths"`
+	Problems int `json:"problems"`
+	Repaired int `json:"repaired"`
+}
+
+// verifyChunk is how many paths are looked at between two questions to the
+// database.
+const verifyChunk = 1024
+
+// Verify looks for valid paths that are not what was registered, and reports
+// each problem, after the attempt to repair it. Its error is that of looking,
+// not of what was found.
+func (s *State) Verify(ctx context.Context, o VerifyOptions, report func(Problem)) (Verified, error) {
+	v := verifier{state: s, options: o, report: report}
+	if err := v.run(ctx); err != nil {
+		return v.sum, fmt.Errorf("verify: %w", err)
+	}
+	return v.sum, nil
+}
+
+type verifier struct {
+	state   *State
+	options VerifyOptions
+	report  func(Problem)
+	sum     Verified
+}
+
+func (v *verifier) run(ctx context.Context) error {
+	s := v.state
+	err := s.db.Check(ctx, func(p store.Path, message string) {
+		v.found(Problem{Path: p, Message: message})
+	})
+	if err != nil {
+		return err
+	}
+	total, err := s.db.Count()
+	if err != nil {
+		return err
+	}
+	for after := ""; ; {
+		entries, err := s.db.Names(after, verifyChunk)
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		for _, e := range entries {
+			p, err := s.store.Join(e.Name)
+			if err != nil {
+				v.found(Problem{Path: store.Path(string(s.store) + "/" + e.Name), Message: err.Error()})
+				continue
+			}
+			if err := v.path(ctx, p); err != nil {
+				return err
+			}
+			v.sum.Paths++
+			if v.options.Progress != nil {
+				v.options.Progress(v.sum.Paths, max(total, v.sum.Paths))
+			}
+		}
+		after = entries[len(entries)-1].Name
+	}
+}
+
+func (v *verifier) found(p Problem) {
+	v.sum.Problems++
+	if p.Repaired {
+		v.sum.Repaired++
+	}
+	v.report(p)
+}
+
+func (v *verifier) path(ctx context.Context, p store.Path) error {
+	info, err := v.state.db.Info(p)
+	if errors.Is(err, store.ErrNotValid) {
+		return nil // deleted meanwhile
+	}
+	if err != nil {
+		v.found(Problem{Path: p, Message: err.Error()})
+		return nil
+	}
+	message, err := v.damage(ctx, info)
+	if err != nil || message == "" {
+		return err
+	}
+	// It may have been deleted, and not have been damaged.
+	if valid, err := v.state.db.Valid(p); err != nil || !valid {
+		return err
+	}
+	problem := Problem{Path: p, Message: message}
+	if v.options.Repair != nil {
+		if err := v.repair(ctx, info); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			problem.Message += "; not repaired: " + err.Error()
+		} else {
+			problem.Repaired = true
+		}
+	}
+	v.found(problem)
+	return nil
+}
+
+// damage says what is wrong with the object, "" if nothing is.
+func (v *verifier) damage(ctx context.Context, info store.Info) (string, error) {
+	path := v.state.Real(info.Path)
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "it is missing", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	kind, err := kindOf(path)
+	if err != nil {
+		return err.Error(), nil
+	}
+	if kind != info.Kind && info.Kind != store.KindUnknown {
+		return fmt.Sprintf("it is of the kind %s, %s was registered", kind, info.Kind), nil
+	}
+	if st.ModTime().Unix() != 1 || kind != store.KindSymlink && st.Mode().Perm() != 0o444 && st.Mode().Perm() != 0o555 {
+		return fmt.Sprintf("its mode %s or its time %s is not that of a store object", st.Mode(), st.ModTime().UTC()), nil
+	}
+	if !v.options.Contents {
+		return "", nil
+	}
+	sum, err := nar.HashPath(ctx, path)
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	if err != nil {
+		return err.Error(), nil
+	}
+	if !sum.Hash.Equal(info.NarHash) {
+		return fmt.Sprintf("its NAR has the hash %s, %s was registered", sum.Hash, info.NarHash), nil
+	}
+	if sum.Size != info.NarSize {
+		return fmt.Sprintf("its NAR has %d bytes, %d were registered", sum.Size, info.NarSize), nil
+	}
+	return "", nil
+}
+
+// repair puts a new object in the place of a damaged one. Whoever has the old
+// one open goes on reading it.
+func (v *verifier) repair(ctx context.Context, info store.Info) error {
+	s := v.state
+	o, release, err := v.options.Repair(ctx, info)
+	if err != nil {
+		return err
+	}
+	if release != nil {
+		defer release()
+	}
+	if o.Info.Path != info.Path {
+		return fmt.Errorf("the repair made %s: %w", o.Info.Path, store.ErrHashMismatch)
+	}
+	if o.Info.NarHash != info.NarHash && info.CA != "" {
+		return fmt.Errorf("what was made has the hash %s, %s was registered: %w", o.Info.NarHash, info.NarHash, store.ErrHashMismatch)
+	}
+	// Only now: whatever made it may have held the lock meanwhile.
+	unlock, err := s.Lock(ctx, []store.Path{info.Path})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.replace(ctx, info, o); err != nil {
+		return diskError(err)
+	}
+	s.publish(event.Event{Kind: event.Deleted, Paths: []store.Path{info.Path}})
+	s.publish(event.Event{Kind: event.Valid, Paths: []store.Path{info.Path}})
+	return nil
+}
+
+// replace exchanges the object on disk and, where the new one differs (builders
+// need not be deterministic), what is registered of it. Killed between the two,
+// the object is damaged as it was before, and repaired the next time.
+func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if err := s.sync.wait(); err != nil {
+		return err
+	}
+	to := s.Real(old.Path)
+	if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
+		if err := rename(o.Scratch, to, o.Info.Kind); err != nil {
+			return err
+		}
+	} else if err := exchange(o.Scratch, to, o.Info.Kind); err != nil {
+		return err
+	}
+	if err := s.syncNames(); err != nil {
+		return err
+	}
+	if o.Info.NarHash == old.NarHash {
+		return nil
+	}
+	n := o.Info
+	n.Registered = now()
+	return s.db.Replace(ctx, n)
+}
+
+// exchange swaps two objects; the damaged one ends in scratch, writable for its
+// owner so that it could move.
+func exchange(scratch, to string, kind store.Kind) error {
+	for _, p := range []string{scratch, to} {
+		if st, err := os.Lstat(p); err == nil && st.IsDir() {
+			if err := os.Chmod(p, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, scratch, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: scratch, New: to, Err: err}
+	}
+	if kind == store.KindDirectory {
+		return os.Chmod(to, 0o555)
+	}
+	return nil
+}
