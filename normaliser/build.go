@@ -1,0 +1,221 @@
+package normaliser
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"storefs/builder"
+	"storefs/event"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// lockPatience is how long a worker keeps its slot while it waits for the lock
+// of its outputs.
+const lockPatience = 20 * time.Millisecond
+
+// build realises a derivation whose inputs are realised.
+func (n *Normaliser) build(ctx context.Context, j *job) (outcome string, err error) {
+	d, err := n.derivation(j.path)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := n.lock(ctx, j, d)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	// Another process may have built it before we got the lock.
+	reused, err := n.reuse(ctx, j, d)
+	if err != nil || reused {
+		return event.OutcomeReused, err
+	}
+	res, err := n.run(ctx, j, d)
+	if err != nil {
+		return "", err
+	}
+	defer res.Release()
+	n.setPhase(j, event.PhaseRegister)
+	// It is built: whoever has gone, it would be a waste not to keep it.
+	if err := n.store.Register(context.WithoutCancel(ctx), j.path, d, res); err != nil {
+		return "", fmt.Errorf("register the outputs: %w", err)
+	}
+	return event.OutcomeBuilt, nil
+}
+
+func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {
+	e, err := n.store.Expr(p)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := e.(*storeexpr.Derivation)
+	if !ok {
+		return nil, fmt.Errorf("read %s: not a derivation: %w", p, store.ErrBadExpr)
+	}
+	return d, nil
+}
+
+// lock locks the outputs. When that takes long, the slot is given back, and
+// asked for again once the lock is there.
+func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) (func(), error) {
+	outs := make([]store.Path, len(d.Outputs))
+	for i, o := range d.Outputs {
+		outs[i] = o.Path
+	}
+	type answer struct {
+		unlock func()
+		err    error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		unlock, err := n.store.Lock(ctx, outs)
+		got <- answer{unlock, err}
+	}()
+	patience := time.NewTimer(lockPatience)
+	defer patience.Stop()
+	var a answer
+	select {
+	case a = <-got:
+		return a.unlock, a.err
+	case <-patience.C:
+	}
+	n.setPhase(j, event.PhaseLock)
+	n.post(func(gr *graph) { gr.set(j.goal, locking) })
+	if a = <-got; a.err != nil {
+		return nil, a.err
+	}
+	n.post(func(gr *graph) { gr.set(j.goal, locked) })
+	select {
+	case <-j.resume:
+		return a.unlock, nil
+	case <-ctx.Done():
+		a.unlock()
+		return nil, ctx.Err()
+	}
+}
+
+// reuse reports whether the wanted outputs are valid. If all outputs are, the
+// derivation gets its successor.
+func (n *Normaliser) reuse(ctx context.Context, j *job, d *storeexpr.Derivation) (bool, error) {
+	wanted, err := wantedOutputs(j.path, d, j.wants)
+	if err != nil {
+		return false, err
+	}
+	for _, o := range wanted {
+		if valid, err := n.store.Valid(o); err != nil || !valid {
+			return false, err
+		}
+	}
+	valid, err := n.allValid(j.path)
+	if err == nil && valid {
+		err = n.normalised(ctx, j.path)
+	}
+	return true, err
+}
+
+// run gives the job to the builder.
+func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (*builder.Result, error) {
+	inputs, err := n.inputClosure(d)
+	if err != nil {
+		return nil, err
+	}
+	outs := make([]store.Path, len(d.Outputs))
+	for i, o := range d.Outputs {
+		outs[i] = o.Path
+	}
+	kinds, err := n.store.Kinds(outs)
+	if err != nil {
+		return nil, err
+	}
+	return n.builder.Build(ctx, builder.Job{
+		Drv:        j.path,
+		Derivation: d,
+		Inputs:     inputs,
+		Kinds:      kinds,
+		Limits:     j.origin.limits,
+		KeepFailed: j.origin.keepFailed,
+		Log: func(line []byte) {
+			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
+		},
+		Phase: func(p string) { n.setPhase(j, p) },
+	})
+}
+
+func (n *Normaliser) setPhase(j *job, p string) {
+	j.phase.set(p)
+	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})
+}
+
+// inputClosure is everything that the builder may see: the requisites of what
+// is used of each input.
+func (n *Normaliser) inputClosure(d *storeexpr.Derivation) ([]store.Info, error) {
+	paths := slices.Clone(d.Sources)
+	for _, in := range d.Inputs {
+		e, err := n.store.Expr(in.Path)
+		if err != nil {
+			return nil, err
+		}
+		switch e := e.(type) {
+		case *storeexpr.Closure:
+			for _, el := range e.Elements {
+				paths = append(paths, el.Path)
+			}
+		case *storeexpr.Derivation:
+			w := wantAll
+			if d.Form == storeexpr.FormToday {
+				w = wants{names: in.Outputs}
+			}
+			outs, err := wantedOutputs(in.Path, e, w)
+			if err != nil {
+				return nil, err
+			}
+			paths = append(paths, outs...)
+		}
+	}
+	infos, err := n.store.Requisites(paths)
+	if err != nil {
+		return nil, fmt.Errorf("the closure of the inputs: %w", err)
+	}
+	return infos, nil
+}
+
+// check builds a derivation that is valid, and compares.
+func (n *Normaliser) check(ctx context.Context, j *job) error {
+	d, err := n.derivation(j.path)
+	if err != nil {
+		return err
+	}
+	res, err := n.run(ctx, j, d)
+	if err != nil {
+		return err
+	}
+	for _, o := range res.Outputs {
+		info, err := n.store.Info(o.Info.Path)
+		if err != nil {
+			res.Release()
+			return err
+		}
+		if info.NarHash.Equal(o.Info.NarHash) {
+			continue
+		}
+		f := &store.Failure{
+			Path:    j.path,
+			Cause:   store.CauseDeterminism,
+			Message: fmt.Sprintf("built again, %s is another: %v, was %v", o.Info.Path, o.Info.NarHash, info.NarHash),
+			Time:    time.Now(),
+			Builder: d.Builder,
+			LogFile: res.LogFile,
+		}
+		if j.origin.keepFailed {
+			f.Kept = filepath.Dir(o.Scratch)
+		} else {
+			res.Release()
+		}
+		return f
+	}
+	res.Release()
+	return nil
+}

@@ -1,0 +1,404 @@
+package normaliser
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"storefs/builder"
+	"storefs/event"
+	"storefs/store"
+	"storefs/storeexpr"
+	"storefs/substitute"
+)
+
+const dir = store.Dir("/s")
+
+// path makes a store path of a short name.
+func path(name string) store.Path {
+	p, err := store.TextPath(dir, name, []byte(name), nil)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// world is a store, a builder and a substituter in memory. Builds take virtual
+// time. Derivations are called by short names: "a" has the derivation a.drv and
+// the output a.
+type world struct {
+	mu       sync.Mutex
+	exprs    map[store.Path]storeexpr.Expr
+	known    map[store.Path][2]string // output → drv, output name
+	valid    map[store.Path]store.Info
+	succ     map[store.Path]store.Path
+	subs     map[store.Path][]substitute.Substitute
+	failures map[store.Path]*store.Failure
+	expected map[store.Path]time.Duration
+	locks    map[store.Path]chan struct{}
+	kinds    map[store.Path]store.Kind
+
+	takes       map[string]time.Duration // by name; default one second
+	fails       map[string]bool
+	hashes      map[string]string // NAR contents of a rebuilt output
+	unreachable bool
+	setBatches  int
+	jobs        map[string]builder.Job
+
+	begun, built []string // names in order
+	cancelled    []string
+	now, most    int // builds running
+	released     int
+	lookups      int
+}
+
+func newWorld() *world {
+	return &world{
+		exprs: map[store.Path]storeexpr.Expr{}, known: map[store.Path][2]string{},
+		valid: map[store.Path]store.Info{}, succ: map[store.Path]store.Path{},
+		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
+		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
+		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
+		fails: map[string]bool{}, hashes: map[string]string{}, jobs: map[string]builder.Job{},
+	}
+}
+
+// drv adds a derivation of today with the output "out" that needs the "out" of
+// others.
+func (w *world) drv(name string, inputs ...string) store.Path {
+	return w.drvOutputs(name, []string{"out"}, inputs...)
+}
+
+func outPath(name, output string) store.Path {
+	if output == "out" {
+		return path(name)
+	}
+	return path(name + "-" + output)
+}
+
+func (w *world) drvOutputs(name string, outputs []string, inputs ...string) store.Path {
+	d := &storeexpr.Derivation{Platform: "p", Builder: "/b"}
+	for _, o := range outputs {
+		d.Outputs = append(d.Outputs, storeexpr.Output{Name: o, Path: outPath(name, o)})
+		w.known[outPath(name, o)] = [2]string{string(path(name + ".drv")), o}
+	}
+	for _, in := range inputs {
+		base, out, ok := strings.Cut(in, "!")
+		if !ok {
+			out = "out"
+		}
+		d.Inputs = append(d.Inputs, storeexpr.Input{Path: path(base + ".drv"), Outputs: []string{out}})
+	}
+	slices.SortFunc(d.Inputs, func(a, b storeexpr.Input) int { return cmp.Compare(a.Path, b.Path) })
+	p := path(name + ".drv")
+	w.exprs[p] = d
+	return p
+}
+
+// old adds a derivation of 2004 that makes the outputs.
+func (w *world) old(name string, outputs []string, inputs ...store.Path) store.Path {
+	d := &storeexpr.Derivation{Form: storeexpr.Form2004, Platform: "p", Builder: "/b"}
+	p := path(name + ".store")
+	for _, o := range outputs {
+		d.Outputs = append(d.Outputs, storeexpr.Output{Path: path(o)})
+		if _, ok := w.known[path(o)]; !ok {
+			w.known[path(o)] = [2]string{string(p), ""}
+		}
+	}
+	for _, in := range inputs {
+		d.Inputs = append(d.Inputs, storeexpr.Input{Path: in})
+	}
+	w.exprs[p] = d
+	return p
+}
+
+// closure adds a closure of elements without references.
+func (w *world) closure(name string, elements ...string) store.Path {
+	c := &storeexpr.Closure{}
+	for _, e := range elements {
+		c.Roots = append(c.Roots, path(e))
+		c.Elements = append(c.Elements, storeexpr.Element{Path: path(e)})
+	}
+	p := path(name + ".store")
+	w.exprs[p] = c
+	return p
+}
+
+func (w *world) substitute(p store.Path, exprs ...store.Path) {
+	for _, e := range exprs {
+		w.subs[p] = append(w.subs[p], substitute.Substitute{Expr: e})
+	}
+}
+
+func (w *world) makeValid(names ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range names {
+		w.valid[path(n)] = store.Info{Path: path(n)}
+	}
+}
+
+func (w *world) isValid(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.valid[path(name)]
+	return ok
+}
+
+func (w *world) Expr(p store.Path) (storeexpr.Expr, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.exprs[p]
+	if !ok {
+		return nil, fmt.Errorf("read %s: %w", p, store.ErrNotValid)
+	}
+	return e, nil
+}
+
+func (w *world) Known(p store.Path) (store.Path, string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k, ok := w.known[p]
+	if !ok {
+		return "", "", fmt.Errorf("%s: %w", p, store.ErrUnknown)
+	}
+	return store.Path(k[0]), k[1], nil
+}
+
+func (w *world) Kinds(outs []store.Path) (map[store.Path]store.Kind, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kinds := map[store.Path]store.Kind{}
+	for _, o := range outs {
+		if k, ok := w.kinds[o]; ok {
+			kinds[o] = k
+		}
+	}
+	return kinds, nil
+}
+
+func (w *world) Valid(p store.Path) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.valid[p]
+	return ok, nil
+}
+
+func (w *world) Info(p store.Path) (store.Info, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, ok := w.valid[p]
+	if !ok {
+		return i, fmt.Errorf("%s: %w", p, store.ErrNotValid)
+	}
+	return i, nil
+}
+
+func (w *world) Requisites(paths []store.Path) ([]store.Info, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := map[store.Path]store.Info{}
+	todo := slices.Clone(paths)
+	for len(todo) > 0 {
+		p := todo[0]
+		todo = todo[1:]
+		if _, ok := found[p]; ok {
+			continue
+		}
+		i, ok := w.valid[p]
+		if !ok {
+			return nil, fmt.Errorf("%s: %w", p, store.ErrNotValid)
+		}
+		found[p] = i
+		todo = append(todo, i.References...)
+	}
+	return slices.SortedFunc(maps.Values(found), func(a, b store.Info) int { return cmp.Compare(a.Path, b.Path) }), nil
+}
+
+func (w *world) Successor(p store.Path) (store.Path, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, ok := w.succ[p]
+	return s, ok, nil
+}
+
+func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
+	for _, p := range paths {
+		w.mu.Lock()
+		held := w.locks[p]
+		w.mu.Unlock()
+		if held == nil {
+			continue
+		}
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return func() {}, nil
+}
+
+func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range r.Outputs {
+		if _, ok := w.valid[o.Info.Path]; !ok {
+			w.valid[o.Info.Path] = o.Info
+		}
+	}
+	w.succ[drv] = "closure"
+	return nil
+}
+
+func (w *world) Normalised(ctx context.Context, drv store.Path) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.succ[drv] = "closure"
+	return nil
+}
+
+func (w *world) Expected(drv store.Path) (time.Duration, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d, ok := w.expected[drv]
+	return d, ok
+}
+
+func (w *world) SetFailures(ctx context.Context, fs []*store.Failure) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.setBatches++
+	for _, f := range fs {
+		w.failures[f.Chain[0]] = f
+	}
+	return nil
+}
+
+func (w *world) Failure(p store.Path) (*store.Failure, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failures[p], nil
+}
+
+func (w *world) ClearFailures(ctx context.Context, goals ...store.Path) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, g := range goals {
+		delete(w.failures, g)
+	}
+	return nil
+}
+
+func (w *world) Substitutes(ctx context.Context, p store.Path) ([]substitute.Substitute, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lookups++
+	if w.unreachable {
+		return nil, fmt.Errorf("look for substitutes of %s: %w", p, store.ErrUnreachable)
+	}
+	return w.subs[p], nil
+}
+
+// short is the name of a derivation or path without its suffix.
+func short(p store.Path) string {
+	return strings.TrimSuffix(strings.TrimSuffix(p.Name(), ".drv"), ".store")
+}
+
+func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, error) {
+	name := short(j.Drv)
+	w.mu.Lock()
+	w.jobs[name] = j
+	w.begun = append(w.begun, name)
+	w.now++
+	w.most = max(w.most, w.now)
+	takes, ok := w.takes[name]
+	fails := w.fails[name]
+	content := w.hashes[name]
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.now--
+	}()
+	if !ok {
+		takes = time.Second
+	}
+	j.Phase(event.PhaseBuild)
+	j.Log([]byte("building " + name))
+	started := time.Now()
+	if takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-ctx.Done():
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.cancelled = append(w.cancelled, name)
+			return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
+		}
+	}
+	if fails {
+		return nil, &store.Failure{
+			Path: j.Drv, Cause: store.CauseBuilder, Message: "builder failed with exit status 7",
+			Status: 7, Builder: "/b", Log: []string{"oh no"}, Time: time.Now(),
+		}
+	}
+	res := &builder.Result{Started: started, Duration: time.Since(started)}
+	for _, o := range j.Derivation.Outputs {
+		info := store.Info{Path: o.Path, NarHash: store.HashOf(store.SHA256, []byte(string(o.Path)+content)), Deriver: j.Drv}
+		res.Outputs = append(res.Outputs, builder.Output{Name: o.Name, Info: info, Scratch: "/scratch/" + name + "/" + o.Name})
+	}
+	w.mu.Lock()
+	w.built = append(w.built, name)
+	w.mu.Unlock()
+	res.Release = func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.released++
+	}
+	return res, nil
+}
+
+// start makes a normaliser of the world, which the end of the test closes.
+func (w *world) start(t testing.TB, jobs int) *Normaliser {
+	return w.startWith(t, Options{Jobs: jobs})
+}
+
+func (w *world) startWith(t testing.TB, o Options) *Normaliser {
+	o.Store, o.Builder, o.Substituter = w, w, w
+	n := New(o)
+	t.Cleanup(func() {
+		if err := n.Close(context.Background()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return n
+}
+
+func paths(names ...string) []store.Path {
+	ps := make([]store.Path, len(names))
+	for i, n := range names {
+		ps[i] = path(n)
+	}
+	return ps
+}
+
+func names(ps []store.Path) []string {
+	ns := make([]string, len(ps))
+	for i, p := range ps {
+		ns[i] = p.Name()
+	}
+	return ns
+}
+
+func sorted(s []string) []string {
+	s = slices.Clone(s)
+	slices.Sort(s)
+	return s
+}

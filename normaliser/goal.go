@@ -1,0 +1,197 @@
+package normaliser
+
+import (
+	"time"
+
+	"storefs/builder"
+	"storefs/store"
+	"storefs/substitute"
+)
+
+// kind says what a goal is for.
+type kind uint8
+
+const (
+	kindExpr  kind = iota // a store expression that is to be normalised
+	kindPath              // a path that substitutes are to make valid
+	kindCheck             // a derivation that is built again and compared
+)
+
+// key identifies a goal: whoever needs the same thing shares it.
+type key struct {
+	kind kind
+	path store.Path
+}
+
+// mode says what the inputs of a goal are for, and what is done once they have
+// ended.
+type mode uint8
+
+const (
+	modeNone       mode = iota // nothing is to be done
+	modeBuild                  // inputs are what the builder needs; then it is built
+	modeTry                    // inputs are path goals for its outputs; if one fails, it is planned again as modeBuild
+	modeFetch                  // the input is a path goal for its own text; then it is planned
+	modeClosure                // inputs are its elements; then it is done
+	modeSubstitute             // a path goal: the input is the substitute being tried
+)
+
+// state is where a goal stands.
+type state uint8
+
+const (
+	// waiting: some input has not ended, or it was made in this very turn.
+	waiting state = iota
+	// buildable: all inputs have ended well (for path goals: have ended), and
+	// it is in the ready queue of its pool.
+	buildable
+	// running: its worker runs, and holds a slot of its pool.
+	running
+	// locking: its worker waits for a lock that another process holds, and has
+	// given its slot back.
+	locking
+	// locked: its worker holds the lock and waits, in the ready queue, for a
+	// slot.
+	locked
+	// done, failed, dropped: it has ended; it is not in the graph, holds
+	// nothing, and never changes again.
+	done
+	failed
+	dropped
+	numStates
+)
+
+var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "done", "failed", "dropped"}
+
+func (s state) String() string { return stateNames[s] }
+
+func (s state) ended() bool { return s >= done }
+
+// next lists what may follow a state.
+var next = [numStates][]state{
+	waiting:   {buildable, done, failed, dropped},
+	buildable: {waiting, running, failed, dropped},
+	running:   {waiting, locking, done, failed, dropped},
+	locking:   {waiting, locked, done, failed, dropped},
+	locked:    {waiting, running, done, failed, dropped},
+}
+
+// flags are inherited by the inputs of a goal. They are only ever added to a
+// goal, so that handing them down costs each edge a bounded number of visits.
+type flags uint64
+
+const (
+	flagUrgent    flags = 1 << iota // a caller is blocked in a lookup
+	flagKeepGoing                   // a request that keeps going needs it
+	flagMain                        // needed otherwise than through a substitute
+	// The remaining bits each stand for a request that wants to know its goals.
+	flagObserver
+	numFlags = 64
+)
+
+// origin is what a goal takes from the request that first wanted it.
+type origin struct {
+	limits     builder.Limits
+	keepFailed bool
+}
+
+// edge is one need. Dead edges stay in the lists of both ends until these are
+// cleaned: taking an edge out of a list of 100,000 must not cost a search.
+type edge struct {
+	from, to *goal // from needs to
+	dead     bool
+}
+
+// goal is one thing still to be done. Only the goroutine that owns the graph
+// touches it.
+type goal struct {
+	key
+	seq    uint64
+	state  state
+	mode   mode
+	wants  wants
+	flags  flags
+	origin *origin
+
+	replan    bool // its inputs must be decided again before it can go on
+	noTry     bool // its substitutes have failed
+	doomed    bool // an input failed; it waits for the others to end
+	cancelled bool // its worker was told to stop
+	onPath    bool // the search for cycles is below it
+	started   bool // Started was published
+
+	expected time.Duration // recorded, 0 if nothing is
+	level    time.Duration // of the longest path from its start to the end of a goal that was asked for
+
+	inputs     []*edge
+	unfinished int // live edges in inputs
+	waiters    []*edge
+	live       int // live edges in waiters
+	requests   map[*request]struct{}
+
+	pool     *pool // while buildable, running, or locked
+	position int   // in the ready queue
+	run      *run  // while it has a worker
+
+	substitutes *attempts // of path goals
+
+	outcome      string
+	failure      *store.Failure // the root cause
+	blame        *goal          // the input whose failure doomed it; nil if it failed itself
+	depth        int            // number of blames down to the root cause
+	failedInputs []*goal
+
+	mark       uint64 // the last search that saw it
+	lastWaiter *goal  // the last goal that was linked to it
+}
+
+// attempts is how far a path goal has come with its substitutes.
+type attempts struct {
+	asked bool
+	list  []substitute.Substitute
+	next  int
+	why   []error // those before next did not yield it
+}
+
+// run is the worker of a goal.
+type run struct {
+	cancel func()
+	since  time.Time     // when it got its slot
+	phase  *phase        // written by the worker
+	resume chan struct{} // closed when it has a slot again, after locked
+}
+
+// Costs of goals about which nothing is recorded. They only order goals and
+// make up estimates.
+const (
+	defaultBuild      = 5 * time.Second
+	defaultSubstitute = 1 * time.Second
+)
+
+// cost is how long it is expected to hold its slot.
+func (g *goal) cost() time.Duration {
+	switch {
+	case g.mode == modeClosure:
+		return 0
+	case g.mode != modeBuild:
+		return defaultSubstitute
+	case g.expected > 0:
+		return g.expected
+	}
+	return defaultBuild
+}
+
+func (g *goal) wanted() bool { return g.live > 0 || len(g.requests) > 0 }
+
+// inherited are the flags that its inputs get.
+func (g *goal) inherited() flags {
+	if g.kind == kindPath {
+		return g.flags &^ flagMain
+	}
+	return g.flags
+}
+
+// has reports whether a worker runs for it.
+func (g *goal) hasWorker() bool {
+	return g.state == running || g.state == locking || g.state == locked
+}

@@ -1,0 +1,376 @@
+package normaliser
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// graph is the goals that have not ended, and what waits for them. One
+// goroutine owns it; nothing here does I/O or waits.
+//
+// A message changes goals and puts what follows from that into the queues
+// ended, released and doomed; settle works these off. Nothing recurses along
+// the graph.
+type graph struct {
+	goals    map[key]*goal
+	counts   [numStates]int
+	builds   pool // of builders
+	subs     pool // of substitution, and of builders that only a substitute needs
+	walks    pool // of walks and of what else is local and quick
+	requests map[*request]struct{}
+	jobs     map[int]int // Request.Jobs → requests with it
+	minSlots int         // Options.Jobs
+	working  int         // workers
+	seq      uint64
+	search   uint64 // number of searches so far
+	closing  bool   // nothing is started any more
+
+	observers map[flags]*request // requests with Planned by their flags
+	observing flags              // all of these
+	allSeeing []*request         // requests with Planned for which there was no flag left
+	spent     flags              // flags of observers that have ended, still on goals
+
+	ended    []*goal
+	released []release
+	doomed   []doom
+
+	events *event.Bus
+	memory *failureLog
+	launch func(*goal) // begins a worker
+}
+
+// release: a goal lost somebody who wanted it.
+type release struct {
+	goal   *goal
+	cancel bool // stop its worker, too
+}
+
+// doom: a goal lost an input.
+type doom struct {
+	goal, blame *goal
+}
+
+// set is the only function that changes the state of a goal.
+func (gr *graph) set(g *goal, s state) {
+	legal := false
+	for _, n := range next[g.state] {
+		legal = legal || n == s
+	}
+	if !legal {
+		panic(fmt.Sprintf("normaliser: goal %s cannot become %v: it is %v", g.path, s, g.state))
+	}
+	switch g.state {
+	case buildable, locked:
+		heap.Remove(&g.pool.ready, g.position)
+	case running:
+		g.pool.used--
+	}
+	gr.counts[g.state]--
+	g.state = s
+	gr.counts[s]++
+	switch s {
+	case buildable, locked:
+		g.pool = gr.poolOf(g)
+		heap.Push(&g.pool.ready, g)
+	case running:
+		g.pool.used++
+	case done, failed, dropped:
+		delete(gr.goals, g.key)
+		gr.ended = append(gr.ended, g)
+	}
+}
+
+// poolOf is whose slots g needs.
+func (gr *graph) poolOf(g *goal) *pool {
+	switch {
+	case g.kind != kindPath && (g.replan || g.mode != modeBuild):
+		return &gr.walks
+	case g.kind == kindPath || g.flags&flagMain == 0:
+		return &gr.subs
+	}
+	return &gr.builds
+}
+
+// add makes a goal of a node.
+func (gr *graph) add(n *node, o *origin) *goal {
+	gr.seq++
+	g := &goal{key: n.key, seq: gr.seq, mode: n.mode, wants: n.wants, expected: n.expected, replan: n.replan, origin: o}
+	if g.kind == kindPath {
+		g.substitutes = &attempts{}
+	}
+	gr.goals[g.key] = g
+	gr.counts[waiting]++
+	return g
+}
+
+// link makes g wait for in.
+func (gr *graph) link(g, in *goal) {
+	if len(in.waiters) > 2*in.live+8 {
+		in.waiters = compact(in.waiters)
+	}
+	if len(g.inputs) > 2*g.unfinished+8 {
+		g.inputs = compact(g.inputs)
+	}
+	e := &edge{from: g, to: in}
+	g.inputs = append(g.inputs, e)
+	g.unfinished++
+	in.waiters = append(in.waiters, e)
+	in.live++
+	if in.doomed && g.mode != modeTry && g.kind != kindPath {
+		gr.doomed = append(gr.doomed, doom{g, in})
+	}
+}
+
+func compact(edges []*edge) []*edge {
+	kept := edges[:0]
+	for _, e := range edges {
+		if !e.dead {
+			kept = append(kept, e)
+		}
+	}
+	clear(edges[len(kept):])
+	return kept
+}
+
+// unlink ends a need before its input has ended.
+func (gr *graph) unlink(e *edge, cancel bool) {
+	e.dead = true
+	e.from.unfinished--
+	e.to.live--
+	gr.released = append(gr.released, release{e.to, cancel})
+}
+
+// unlinkInputs ends all needs of g.
+func (gr *graph) unlinkInputs(g *goal, cancel bool) {
+	for _, e := range g.inputs {
+		if !e.dead {
+			gr.unlink(e, cancel)
+		}
+	}
+	g.inputs = nil
+}
+
+// settle works off what follows from the changes of a message.
+func (gr *graph) settle() {
+	for {
+		switch {
+		case len(gr.ended) > 0:
+			g := gr.ended[0]
+			gr.ended = shift(gr.ended)
+			gr.afterEnd(g)
+		case len(gr.doomed) > 0:
+			d := gr.doomed[0]
+			gr.doomed = shift(gr.doomed)
+			gr.doom(d.goal, d.blame)
+		case len(gr.released) > 0:
+			r := gr.released[0]
+			gr.released = shift(gr.released)
+			gr.afterRelease(r)
+		default:
+			return
+		}
+	}
+}
+
+// shift takes the first element off a queue, and forgets the array once the
+// queue is empty.
+func shift[T any](q []T) []T {
+	var zero T
+	q[0] = zero
+	if len(q) == 1 {
+		return nil
+	}
+	return q[1:]
+}
+
+// proceed moves a waiting goal on whose inputs have all ended.
+func (gr *graph) proceed(g *goal) {
+	switch {
+	case g.state != waiting || g.unfinished > 0:
+	case gr.closing:
+		gr.drop(g)
+	case g.doomed:
+		gr.fail(g)
+	case g.mode == modeClosure && !g.replan:
+		gr.finish(g, g.outcome, 0)
+	default:
+		gr.set(g, buildable)
+	}
+}
+
+// afterEnd tells those who wait for g.
+func (gr *graph) afterEnd(g *goal) {
+	waiters := g.waiters
+	g.waiters, g.live = nil, 0
+	for _, e := range waiters {
+		if e.dead {
+			continue
+		}
+		e.dead = true
+		w := e.from
+		w.unfinished--
+		switch g.state {
+		case done:
+			if w.mode == modeClosure && (w.outcome == "" || g.outcome == event.OutcomeBuilt) {
+				w.outcome = g.outcome
+			}
+			gr.proceed(w)
+		case failed:
+			gr.inputFailed(w, g)
+		default:
+			gr.drop(w)
+		}
+	}
+	gr.unlinkInputs(g, false)
+	for r := range g.requests {
+		r.pending--
+		switch {
+		case g.state == dropped:
+			gr.endRequest(r, errClosing, false)
+		case r.pending == 0 || g.state == failed && !r.KeepGoing:
+			gr.endRequest(r, nil, false)
+		}
+	}
+	g.requests, g.lastWaiter = nil, nil
+}
+
+// inputFailed: for a substitute, that is no more than a reason to try the next.
+func (gr *graph) inputFailed(w, in *goal) {
+	switch {
+	case w.state.ended():
+	case w.kind == kindPath:
+		w.substitutes.why = append(w.substitutes.why, in.failure)
+		gr.proceed(w)
+	case w.mode == modeTry:
+		gr.stopTrying(w)
+		gr.proceed(w)
+	default:
+		w.failedInputs = append(w.failedInputs, in)
+		gr.doom(w, in)
+	}
+}
+
+// stopTrying: no substitute for an output of g, so it must be built.
+func (gr *graph) stopTrying(g *goal) {
+	gr.unlinkInputs(g, true)
+	g.noTry, g.replan = true, true
+}
+
+// doom: g cannot succeed. It fails now, or, if something that keeps going
+// wants it, once its inputs have ended; but whoever does not keep going hears
+// of it now.
+func (gr *graph) doom(g, blame *goal) {
+	if g.state.ended() {
+		return
+	}
+	if g.blame == nil {
+		g.blame, g.failure, g.depth = blame, blame.failure, blame.depth+1
+	}
+	if g.flags&flagKeepGoing == 0 || g.unfinished == 0 {
+		gr.fail(g)
+		return
+	}
+	if g.doomed {
+		return
+	}
+	g.doomed = true
+	for r := range g.requests {
+		if !r.KeepGoing {
+			gr.endRequest(r, nil, false)
+		}
+	}
+	for _, e := range g.waiters {
+		if w := e.from; !e.dead && w.mode != modeTry && w.kind != kindPath {
+			gr.doomed = append(gr.doomed, doom{w, g})
+		}
+	}
+}
+
+// fail ends g; failure or blame say why.
+func (gr *graph) fail(g *goal) {
+	var held time.Duration
+	if g.run != nil {
+		held = time.Since(g.run.since)
+	}
+	f := g.report(shortChain)
+	remembered := gr.isFailure(g)
+	gr.set(g, failed)
+	gr.events.Publish(event.Event{Kind: event.Failed, Goal: g.path, Failure: f, Duration: held})
+	if remembered {
+		gr.memory.set(f)
+	}
+}
+
+// isFailure reports whether the failure of g is one for anybody: a path goal
+// that was only tried leaves another way.
+func (gr *graph) isFailure(g *goal) bool {
+	if g.failure.Cause == store.CauseCancelled {
+		return false
+	}
+	if g.kind != kindPath || len(g.requests) > 0 {
+		return true
+	}
+	for _, e := range g.waiters {
+		if !e.dead && e.from.mode != modeTry && e.from.kind != kindPath {
+			return true
+		}
+	}
+	return false
+}
+
+// finish ends g well.
+func (gr *graph) finish(g *goal, outcome string, held time.Duration) {
+	g.outcome = cmp.Or(outcome, event.OutcomeReused)
+	gr.set(g, done)
+	gr.events.Publish(event.Event{Kind: event.Done, Goal: g.path, Text: g.outcome, Duration: held})
+	gr.memory.clear(g.path)
+}
+
+// drop ends a goal that nobody wants, or that will not be run any more.
+func (gr *graph) drop(g *goal) {
+	if g.state.ended() {
+		return
+	}
+	gr.set(g, dropped)
+	gr.events.Publish(event.Event{Kind: event.Dropped, Goal: g.path})
+}
+
+// afterRelease drops the goal if nobody wants it and it has not begun.
+func (gr *graph) afterRelease(r release) {
+	g := r.goal
+	switch {
+	case g.state.ended() || g.wanted():
+	case !g.hasWorker():
+		gr.unlinkInputs(g, r.cancel)
+		gr.drop(g)
+	case r.cancel && !g.cancelled:
+		g.cancelled = true
+		g.run.cancel()
+	}
+}
+
+// start gives free slots to the goals that need them most.
+func (gr *graph) start() {
+	if gr.closing {
+		return
+	}
+	for _, p := range []*pool{&gr.walks, &gr.builds, &gr.subs} {
+		for p.free() {
+			g := p.ready[0]
+			resumed := g.state == locked
+			gr.set(g, running)
+			if resumed {
+				g.run.since = time.Now()
+				close(g.run.resume)
+				continue
+			}
+			gr.working++
+			gr.launch(g)
+		}
+	}
+}

@@ -1,0 +1,275 @@
+package normaliser
+
+import (
+	"container/heap"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// merge brings a plan into the graph, sharing the goals that are there already,
+// and returns the goal of each node. What it changes is settled by the caller.
+//
+// The work is proportional to the plan, apart from flags, which are handed down
+// each edge at most once, and the search for cycles, which happens only if
+// goals that were there before got new inputs.
+func (gr *graph) merge(p *plan, o *origin, attach func(goals []*goal)) []*goal {
+	goals := make([]*goal, len(p.nodes))
+	var fresh, relinked []*goal
+	for i := range p.nodes {
+		n := &p.nodes[i]
+		g := gr.goals[n.key]
+		isNew := g == nil
+		if isNew {
+			g = gr.add(n, o)
+			fresh = append(fresh, g)
+		}
+		goals[i] = g
+		if !isNew && !gr.adapt(g, n) {
+			continue
+		}
+		if gr.linkDeps(g, n.deps, goals) && !isNew {
+			relinked = append(relinked, g)
+			if g.state == buildable {
+				gr.set(g, waiting)
+			}
+		}
+	}
+	if attach != nil {
+		attach(goals)
+	}
+	gr.breakCycles(relinked)
+	gr.handDown(goals)
+	gr.announce(fresh)
+	for i, g := range goals {
+		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) {
+			g.failure, g.blame, g.depth = f, nil, 0
+			gr.fail(g)
+			continue
+		}
+		gr.proceed(g)
+	}
+	return goals
+}
+
+// adapt changes a live goal to what a newer plan found; it reports whether the
+// inputs of the node are to become its own.
+func (gr *graph) adapt(g *goal, n *node) bool {
+	g.wants = g.wants.union(n.wants)
+	if g.state != waiting && g.state != buildable {
+		// Its worker began with fewer wants; when it ends, it is planned again
+		// if that is not enough.
+		return false
+	}
+	if g.mode == n.mode {
+		g.replan = g.replan || n.replan
+		return true
+	}
+	switch {
+	case g.mode == modeBuild && n.mode == modeTry && !g.replan:
+		// It is to be built for the sake of others anyway.
+		return false
+	case g.mode == modeTry:
+		gr.unlinkInputs(g, true)
+	}
+	g.mode, g.expected, g.replan = n.mode, n.expected, n.replan
+	if g.state == buildable {
+		gr.set(g, waiting) // its pool may be another one now
+	}
+	return true
+}
+
+// linkDeps links g to the goals of deps that it does not wait for yet, and
+// reports whether there were any.
+func (gr *graph) linkDeps(g *goal, deps []int32, goals []*goal) bool {
+	for _, e := range g.inputs {
+		if !e.dead {
+			e.to.lastWaiter = g
+		}
+	}
+	added := false
+	for _, d := range deps {
+		in := goals[d]
+		if in.lastWaiter == g || in.state.ended() {
+			continue
+		}
+		in.lastWaiter = g
+		gr.link(g, in)
+		added = true
+	}
+	return added
+}
+
+// handDown gives flags and levels to the inputs of the goals, which are in
+// topological order with the inputs first.
+func (gr *graph) handDown(goals []*goal) {
+	for i := len(goals) - 1; i >= 0; i-- {
+		g := goals[i]
+		if c := g.cost(); g.level < c {
+			gr.raise(g, c)
+		}
+		for _, e := range g.inputs {
+			if e.dead {
+				continue
+			}
+			gr.flag(e.to, g.inherited())
+			gr.raise(e.to, g.level+e.to.cost())
+		}
+	}
+}
+
+// raise makes the level of g at least l.
+func (gr *graph) raise(g *goal, l time.Duration) {
+	if g.level >= l {
+		return
+	}
+	g.level = l
+	if g.state == buildable || g.state == locked {
+		heap.Fix(&g.pool.ready, g.position)
+	}
+}
+
+// flag adds flags to g and to all that it needs.
+func (gr *graph) flag(g *goal, f flags) {
+	type visit struct {
+		goal *goal
+		add  flags
+	}
+	stack := []visit{{g, f}}
+	for len(stack) > 0 {
+		v := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		add := v.add &^ v.goal.flags
+		if add == 0 {
+			continue
+		}
+		gr.addFlags(v.goal, add)
+		for _, e := range v.goal.inputs {
+			if !e.dead {
+				stack = append(stack, visit{e.to, v.goal.inherited()})
+			}
+		}
+	}
+}
+
+func (gr *graph) addFlags(g *goal, add flags) {
+	g.flags |= add
+	if g.state == buildable || g.state == locked {
+		if p := gr.poolOf(g); p != g.pool && g.state == buildable {
+			heap.Remove(&g.pool.ready, g.position)
+			g.pool = p
+			heap.Push(&p.ready, g)
+		} else {
+			heap.Fix(&g.pool.ready, g.position)
+		}
+	}
+	for b := add & gr.observing; b != 0; b &= b - 1 {
+		r := gr.observers[b&-b]
+		r.observed = append(r.observed, g.path)
+	}
+}
+
+// announce tells readers of new goals: first the requests that want to know
+// which are theirs, then everybody.
+func (gr *graph) announce(fresh []*goal) {
+	for _, r := range gr.observers {
+		r.tell()
+	}
+	for _, r := range gr.allSeeing {
+		for _, g := range fresh {
+			r.observed = append(r.observed, g.path)
+		}
+		r.tell()
+	}
+	now := time.Now()
+	for _, g := range fresh {
+		gr.events.Publish(event.Event{Kind: event.Added, Time: now, Goal: g.path, Expected: g.expected})
+	}
+}
+
+// breakCycles looks for cycles through goals that got new inputs, and fails one
+// goal of each: a path goal if there is one, because it can try its next
+// substitute. Goals without such a past cannot close a cycle: whatever waits
+// for them is newer.
+func (gr *graph) breakCycles(relinked []*goal) {
+	gr.search++
+	for _, g := range relinked {
+		for g.mark != gr.search && !g.state.ended() {
+			if around := gr.cycleFrom(g); around != nil {
+				gr.breakCycle(around)
+				gr.search++
+			}
+		}
+	}
+}
+
+// cycleFrom finds a cycle among what g needs, if there is one. It does not look
+// again at goals that this search has been through.
+func (gr *graph) cycleFrom(g *goal) []*edge {
+	type visit struct {
+		goal *goal
+		next int
+	}
+	stack := []visit{{goal: g}}
+	var way []*edge // way[i] leads from stack[i] to stack[i+1]
+	g.mark, g.onPath = gr.search, true
+	defer func() {
+		for _, v := range stack {
+			v.goal.onPath = false
+		}
+	}()
+	for len(stack) > 0 {
+		v := &stack[len(stack)-1]
+		if v.next == len(v.goal.inputs) {
+			v.goal.onPath = false
+			stack = stack[:len(stack)-1]
+			if len(way) > 0 {
+				way = way[:len(way)-1]
+			}
+			continue
+		}
+		e := v.goal.inputs[v.next]
+		v.next++
+		switch {
+		case e.dead:
+		case e.to.mark != gr.search:
+			e.to.mark, e.to.onPath = gr.search, true
+			stack = append(stack, visit{goal: e.to})
+			way = append(way, e)
+		case e.to.onPath:
+			way = append(way, e)
+			for i := range way {
+				if way[i].from == e.to {
+					return way[i:]
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// breakCycle ends one need of a cycle.
+func (gr *graph) breakCycle(around []*edge) {
+	at := len(around) - 1
+	for i, e := range around {
+		if e.from.kind == kindPath {
+			at = i
+			break
+		}
+	}
+	paths := make([]store.Path, 0, len(around))
+	for i := range around {
+		paths = append(paths, around[(at+i)%len(around)].from.path)
+	}
+	e := around[at]
+	f := cycleFailure(paths)
+	gr.unlink(e, true)
+	if e.from.kind == kindPath {
+		e.from.substitutes.why = append(e.from.substitutes.why, f)
+		gr.proceed(e.from)
+		return
+	}
+	e.from.failure, e.from.blame, e.from.depth = f, nil, 0
+	gr.fail(e.from)
+}

@@ -1,0 +1,341 @@
+package normaliser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// Realise makes the targets valid, and waits for it until ctx ends; what then
+// becomes of the goals, Request.Orphans says.
+//
+// The result is never nil; it tells of each target. The error is nil if all are
+// realised. Else it is, or joins, the *store.Failure of every target that
+// failed (without KeepGoing, of the first), or wraps store.ErrCancelled.
+func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
+	res := &Result{Targets: make([]Target, len(r.Targets))}
+	p := newPlanner(ctx, n.store, n.substituter)
+	index := make([]int32, len(r.Targets))
+	waits := false
+	for i, t := range r.Targets {
+		var err error
+		if index[i], err = n.planTarget(p, t, r.Check, &res.Targets[i]); err != nil {
+			return res, n.gone(ctx, err)
+		}
+		waits = waits || index[i] != realised
+	}
+	for i := range res.Targets {
+		t := &res.Targets[i]
+		if index[i] == realised && t.Failure == nil {
+			n.completeTarget(ctx, t)
+		}
+		if t.Failure != nil {
+			res.Failures = append(res.Failures, t.Failure)
+		}
+	}
+	if waits {
+		if err := n.await(ctx, r, p, index, res); err != nil {
+			return res, errors.Join(res.err(), err)
+		}
+	}
+	return res, res.err()
+}
+
+// gone is the error of a caller whose context ended.
+func (n *Normaliser) gone(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("realise: %w: %w", store.ErrCancelled, cause)
+	}
+	return err
+}
+
+// planTarget walks what t needs, and finds out what t stands for.
+func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Target) (int32, error) {
+	out.Path = t
+	out.Paths = []store.Path{t}
+	r := ref{key: key{kindPath, t}, wants: wantAll}
+	if t.IsExpr() {
+		r.kind = kindExpr
+	}
+	if check {
+		r.wants = wantAll
+		if r.kind == kindPath {
+			drv, _, err := n.store.Known(t)
+			if err != nil {
+				out.Failure = targetFailure(t, fmt.Errorf("check %s: %w", t, err))
+				return realised, nil
+			}
+			r.path = drv
+		}
+		r.kind = kindCheck
+	}
+	if t.IsExpr() {
+		paths, err := n.outputs(t)
+		if err == nil {
+			out.Paths = paths
+		}
+	}
+	return p.walk(r)
+}
+
+// outputs are what the expression t stands for.
+func (n *Normaliser) outputs(t store.Path) ([]store.Path, error) {
+	e, err := n.store.Expr(t)
+	if err != nil {
+		return nil, err
+	}
+	switch e := e.(type) {
+	case *storeexpr.Derivation:
+		return wantedOutputs(t, e, wantAll)
+	case *storeexpr.Closure:
+		return e.Roots, nil
+	}
+	return nil, fmt.Errorf("read %s: neither a derivation nor a closure: %w", t, store.ErrBadExpr)
+}
+
+// completeTarget finishes a target that needed no goal: a derivation whose
+// outputs are all valid gets its successor if it has none.
+func (n *Normaliser) completeTarget(ctx context.Context, t *Target) {
+	if t.Path.IsExpr() {
+		if err := n.normalised(ctx, t.Path); err != nil {
+			t.Failure = targetFailure(t.Path, err)
+			return
+		}
+	}
+	t.Realised = true
+}
+
+// normalised gives a derivation all of whose outputs are valid its successor.
+func (n *Normaliser) normalised(ctx context.Context, p store.Path) error {
+	e, err := n.store.Expr(p)
+	if err != nil {
+		return err
+	}
+	if _, ok := e.(*storeexpr.Derivation); !ok {
+		return nil
+	}
+	if _, ok, err := n.store.Successor(p); err != nil || ok {
+		return err
+	}
+	return n.store.Normalised(ctx, p)
+}
+
+func targetFailure(t store.Path, err error) *store.Failure {
+	f := asFailure(t, err)
+	f.Chain = []store.Path{t}
+	return f
+}
+
+// await posts the plan and waits for what comes of it.
+func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result) error {
+	req := &request{Request: r, reply: make(chan verdict, 1)}
+	pl := p.plan
+	if !n.post(func(gr *graph) { gr.begin(req, &pl, index) }) {
+		return errClosing
+	}
+	var v verdict
+	select {
+	case v = <-req.reply:
+	case <-ctx.Done():
+		left := make(chan struct{})
+		if n.post(func(gr *graph) { n.leave(gr, req); close(left) }) {
+			<-left // Planned is not called any more
+		}
+		return n.gone(ctx, ctx.Err())
+	}
+	for i := range res.Targets {
+		if index[i] != realised {
+			res.Targets[i].Realised = v.realised[i]
+			res.Targets[i].Failure = v.failures[i]
+			if t := &res.Targets[i]; t.Realised && len(t.Paths) == 1 && t.Paths[0] == t.Path && t.Path.IsExpr() {
+				// Its text came from a substitute meanwhile.
+				if paths, err := n.outputs(t.Path); err == nil {
+					t.Paths = paths
+				}
+			}
+		}
+	}
+	res.Failures = append(res.Failures, v.roots...)
+	return v.err
+}
+
+// err is the error of Realise for the result.
+func (r *Result) err() error {
+	var errs []error
+	for _, t := range r.Targets {
+		if t.Failure != nil {
+			errs = append(errs, t.Failure)
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// begin merges the plan of a request.
+func (gr *graph) begin(req *request, p *plan, index []int32) {
+	if gr.closing {
+		req.reply <- verdict{err: errClosing, failures: make([]*store.Failure, len(index)), realised: make([]bool, len(index))}
+		return
+	}
+	gr.requests[req] = struct{}{}
+	if req.Jobs > 0 {
+		gr.jobs[req.Jobs]++
+		gr.setSlots()
+	}
+	f := flagMain
+	if req.Urgent {
+		f |= flagUrgent
+	}
+	if req.KeepGoing {
+		f |= flagKeepGoing
+	}
+	if req.Planned != nil {
+		gr.observe(req)
+		f |= req.observer
+	}
+	o := &origin{limits: req.Limits, keepFailed: req.KeepFailed}
+	gr.merge(p, o, func(goals []*goal) {
+		for _, i := range index {
+			if i == realised {
+				req.targets = append(req.targets, nil)
+				continue
+			}
+			g := goals[i]
+			req.targets = append(req.targets, g)
+			if g.requests == nil {
+				g.requests = map[*request]struct{}{}
+			}
+			if _, ok := g.requests[req]; !ok {
+				g.requests[req] = struct{}{}
+				req.pending++
+			}
+			gr.flag(g, f)
+		}
+	})
+	if !req.KeepGoing {
+		for _, g := range req.targets {
+			if g != nil && g.doomed {
+				gr.endRequest(req, nil, false)
+				break
+			}
+		}
+	}
+}
+
+// leave: the caller of req has gone.
+func (n *Normaliser) leave(gr *graph, req *request) {
+	if req.ended {
+		return
+	}
+	req.left = true
+	gr.unobserve(req)
+	switch {
+	case !req.Orphans.Cancel:
+	case req.Orphans.Grace <= 0:
+		gr.endRequest(req, store.ErrCancelled, true)
+	default:
+		req.grace = time.AfterFunc(req.Orphans.Grace, func() {
+			n.post(func(gr *graph) { gr.endRequest(req, store.ErrCancelled, true) })
+		})
+	}
+}
+
+// endRequest answers a request with what became of its targets, and releases
+// those that have not ended; cancel stops their workers, if nobody else wants
+// them.
+func (gr *graph) endRequest(req *request, err error, cancel bool) {
+	if req.ended {
+		return
+	}
+	req.ended = true
+	delete(gr.requests, req)
+	gr.unobserve(req)
+	if req.grace != nil {
+		req.grace.Stop()
+	}
+	if req.Jobs > 0 {
+		if gr.jobs[req.Jobs]--; gr.jobs[req.Jobs] == 0 {
+			delete(gr.jobs, req.Jobs)
+		}
+		gr.setSlots()
+	}
+	v := verdict{err: err, failures: make([]*store.Failure, len(req.targets)), realised: make([]bool, len(req.targets))}
+	failed := false
+	for i, g := range req.targets {
+		if g == nil {
+			continue
+		}
+		v.realised[i] = g.state == done
+		if g.failure != nil && g.state != done && !req.left {
+			failed = true
+			v.failures[i] = g.report(longChain)
+		}
+		if !g.state.ended() {
+			delete(g.requests, req)
+			gr.released = append(gr.released, release{g, cancel})
+		}
+	}
+	if req.left {
+		return
+	}
+	if !failed {
+		req.reply <- v
+		return
+	}
+	v.roots = gr.rootCauses(req.targets)
+	// Whoever hears of a failure finds it remembered.
+	gr.memory.after(func(err error) {
+		v.err = errors.Join(v.err, err)
+		req.reply <- v
+	})
+}
+
+// setSlots: builds have the most slots that anybody asked for.
+func (gr *graph) setSlots() {
+	gr.builds.slots = gr.minSlots
+	for j := range gr.jobs {
+		gr.builds.slots = max(gr.builds.slots, j)
+	}
+}
+
+// observe gives req a flag of its own, by which it learns of goals. A request
+// for which there is no flag left learns of all goals.
+func (gr *graph) observe(req *request) {
+	if gr.observing|gr.spent == ^(flagObserver - 1) {
+		for _, g := range gr.goals {
+			g.flags &^= gr.spent
+		}
+		gr.spent = 0
+	}
+	for b := flagObserver; b != 0; b <<= 1 {
+		if (gr.observing|gr.spent)&b == 0 {
+			req.observer = b
+			gr.observing |= b
+			gr.observers[b] = req
+			return
+		}
+	}
+	for _, g := range gr.goals {
+		req.observed = append(req.observed, g.path)
+	}
+	gr.allSeeing = append(gr.allSeeing, req)
+}
+
+func (gr *graph) unobserve(req *request) {
+	switch {
+	case req.Planned == nil:
+	case req.observer == 0:
+		gr.allSeeing = slices.DeleteFunc(gr.allSeeing, func(r *request) bool { return r == req })
+	case gr.observers[req.observer] == req:
+		delete(gr.observers, req.observer)
+		gr.observing &^= req.observer
+		gr.spent |= req.observer
+	}
+}

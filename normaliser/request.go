@@ -1,0 +1,92 @@
+package normaliser
+
+import (
+	"time"
+
+	"storefs/builder"
+	"storefs/store"
+)
+
+// Request is what one caller wants.
+type Request struct {
+	// Targets are derivations and closures, which are normalised and realised,
+	// and other paths, which are made valid.
+	Targets []store.Path
+	// KeepGoing builds whatever can be built although something failed.
+	KeepGoing bool
+	// Urgent puts the goals before those of requests that are not: a caller is
+	// blocked in a lookup.
+	Urgent bool
+	// Jobs raises the number of slots while the request lives. Zero leaves it.
+	Jobs int
+	// Limits, KeepFailed apply to the goals that no earlier request wanted.
+	Limits     builder.Limits
+	KeepFailed bool
+	// Check builds the targets again although they are valid, and compares.
+	Check bool
+	// Orphans says what happens to goals that lose their last caller, because
+	// its context ended.
+	Orphans Orphans
+	// Planned, if not nil, gets the goals that the request needs, each once,
+	// before their first event: most in one call, more when a failed substitute
+	// makes something else necessary. It must be quick, must not call the
+	// Normaliser, and is not called after Realise returned.
+	Planned func(goals []store.Path)
+}
+
+// Orphans is a policy for goals that nobody waits for any more. The zero value
+// lets them go on.
+type Orphans struct {
+	Cancel bool
+	Grace  time.Duration // how long they may go on; zero ends them at once
+}
+
+// Result is what came of a request.
+type Result struct {
+	Targets []Target `json:"targets"` // in the order of Request.Targets
+	// Failures are the root causes, each once, with the chain from the first
+	// target that it reached. Without KeepGoing there is at most one.
+	Failures []*store.Failure `json:"failures,omitempty"`
+}
+
+// Target is what came of one target.
+type Target struct {
+	Path store.Path `json:"path"`
+	// Paths are what it stands for: a derivation's outputs in the order of
+	// their names, a closure's roots, the path itself.
+	Paths    []store.Path `json:"paths,omitempty"`
+	Realised bool         `json:"realised"`
+	// Failure is why it is not realised; nil if it is, or if the request ended
+	// before that was known.
+	Failure *store.Failure `json:"failure,omitempty"`
+}
+
+// request is a Request in the graph. Only the goroutine that owns the graph
+// touches it.
+type request struct {
+	Request
+	targets  []*goal // by target; nil if nothing was to be done
+	pending  int     // goals in targets that have not ended
+	observer flags   // its flag, if it has Planned
+	observed []store.Path
+	left     bool // its caller is gone
+	ended    bool
+	grace    *time.Timer
+	reply    chan verdict // buffered: the caller may be gone
+}
+
+// verdict answers a request.
+type verdict struct {
+	failures []*store.Failure // by target
+	realised []bool           // by target
+	roots    []*store.Failure
+	err      error // besides the failures
+}
+
+// tell gives the caller the goals that were found for it since the last time.
+func (r *request) tell() {
+	if len(r.observed) > 0 {
+		r.Planned(r.observed)
+		r.observed = nil
+	}
+}

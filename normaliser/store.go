@@ -1,0 +1,84 @@
+package normaliser
+
+import (
+	"context"
+	"time"
+
+	"storefs/builder"
+	"storefs/store"
+	"storefs/storeexpr"
+	"storefs/substitute"
+)
+
+// Store is what the normaliser needs of the state directory. All methods are
+// called from many goroutines at once, never from the one that owns the graph.
+type Store interface {
+	Expressions
+	Validity
+	Registry
+	Memory
+}
+
+// Expressions reads store expressions.
+type Expressions interface {
+	// Expr reads the expression p. The error wraps store.ErrNotValid if p is
+	// not there, store.ErrBadExpr if it cannot be read.
+	Expr(p store.Path) (storeexpr.Expr, error)
+	// Known says which derivation makes p, and under which output name ("" for
+	// derivations of 2004); the error wraps store.ErrUnknown if none is known.
+	Known(p store.Path) (drv store.Path, output string, err error)
+	// Kinds are the kinds that outputs were declared to have. Outputs without
+	// a declared kind are left out.
+	Kinds(outputs []store.Path) (map[store.Path]store.Kind, error)
+}
+
+// Validity answers from the database.
+type Validity interface {
+	Valid(p store.Path) (bool, error)
+	Info(p store.Path) (store.Info, error)
+	// Requisites is the closure of paths under references, sorted by path; the
+	// error wraps store.ErrNotValid if one of them is not valid.
+	Requisites(paths []store.Path) ([]store.Info, error)
+	// Successor is the closure that expr was found to normalise to.
+	Successor(expr store.Path) (store.Path, bool, error)
+}
+
+// Registry changes what is valid.
+type Registry interface {
+	// Lock locks the paths against other processes, in an order that cannot
+	// deadlock, and waits for whoever holds them until ctx ends.
+	Lock(ctx context.Context, paths []store.Path) (unlock func(), err error)
+	// Register moves the outputs of a build into the store and makes them
+	// valid, together with the successor of drv and the duration of the build.
+	// It does not release the result.
+	Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error
+	// Normalised gives drv, whose outputs are all valid, its successor.
+	Normalised(ctx context.Context, drv store.Path) error
+}
+
+// Memory is what outlives a run about goals.
+type Memory interface {
+	// Expected is how long the last build of drv took, or of a derivation of
+	// the same name; false if nothing is recorded.
+	Expected(drv store.Path) (time.Duration, bool)
+	// SetFailures remembers why goals failed. A failure is remembered for the
+	// first element of its chain, the goal that failed with it.
+	SetFailures(ctx context.Context, failures []*store.Failure) error
+	// Failure is what is remembered for the goal p, nil if nothing is.
+	Failure(p store.Path) (*store.Failure, error)
+	// ClearFailures forgets what is remembered for the goals.
+	ClearFailures(ctx context.Context, goals ...store.Path) error
+}
+
+// Builder runs one build. Its error is a *store.Failure without a chain, or
+// wraps store.ErrCancelled or the error of ctx.
+type Builder interface {
+	Build(ctx context.Context, job builder.Job) (*builder.Result, error)
+}
+
+// Substituter lists the ways to get a path, in the order in which they are to
+// be tried. That there is none is not an error; an error wraps
+// store.ErrUnreachable if nobody could be asked.
+type Substituter interface {
+	Substitutes(ctx context.Context, p store.Path) ([]substitute.Substitute, error)
+}

@@ -1,0 +1,246 @@
+package normaliser
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+	"storefs/substitute"
+)
+
+// phase is what a worker is doing, for whoever asks.
+type phase struct {
+	mu   sync.Mutex
+	name string
+}
+
+func (p *phase) set(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.name = name
+}
+
+func (p *phase) get() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.name
+}
+
+// job is what a worker knows of its goal: a copy, for the goal belongs to the
+// graph.
+type job struct {
+	key
+	goal     *goal // only to be handed back
+	mode     mode
+	wants    wants
+	replan   bool
+	noTry    bool
+	origin   *origin
+	attempts attempts
+	phase    *phase
+	resume   chan struct{}
+}
+
+// ending is what a worker found. Exactly one of outcome, err and plan says it.
+type ending struct {
+	outcome string
+	err     error
+	plan    *plan // what the goal turned out to need
+	top     int32 // in plan: the goal itself or, for path goals, its substitute
+	// attempts is how far a path goal has come.
+	attempts attempts
+}
+
+// launch begins the worker of g, which has just become running.
+func (n *Normaliser) launch(g *goal) {
+	ctx, cancel := context.WithCancel(n.workers)
+	g.run = &run{cancel: cancel, since: time.Now(), phase: &phase{}, resume: make(chan struct{})}
+	j := job{
+		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry,
+		origin: g.origin, phase: g.run.phase, resume: g.run.resume,
+	}
+	if g.substitutes != nil {
+		j.attempts = *g.substitutes
+	}
+	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
+		g.started = true
+		n.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
+	}
+	go func() {
+		e := n.work(ctx, &j)
+		cancelled := ctx.Err() != nil
+		cancel()
+		n.post(func(gr *graph) { gr.workerEnded(j.goal, &j, e, cancelled) })
+	}()
+}
+
+// work does what the goal is for.
+func (n *Normaliser) work(ctx context.Context, j *job) ending {
+	switch {
+	case j.kind == kindPath:
+		return n.substitute(ctx, j)
+	case j.replan || j.mode == modeFetch:
+		return n.replan(ctx, j)
+	case j.mode == modeTry:
+		return n.substituted(ctx, j)
+	case j.kind == kindCheck:
+		return ending{outcome: event.OutcomeBuilt, err: n.check(ctx, j)}
+	}
+	outcome, err := n.build(ctx, j)
+	return ending{outcome: outcome, err: err}
+}
+
+// replan walks what the goal needs again.
+func (n *Normaliser) replan(ctx context.Context, j *job) ending {
+	p := newPlanner(ctx, n.store, n.substituter)
+	if j.noTry {
+		p.noTry = j.path
+	}
+	top, err := p.walk(ref{key: j.key, wants: j.wants})
+	if err != nil || top == realised {
+		return ending{outcome: event.OutcomeReused, err: err}
+	}
+	return ending{plan: &p.plan, top: top}
+}
+
+// substituted finishes a derivation whose missing outputs all came from
+// substitutes.
+func (n *Normaliser) substituted(ctx context.Context, j *job) ending {
+	valid, err := n.allValid(j.path)
+	if err == nil && valid {
+		err = n.normalised(ctx, j.path)
+	}
+	return ending{outcome: event.OutcomeSubstituted, err: err}
+}
+
+// allValid reports whether all outputs of a derivation are valid.
+func (n *Normaliser) allValid(drv store.Path) (bool, error) {
+	outs, err := n.outputs(drv)
+	if err != nil {
+		return false, err
+	}
+	for _, o := range outs {
+		if valid, err := n.store.Valid(o); err != nil || !valid {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// substitute takes the next substitute of a path whose expression still needs
+// something; on the way it sees whether the last one has made the path valid.
+func (n *Normaliser) substitute(ctx context.Context, j *job) ending {
+	a := j.attempts
+	tried := a.next > 0
+	if !a.asked {
+		subs, err := n.lookUp(ctx, j.path)
+		if err != nil {
+			return ending{err: err}
+		}
+		a.asked, a.list = true, subs
+	}
+	for {
+		valid, err := n.store.Valid(j.path)
+		switch {
+		case err != nil:
+			return ending{err: err}
+		case valid && tried:
+			return ending{outcome: event.OutcomeSubstituted}
+		case valid:
+			return ending{outcome: event.OutcomeReused}
+		case a.next > len(a.why):
+			a.why = append(a.why, fmt.Errorf("%s was realised, but did not make it valid", a.list[a.next-1].Expr))
+		}
+		if a.next == len(a.list) {
+			return ending{err: exhausted(j.path, a.why)}
+		}
+		p := newPlanner(ctx, n.store, n.substituter)
+		p.forPath = j.path
+		top, err := p.walk(ref{key: key{kindExpr, a.list[a.next].Expr}, wants: wantAll})
+		a.next++
+		tried = true
+		if err != nil {
+			return ending{err: err}
+		}
+		if top != realised {
+			return ending{plan: &p.plan, top: top, attempts: a}
+		}
+	}
+}
+
+func (n *Normaliser) lookUp(ctx context.Context, p store.Path) ([]substitute.Substitute, error) {
+	if n.substituter == nil {
+		return nil, nil
+	}
+	return n.substituter.Substitutes(ctx, p)
+}
+
+// workerEnded takes a worker's result into the graph.
+func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
+	gr.working--
+	held := time.Since(g.run.since)
+	cancelled = cancelled && e.err != nil
+	unwanted := !g.wanted()
+	switch {
+	case cancelled && (gr.closing || unwanted), e.plan != nil && (gr.closing || unwanted):
+		gr.drop(g)
+	case cancelled:
+		// Somebody wanted it again while it was being stopped.
+		gr.set(g, waiting)
+	case e.err != nil:
+		g.failure = asFailure(g.path, e.err)
+		g.failure.Path = g.path
+		g.failure.Chain = nil
+		if g.failure.Time.IsZero() {
+			g.failure.Time = time.Now()
+		}
+		gr.fail(g)
+	case e.plan != nil:
+		gr.set(g, waiting)
+		g.run, g.cancelled = nil, false
+		gr.expand(g, j, e)
+		return
+	case e.outcome != event.OutcomeBuilt && !j.wants.covers(g.wants) && !unwanted && !gr.closing:
+		// More was wanted of it meanwhile than it looked for.
+		g.replan = true
+		gr.set(g, waiting)
+	default:
+		gr.finish(g, e.outcome, held)
+	}
+	g.run, g.cancelled = nil, false
+	gr.proceed(g)
+}
+
+// expand gives a waiting goal the inputs that its worker found.
+func (gr *graph) expand(g *goal, j *job, e ending) {
+	if g.kind != kindPath {
+		g.replan = false
+		// What it waits for now is decided anew; nothing is left of the old
+		// inputs, for all have ended.
+		g.mode = e.plan.nodes[e.top].mode
+		g.expected = e.plan.nodes[e.top].expected
+		if !j.wants.covers(g.wants) {
+			e.plan.nodes[e.top].replan = true
+		}
+		gr.merge(e.plan, g.origin, nil)
+		return
+	}
+	*g.substitutes = e.attempts
+	gr.merge(e.plan, g.origin, func(goals []*goal) {
+		gr.attempt(g, goals[e.top])
+	})
+	gr.proceed(g)
+}
+
+// attempt makes a path goal wait for its substitute.
+func (gr *graph) attempt(g, in *goal) {
+	gr.link(g, in)
+	gr.breakCycles([]*goal{g})
+	if g.unfinished > 0 {
+		gr.flag(in, g.inherited())
+		gr.raise(in, g.level+in.cost())
+	}
+}
