@@ -70,7 +70,7 @@ func TestCheck(t *testing.T) {
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[0].Name = "" }), `"" cannot be the name of an output`},
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[0].Name = "drv" }), `"drv" cannot be the name of an output`},
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[0].Name = "d/v" }), `output "d/v": the name "a-d/v" contains '/', which is not one of A-Z a-z 0-9 + - . _ ? =: malformed store path`},
-		{"a", change(sound(), func(d *Derivation) { d.Outputs[1].Path = "" }), `output "out" has no path`},
+		{"a", change(sound(), func(d *Derivation) { d.Outputs[1].Path = "" }), `output "out" has no path: it depends on how something else is built, which is not supported`},
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[1].Path = "/gnu" + pathA }), `output "out": "/gnu` + pathA + `" is not in the store /nix/store: malformed store path`},
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[1].Path = pathA + "/b" }), `output "out": "` + pathA + `/b" is below a store path, not one itself: malformed store path`},
 		{"a", change(sound(), func(d *Derivation) { d.Outputs[1] = Output{"out", pathA, "sha1", zeros(40)} }), `output "out": a fixed output must be the only one and be called "out"`},

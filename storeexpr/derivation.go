@@ -7,15 +7,6 @@ import (
 	"storefs/store"
 )
 
-// NameOf is the name of the derivation whose path is drv: without the digest,
-// and without ".drv" (today) or ".store" (2004).
-func NameOf(drv store.Path) string {
-	if name, ok := strings.CutSuffix(drv.Name(), ".drv"); ok {
-		return name
-	}
-	return strings.TrimSuffix(drv.Name(), ".store")
-}
-
 // Output is the output called name. Those of 2004 have no names.
 func (d *Derivation) Output(name string) (Output, bool) {
 	if d.Form == Form2004 {
@@ -83,7 +74,7 @@ func (d *Derivation) References() []store.Path {
 // NAME.drv which refers to the inputs and sources; in 2004 it was the MD5 of
 // the text, which is called NAME.store.
 func (d *Derivation) Path(dir store.Dir, name string) (store.Path, error) {
-	text := d.AppendText(nil)
+	text := d.AppendText(make([]byte, 0, 4<<10))
 	if d.Form == Form2004 {
 		return store.HexPath(dir, name+".store", text)
 	}

@@ -11,20 +11,6 @@ import (
 	"storefs/store"
 )
 
-func TestNameOf(t *testing.T) {
-	for p, want := range map[store.Path]string{
-		"/s/0123456789abcdef0123456789abcdef-hello-1.0.drv": "hello-1.0",
-		"/s/0123456789abcdef0123456789abcdef-d-hello.store": "d-hello",
-		"/s/0123456789abcdef0123456789abcdef-a.store.drv":   "a.store",
-		"/s/0123456789abcdef0123456789abcdef-s.store":       "s",
-		"/s/0123456789abcdef0123456789abcdef-hello":         "hello",
-	} {
-		if got := NameOf(p); got != want {
-			t.Errorf("NameOf(%s) = %q, want %q", p, got, want)
-		}
-	}
-}
-
 func TestLookups(t *testing.T) {
 	d := sound()
 	if o, ok := d.Output("out"); !ok || o.Path != pathA {

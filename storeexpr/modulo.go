@@ -43,7 +43,7 @@ func (d *Derivation) hash(mask bool, inputs func(drv store.Path) (Modulo, error)
 	if err != nil {
 		return store.Hash{}, err
 	}
-	text := d.appendText(nil, mask, func(b []byte) []byte {
+	text := d.appendText(make([]byte, 0, 4<<10), mask, func(b []byte) []byte {
 		for i, r := range replaced {
 			b = comma(b, i)
 			b = append(b, `("`...)

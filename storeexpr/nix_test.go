@@ -34,7 +34,7 @@ func newNix(t *testing.T) *nix {
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const settings = "build-users-group =\nsubstituters =\nsandbox = false\nexperimental-features = nix-command ca-derivations\n"
+	const settings = "build-users-group =\nsubstituters =\nsandbox = false\nexperimental-features = nix-command ca-derivations impure-derivations\n"
 	if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte(settings), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -138,3 +138,6 @@ func (r *real) inputs(p store.Path) (Modulo, error) {
 	r.modulo[p] = m
 	return m, err
 }
+
+// nameOf is what the derivation at drv is called.
+func nameOf(drv store.Path) string { return strings.TrimSuffix(drv.Name(), ".drv") }

@@ -29,7 +29,7 @@ func (o Output) unsupported() error {
 	case o.Algo != "" && o.Hash == "":
 		return fmt.Errorf("output %q is floating content-addressed, which is not supported", o.Name)
 	case o.Path == "":
-		return fmt.Errorf("output %q has no path", o.Name)
+		return fmt.Errorf("output %q has no path: it depends on how something else is built, which is not supported", o.Name)
 	}
 	return nil
 }

@@ -158,7 +158,7 @@ func (p *parser) env(d *Derivation) {
 		p.expect(')')
 		d.Env = append(d.Env, v)
 	})
-	d.Env = sorted(p, begin, "environment", d.Env, func(v *EnvVar) string { return v.Name })
+	d.Env = sorted(p, begin, "variables", d.Env, func(v *EnvVar) string { return v.Name })
 }
 
 // closure reads what follows "Closure(".

@@ -76,7 +76,7 @@ func TestRealDerivations(t *testing.T) {
 	r := readReal(t, texts)
 	sorts := make(map[string]int)
 	for p, text := range texts {
-		d, name := r.drvs[p], NameOf(p)
+		d, name := r.drvs[p], nameOf(p)
 		if got := string(d.AppendText(nil)); got != string(text) {
 			t.Errorf("%s: written back as\n%s\nwas\n%s", p, got, text)
 		}
@@ -116,7 +116,7 @@ func TestRealReferences(t *testing.T) {
 	for _, name := range []string{"whole-graph", "drv-as-source", "source", "some-outputs", "d"} {
 		i := 0
 		for p, d := range r.drvs {
-			if NameOf(p) != name {
+			if nameOf(p) != name {
 				continue
 			}
 			i++
@@ -149,7 +149,7 @@ func TestRealFillOutputs(t *testing.T) {
 			d.Outputs[i].Path = ""
 			d.Env = slices.DeleteFunc(d.Env, func(v EnvVar) bool { return v.Name == o.Name })
 		}
-		if err := d.FillOutputs(n.dir, NameOf(p), r.inputs); err != nil {
+		if err := d.FillOutputs(n.dir, nameOf(p), r.inputs); err != nil {
 			t.Errorf("%s: FillOutputs: %v", p, err)
 		} else if got := string(d.AppendText(nil)); got != string(text) {
 			t.Errorf("%s: filled in as\n%s\nwas\n%s", p, got, text)
@@ -163,7 +163,7 @@ func TestRealMirrors(t *testing.T) {
 	r := readReal(t, texts)
 	var drvs, outs []store.Path
 	for p, d := range r.drvs {
-		if v, ok := d.Getenv("b"); NameOf(p) == "d" && ok && strings.HasSuffix(v, "-b") {
+		if v, ok := d.Getenv("b"); nameOf(p) == "d" && ok && strings.HasSuffix(v, "-b") {
 			o, _ := d.Output("out")
 			drvs, outs = append(drvs, p), append(outs, o.Path)
 		}
@@ -188,33 +188,46 @@ func TestRealWrongOutputs(t *testing.T) {
 			d, o := e.(*Derivation), &e.(*Derivation).Outputs[i]
 			want, name := o.Path, o.Name
 			o.Path = store.Path(other + want.Name())
-			err := d.CheckOutputs(n.dir, NameOf(p), r.inputs)
-			wantError(t, err, fmt.Sprintf("output %q of %q is %s, should be %s: malformed store expression", name, NameOf(p), o.Path, want))
+			err := d.CheckOutputs(n.dir, nameOf(p), r.inputs)
+			wantError(t, err, fmt.Sprintf("output %q of %q is %s, should be %s: malformed store expression", name, nameOf(p), o.Path, want))
 
 			o.Path = want
 			d.setEnv(name, "elsewhere")
-			err = d.CheckOutputs(n.dir, NameOf(p), r.inputs)
-			wantError(t, err, fmt.Sprintf("variable %q of %q is \"elsewhere\", should be %s: malformed store expression", name, NameOf(p), want))
+			err = d.CheckOutputs(n.dir, nameOf(p), r.inputs)
+			wantError(t, err, fmt.Sprintf("variable %q of %q is \"elsewhere\", should be %s: malformed store expression", name, nameOf(p), want))
 
 			d.Env = slices.DeleteFunc(d.Env, func(v EnvVar) bool { return v.Name == name })
-			err = d.CheckOutputs(n.dir, NameOf(p), r.inputs)
-			wantError(t, err, fmt.Sprintf("%q has no variable for its output %q: malformed store expression", NameOf(p), name))
+			err = d.CheckOutputs(n.dir, nameOf(p), r.inputs)
+			wantError(t, err, fmt.Sprintf("%q has no variable for its output %q: malformed store expression", nameOf(p), name))
 		}
 	}
 }
 
-// Floating and impure outputs are refused by one clear line.
-func TestRealFloating(t *testing.T) {
+// Outputs whose paths are known only after a build are refused by one clear
+// line.
+func TestRealUnsupported(t *testing.T) {
 	n := newNix(t)
-	n.instantiate(t, `derivation { name = "floating"; system = "x86_64-linux"; builder = "/bin/sh";
-		__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }`)
-	texts := n.derivations(t)
-	if len(texts) != 1 {
-		t.Fatalf("%d derivations, want 1", len(texts))
+	n.instantiate(t, `
+		let
+		  mk = a: derivation ({ system = "x86_64-linux"; builder = "/bin/sh"; } // a);
+		  floating = mk { name = "floating"; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+		in [
+		  (mk { name = "deferred"; inherit floating; })
+		  (mk { name = "impure"; __impure = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; })
+		]`)
+	want := map[string]string{
+		"floating": `output "out" is floating content-addressed, which is not supported`,
+		"impure":   `output "out" is impure, which is not supported`,
+		"deferred": `output "out" has no path: it depends on how something else is built, which is not supported`,
 	}
-	for _, text := range texts {
+	got := make(map[string]bool)
+	for p, text := range n.derivations(t) {
+		got[nameOf(p)] = true
 		_, err := Parse(text)
-		wantError(t, err, `byte 8: output "out" is floating content-addressed, which is not supported: malformed store expression`)
+		wantError(t, err, "byte 8: "+want[nameOf(p)]+": malformed store expression")
+	}
+	if len(got) != len(want) {
+		t.Errorf("Nix made %v", got)
 	}
 }
 
