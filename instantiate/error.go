@@ -46,10 +46,18 @@ func (e *evaluation) located(file string, err error) error {
 		at = inner
 	}
 	out := &Error{Pos: file, Msg: strings.TrimSpace(err.Error()), err: err}
+	var calls []string
 	if inner != nil {
 		out.Msg = inner.Msg
-		e.trace(out, inner.CallStack)
+		for _, fr := range inner.CallStack {
+			if e.files[fr.Pos.Filename()] == nil {
+				continue // a builtin: its name is in the message
+			}
+			out.Pos = fr.Pos.String()
+			calls = append(calls, "  "+out.Pos+": in "+fr.Name)
+		}
 	}
+	called := out.Pos
 	var bad syntax.Error
 	var unresolved resolve.ErrorList
 	switch {
@@ -61,21 +69,9 @@ func (e *evaluation) located(file string, err error) error {
 			out.Msg += "\n" + u.Error()
 		}
 	}
+	// One call says no more than the position, unless that is in another file.
+	if len(calls) > 1 || len(calls) == 1 && out.Pos != called {
+		out.Trace = "called from (outermost first):\n" + strings.Join(calls, "\n")
+	}
 	return out
-}
-
-// trace fills in the position of the innermost call that a file makes, and
-// the calls that led there if there was more than one.
-func (e *evaluation) trace(out *Error, stack starlark.CallStack) {
-	var lines []string
-	for _, fr := range stack {
-		if e.files[fr.Pos.Filename()] == nil {
-			continue // a builtin: its name is in the message
-		}
-		out.Pos = fr.Pos.String()
-		lines = append(lines, "  "+out.Pos+": in "+fr.Name)
-	}
-	if len(lines) > 1 {
-		out.Trace = "called from (outermost first):\n" + strings.Join(lines, "\n")
-	}
 }
