@@ -12,7 +12,7 @@ import (
 	"net/url"
 	"sync"
 
-	"storefs/event"
+	"storefs/normaliser"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -196,17 +196,18 @@ func (l *localWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Realise asks for paths and waits; each gets the events of their goals. There
-// may be results although there is an error too.
-func (c *Client) Realise(ctx context.Context, req RealiseRequest, each func(event.Event)) ([]Realised, error) {
+// Realise asks for paths and waits; each, which may be nil, gets the events of
+// their goals and estimates. There may be a result although there is an error
+// too.
+func (c *Client) Realise(ctx context.Context, req RealiseRequest, each func(Seen)) (normaliser.Result, error) {
 	res, err := c.post(ctx, "realise", req)
-	return follow[event.Event, []Realised](ctx, res, err, each)
+	return follow[Seen, normaliser.Result](ctx, res, err, each)
 }
 
 // Plan says what Realise would do.
-func (c *Client) Plan(ctx context.Context, targets []store.Path) (Plan, error) {
-	res, err := c.post(ctx, "plan", RealiseRequest{Targets: targets})
-	return decode[Plan](ctx, res, err)
+func (c *Client) Plan(ctx context.Context, targets []store.Path) (normaliser.Plan, error) {
+	res, err := c.post(ctx, "plan", pathsRequest{targets})
+	return decode[normaliser.Plan](ctx, res, err)
 }
 
 // Status is what the owner does now.
@@ -216,7 +217,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 }
 
 // Watch calls each with the status, and then with everything that happens,
-// until ctx ends or the owner does.
+// until ctx ends or the owner does. It is for clients that were dialled to
+// watch.
 func (c *Client) Watch(ctx context.Context, logs bool, each func(Seen)) error {
 	q := url.Values{}
 	if logs {
@@ -244,16 +246,45 @@ func (c *Client) AddNAR(ctx context.Context, name string, recursive bool, algo s
 	return decode[store.Info](ctx, res, err)
 }
 
-// AddText adds a text file that may refer to refs.
-func (c *Client) AddText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
-	res, err := c.post(ctx, "text", textRequest{Name: name, Text: text, Refs: refs})
-	return decode[store.Info](ctx, res, err)
+// AddTexts adds text files, each after those that it refers to, and returns
+// their paths.
+func (c *Client) AddTexts(ctx context.Context, texts []Text) ([]store.Path, error) {
+	return c.addAll(ctx, "texts", texts)
 }
 
-// AddExpr adds a store expression. Its inputs must be there.
-func (c *Client) AddExpr(ctx context.Context, name string, text []byte, kinds map[string]store.Kind) (store.Path, error) {
-	res, err := c.post(ctx, "expr", textRequest{Name: name, Text: text, Kinds: kinds})
-	return decode[store.Path](ctx, res, err)
+// AddExprs adds store expressions, each after its inputs, and returns their
+// paths.
+func (c *Client) AddExprs(ctx context.Context, exprs []Text) ([]store.Path, error) {
+	return c.addAll(ctx, "exprs", exprs)
+}
+
+// maxPiece is how much text is sent at a time. Expressions of one piece become
+// valid together.
+const maxPiece = 64 << 20
+
+func (c *Client) addAll(ctx context.Context, name string, texts []Text) ([]store.Path, error) {
+	var all []store.Path
+	for len(texts) > 0 {
+		n, size := 0, 0
+		for n < len(texts) && (n == 0 || size+len(texts[n].Text) <= maxPiece) {
+			size += len(texts[n].Text)
+			n++
+		}
+		res, err := c.post(ctx, name, texts[:n])
+		paths, err := decode[[]store.Path](ctx, res, err)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, paths...)
+		texts = texts[n:]
+	}
+	return all, nil
+}
+
+// Missing gives those of paths that are not valid.
+func (c *Client) Missing(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	res, err := c.post(ctx, "missing", pathsRequest{paths})
+	return decode[[]store.Path](ctx, res, err)
 }
 
 // AddSubstitute says that realising expr makes p valid.

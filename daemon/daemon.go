@@ -8,9 +8,9 @@ package daemon
 import (
 	"context"
 	"io"
-	"time"
 
 	"storefs/builder"
+	"storefs/normaliser"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -30,72 +30,43 @@ type Hello struct {
 	Mountpoint string `json:"mountpoint,omitempty"`
 }
 
-// Realiser makes paths valid.
+// Realiser makes paths valid. *normaliser.Normaliser is one.
 type Realiser interface {
-	// Realise answers each target, also when it returns an error. It calls
-	// planned with the goals of the request when it knows them; ending ctx
-	// cancels those that nobody else wants.
-	Realise(ctx context.Context, req RealiseRequest, planned func(goals []store.Path)) ([]Realised, error)
-	// Plan says what Realise would do.
-	Plan(ctx context.Context, targets []store.Path) (Plan, error)
-	// Work is what happens now.
-	Work() Work
+	Realise(ctx context.Context, r normaliser.Request) (*normaliser.Result, error)
+	Plan(ctx context.Context, targets []store.Path) (normaliser.Plan, error)
+	Status() normaliser.Status
 }
 
-// RealiseRequest asks for targets: derivations, closures, output paths.
+// RealiseRequest asks for targets: derivations, closures, output paths. What
+// its fields mean, normaliser.Request says.
 type RealiseRequest struct {
 	Targets    []store.Path   `json:"targets"`
 	KeepGoing  bool           `json:"keepGoing,omitempty"`
-	Jobs       int            `json:"jobs,omitempty"` // 0: as many as the owner runs at all
+	Jobs       int            `json:"jobs,omitempty"`
 	Limits     builder.Limits `json:"limits"`
 	KeepFailed bool           `json:"keepFailed,omitempty"`
 	Check      bool           `json:"check,omitempty"`
 	Logs       bool           `json:"logs,omitempty"` // the client wants the log lines of its goals
 }
 
-// Realised is the answer for one target.
-type Realised struct {
-	Target  store.Path     `json:"target"`
-	Outputs []Output       `json:"outputs,omitempty"` // valid now; nothing if it failed
-	Failure *store.Failure `json:"failure,omitempty"`
-}
-
-// Output is a named output. The Name is "" where outputs have none: those of
-// 2004, roots of closures, paths that were asked for themselves.
-type Output struct {
-	Name string     `json:"name,omitempty"`
-	Path store.Path `json:"path"`
-}
-
-// Plan is what would be done.
-type Plan struct {
-	Build      []store.Path `json:"build"`      // derivations, inputs first
-	Substitute []store.Path `json:"substitute"` // paths
-	Unknown    []store.Path `json:"unknown"`    // needed, and nothing can make them
-}
-
-// Work is what the owner does at a moment.
-type Work struct {
-	Running []Goal `json:"running"`
-	Waiting int    `json:"waiting"` // goals that have not started
-	Jobs    int    `json:"jobs"`    // how many may run at once
-}
-
-// Goal is a goal that runs. Durations are in nanoseconds.
-type Goal struct {
-	Goal     store.Path    `json:"goal"`
-	Phase    string        `json:"phase"`
-	Started  time.Time     `json:"started"`
-	Expected time.Duration `json:"expected,omitempty"` // 0 if it never ran before
-	Waiters  int           `json:"waiters"`            // requests that wait for it
-}
-
-// Adder makes new paths from what clients send.
+// Adder makes new paths from what clients send. What is there already may be
+// added again.
 type Adder interface {
 	AddNAR(ctx context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error)
-	AddText(ctx context.Context, name string, text []byte, refs []store.Path) (store.Info, error)
-	AddExpr(ctx context.Context, name string, text []byte, kinds map[string]store.Kind) (store.Path, error)
+	AddTexts(ctx context.Context, texts []Text) ([]store.Path, error)
+	AddExprs(ctx context.Context, exprs []Text) ([]store.Path, error)
 	AddSubstitute(ctx context.Context, p, expr store.Path) error
+}
+
+// Text is a text, or a store expression, that is to be added.
+type Text struct {
+	Name string `json:"name"`
+	Text []byte `json:"text"`
+	// References are what a text may refer to. (Those of an expression follow
+	// from what it says.)
+	References []store.Path `json:"references,omitempty"`
+	// Kinds are what the outputs of a derivation are declared to be, by name.
+	Kinds map[string]store.Kind `json:"kinds,omitempty"`
 }
 
 // Mover takes closures in and gives them out, as `nix-store --export` streams.
@@ -124,6 +95,8 @@ const (
 // Querier answers questions about paths.
 type Querier interface {
 	Info(p store.Path) (store.Info, error) // store.ErrNotValid
+	// Missing gives those of paths that are not valid.
+	Missing(paths []store.Path) ([]store.Path, error)
 	Expr(p store.Path) (storeexpr.Expr, error)
 	// Related returns no paths where nothing is known. References, Referrers
 	// and Requisites need a valid p, Outputs an expression. Roots are names of

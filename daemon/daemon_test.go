@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"storefs/event"
+	"storefs/normaliser"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -70,15 +71,15 @@ func TestErrorsTravel(t *testing.T) {
 		errors.Join(errors.New("read: x"), store.ErrBadPath),
 	} {
 		f := newFake(t)
-		f.realise = func(context.Context, RealiseRequest, func([]store.Path)) ([]Realised, error) {
-			return []Realised{{Target: path("a.drv")}}, want
+		f.realise = func(context.Context, normaliser.Request) (*normaliser.Result, error) {
+			return &normaliser.Result{Targets: []normaliser.Target{{Path: path("a.drv")}}}, want
 		}
 		_, socket := f.serve()
 		res, err := dial(t, socket).Realise(t.Context(), RealiseRequest{}, nil)
 		if err == nil || err.Error() != want.Error() {
 			t.Errorf("%q instead of %q", err, want)
 		}
-		if len(res) != 1 {
+		if len(res.Targets) != 1 {
 			t.Errorf("results: %v", res)
 		}
 		for _, k := range kinds {
@@ -96,23 +97,23 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 	f := newFake(t)
 	ours, running, alien := path("ours.drv"), path("running.drv"), path("alien.drv")
 	began := time.Now().Add(-time.Minute).Truncate(time.Second).UTC()
-	f.setWork(Work{Running: []Goal{
-		{Goal: running, Phase: event.PhaseBuild, Started: began, Expected: time.Hour},
-		{Goal: alien, Phase: event.PhaseBuild, Started: began},
-	}})
-	f.realise = func(_ context.Context, req RealiseRequest, planned func([]store.Path)) ([]Realised, error) {
+	f.running(
+		normaliser.Running{Goal: running, Phase: event.PhaseBuild, Since: began, Expected: time.Hour},
+		normaliser.Running{Goal: alien, Phase: event.PhaseBuild, Since: began},
+	)
+	f.realise = func(_ context.Context, req normaliser.Request) (*normaliser.Result, error) {
 		if len(req.Targets) != 1 || req.Targets[0] != ours || !req.KeepGoing || req.Limits.Timeout != time.Minute {
 			t.Errorf("request: %+v", req)
 		}
 		f.events.Publish(event.Event{Kind: event.Added, Goal: ours, Expected: time.Second})
 		f.events.Publish(event.Event{Kind: event.Done, Goal: alien})
-		planned([]store.Path{ours, running})
+		req.Planned([]store.Path{ours, running})
 		f.events.Publish(event.Event{Kind: event.Started, Goal: alien})
 		f.events.Publish(event.Event{Kind: event.Log, Goal: ours, Text: "line"})
 		f.events.Publish(event.Event{Kind: event.Valid, Paths: []store.Path{alien}})
 		f.events.Publish(event.Event{Kind: event.Done, Goal: running})
 		f.events.Publish(event.Event{Kind: event.Done, Goal: ours, Text: event.OutcomeBuilt})
-		return []Realised{{Target: ours, Outputs: []Output{{Name: "out", Path: path("ours")}}}}, nil
+		return &normaliser.Result{Targets: []normaliser.Target{{Path: ours, Paths: []store.Path{path("ours")}}}}, nil
 	}
 	_, socket := f.serve()
 	c := dial(t, socket)
@@ -120,7 +121,8 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 		req := RealiseRequest{Targets: []store.Path{ours}, KeepGoing: true, Logs: logs}
 		req.Limits.Timeout = time.Minute
 		var got []string
-		res, err := c.Realise(t.Context(), req, func(e event.Event) {
+		res, err := c.Realise(t.Context(), req, func(s Seen) {
+			e := s.Event
 			if e.Kind == event.Started && (!e.Time.Equal(began) || e.Expected != time.Hour) {
 				t.Errorf("of a goal that runs already: %+v", e)
 			}
@@ -129,7 +131,7 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(res) != 1 || res[0].Outputs[0].Path != path("ours") {
+		if len(res.Targets) != 1 || res.Targets[0].Paths[0] != path("ours") {
 			t.Errorf("result: %+v", res)
 		}
 		want := []string{
@@ -149,8 +151,8 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 func TestClientThatGoesCancels(t *testing.T) {
 	f := newFake(t)
 	begun, cancelled := make(chan struct{}), make(chan struct{})
-	f.realise = func(ctx context.Context, _ RealiseRequest, planned func([]store.Path)) ([]Realised, error) {
-		planned(nil)
+	f.realise = func(ctx context.Context, req normaliser.Request) (*normaliser.Result, error) {
+		req.Planned(nil)
 		close(begun)
 		<-ctx.Done()
 		close(cancelled)
@@ -169,7 +171,7 @@ func TestClientThatGoesCancels(t *testing.T) {
 func TestDrainWaitsForClients(t *testing.T) {
 	f := newFake(t)
 	begun, release := make(chan struct{}), make(chan struct{})
-	f.realise = func(context.Context, RealiseRequest, func([]store.Path)) ([]Realised, error) {
+	f.realise = func(context.Context, normaliser.Request) (*normaliser.Result, error) {
 		close(begun)
 		<-release
 		return nil, nil
@@ -227,7 +229,7 @@ func TestDrainWaitsForClients(t *testing.T) {
 func TestDrainCancelled(t *testing.T) {
 	f := newFake(t)
 	begun := make(chan struct{})
-	f.realise = func(ctx context.Context, _ RealiseRequest, _ func([]store.Path)) ([]Realised, error) {
+	f.realise = func(ctx context.Context, _ normaliser.Request) (*normaliser.Result, error) {
 		close(begun)
 		<-ctx.Done()
 		return nil, store.ErrCancelled
@@ -270,11 +272,16 @@ func TestUploads(t *testing.T) {
 	if _, err := c.AddNAR(ctx, "src", true, store.SHA256, r); !errors.Is(err, broken) {
 		t.Errorf("broken upload: %v", err)
 	}
-	if _, err := c.AddText(ctx, "t", []byte("a\x00\xff"), []store.Path{path("r")}); err != nil {
-		t.Error(err)
+	if ps, err := c.AddTexts(ctx, []Text{{Name: "t", Text: []byte("a\x00\xff"), References: []store.Path{path("r")}}}); err != nil || len(ps) != 1 || ps[0] != path("t") {
+		t.Error(ps, err)
 	}
-	if p, err := c.AddExpr(ctx, "x.drv", []byte("Derive"), map[string]store.Kind{"out": store.KindRegular}); err != nil || p != path("x.drv") {
-		t.Error(p, err)
+	if ps, err := c.AddExprs(ctx, []Text{{Name: "x.drv", Text: []byte("Derive"), Kinds: map[string]store.Kind{"out": store.KindRegular}}}); err != nil || ps[0] != path("x.drv") {
+		t.Error(ps, err)
+	}
+	// Long lists go in pieces, in order.
+	big := make([]byte, maxPiece/2+1)
+	if ps, err := c.AddExprs(ctx, []Text{{Name: "x", Text: big}, {Name: "y", Text: big}}); err != nil || len(ps) != 2 || ps[1] != path("y") {
+		t.Error(ps, err)
 	}
 	if err := c.AddSubstitute(ctx, path("p"), path("e.drv")); err != nil {
 		t.Error(err)
@@ -284,8 +291,11 @@ func TestUploads(t *testing.T) {
 	}
 	want := []string{
 		"nar src true sha256 a nar",
-		`text t "a\x00\xff" [` + string(path("r")) + "]",
-		`expr x.drv "Derive" map[out:regular]`,
+		"1 texts",
+		`text t "a\x00\xff" [` + string(path("r")) + "] map[]",
+		"1 exprs",
+		`expr x.drv "Derive" [] map[out:regular]`,
+		"1 exprs", "1 exprs",
 		"substitute " + string(path("p")) + " " + string(path("e.drv")),
 	}
 	if d := cmp.Diff(want, f.added); d != "" {
@@ -418,6 +428,9 @@ func TestQueries(t *testing.T) {
 	if _, err := c.Info(ctx, "/elsewhere/x"); !errors.Is(err, store.ErrBadPath) {
 		t.Error(err)
 	}
+	if ps, err := c.Missing(ctx, []store.Path{a, path("none")}); err != nil || len(ps) != 1 || ps[0] != path("none") {
+		t.Error(ps, err)
+	}
 	if ps, err := c.Related(ctx, Referrers, b); err != nil || len(ps) != 1 || ps[0] != a {
 		t.Error(ps, err)
 	}
@@ -436,7 +449,7 @@ func TestQueries(t *testing.T) {
 	if g, err := c.Graph(ctx, []store.Path{path("a.drv"), path("a.drv")}, true); err != nil || cmp.Diff(want, g) != "" {
 		t.Error(err, cmp.Diff(want, g))
 	}
-	if p, err := c.Plan(ctx, []store.Path{a}); err != nil || cmp.Diff(Plan{Build: []store.Path{a}}, p) != "" {
+	if p, err := c.Plan(ctx, []store.Path{a}); err != nil || cmp.Diff(normaliser.Plan{Build: []store.Path{a}}, p) != "" {
 		t.Error(p, err)
 	}
 	var damage []Damage
@@ -469,10 +482,10 @@ func TestWhy(t *testing.T) {
 	ask(path("nothing"), StateUnknown, "no way to make it")
 	ask(out, StateKnown, string(drv))
 	ask(drv, StateKnown, "not realised")
-	f.setWork(Work{Running: []Goal{{Goal: drv, Phase: event.PhaseScan}}})
+	f.running(normaliser.Running{Goal: drv, Phase: event.PhaseScan})
 	ask(out, StateRunning, "scan")
 	ask(drv, StateRunning, "scan")
-	f.setWork(Work{})
+	f.running()
 	f.failures[drv] = &store.Failure{Path: drv, Cause: store.CauseBuilder, Message: "exited with status 3", Builder: "/bin/sh", Status: 3}
 	ask(out, StateFailed, "exit status: 3")
 	ask(drv, StateFailed, "exit status: 3")
@@ -496,7 +509,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("log of what nothing makes: %v", err)
 	}
 	// Followed from before the builder has written anything.
-	f.setWork(Work{Running: []Goal{{Goal: drv, Phase: event.PhaseBuild}}})
+	f.running(normaliser.Running{Goal: drv, Phase: event.PhaseBuild})
 	r, w := io.Pipe()
 	followed := make(chan error, 1)
 	go func() {
@@ -517,7 +530,7 @@ func TestLog(t *testing.T) {
 			t.Fatalf("%q %v", got, err)
 		}
 	}
-	f.setWork(Work{})
+	f.running()
 	f.events.Publish(event.Event{Kind: event.Done, Goal: drv})
 	if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
 		t.Errorf("%q %v", rest, err)
@@ -533,8 +546,8 @@ func TestLog(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	f := newFake(t)
-	began := time.Now()
-	f.setWork(Work{Running: []Goal{{Goal: path("a.drv"), Started: began, Phase: event.PhaseBuild}}, Jobs: 2})
+	f.running(normaliser.Running{Goal: path("a.drv"), Since: time.Now().Add(-time.Minute), Phase: event.PhaseBuild, Expected: time.Hour})
+	f.now.Jobs = 2
 	_, socket := f.serve()
 	c := dial(t, socket)
 	ctx, cancel := context.WithCancel(t.Context())

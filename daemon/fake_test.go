@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"storefs/event"
+	"storefs/normaliser"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -28,10 +29,10 @@ type fake struct {
 	events event.Bus
 	logs   string // directory of logs
 
-	realise func(ctx context.Context, req RealiseRequest, planned func([]store.Path)) ([]Realised, error)
+	realise func(ctx context.Context, r normaliser.Request) (*normaliser.Result, error)
 
 	mu       sync.Mutex
-	work     Work
+	now      normaliser.Status
 	infos    map[store.Path]store.Info
 	exprs    map[store.Path]storeexpr.Expr
 	related  map[Relation]map[store.Path][]store.Path
@@ -55,24 +56,24 @@ func (f *fake) relate(r Relation, p store.Path, to ...store.Path) {
 	f.related[r][p] = to
 }
 
-func (f *fake) Realise(ctx context.Context, req RealiseRequest, planned func([]store.Path)) ([]Realised, error) {
-	return f.realise(ctx, req, planned)
+func (f *fake) Realise(ctx context.Context, r normaliser.Request) (*normaliser.Result, error) {
+	return f.realise(ctx, r)
 }
 
-func (f *fake) Plan(_ context.Context, targets []store.Path) (Plan, error) {
-	return Plan{Build: targets}, nil
+func (f *fake) Plan(_ context.Context, targets []store.Path) (normaliser.Plan, error) {
+	return normaliser.Plan{Build: targets}, nil
 }
 
-func (f *fake) Work() Work {
+func (f *fake) Status() normaliser.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return Work{Running: slices.Clone(f.work.Running), Waiting: f.work.Waiting, Jobs: f.work.Jobs}
+	return f.now
 }
 
-func (f *fake) setWork(w Work) {
+func (f *fake) running(goals ...normaliser.Running) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.work = w
+	f.now.Running = goals
 }
 
 func (f *fake) note(s string) {
@@ -97,14 +98,28 @@ func (f *fake) AddNAR(_ context.Context, name string, recursive bool, algo store
 	return store.Info{Path: path(name), NarSize: int64(4 + len(rest))}, nil
 }
 
-func (f *fake) AddText(_ context.Context, name string, text []byte, refs []store.Path) (store.Info, error) {
-	f.note(fmt.Sprintf("text %s %q %v", name, text, refs))
-	return store.Info{Path: path(name)}, nil
+func (f *fake) AddTexts(_ context.Context, texts []Text) ([]store.Path, error) {
+	return f.addAll("text", texts)
 }
 
-func (f *fake) AddExpr(_ context.Context, name string, text []byte, kinds map[string]store.Kind) (store.Path, error) {
-	f.note(fmt.Sprintf("expr %s %q %v", name, text, kinds))
-	return path(name), nil
+func (f *fake) AddExprs(_ context.Context, texts []Text) ([]store.Path, error) {
+	return f.addAll("expr", texts)
+}
+
+func (f *fake) addAll(what string, texts []Text) ([]store.Path, error) {
+	var paths []store.Path
+	f.note(fmt.Sprintf("%d %ss", len(texts), what))
+	for _, t := range texts {
+		if len(t.Text) < 1000 {
+			f.note(fmt.Sprintf("%s %s %q %v %v", what, t.Name, t.Text, t.References, t.Kinds))
+		}
+		paths = append(paths, path(t.Name))
+	}
+	return paths, nil
+}
+
+func (f *fake) Missing(paths []store.Path) ([]store.Path, error) {
+	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { _, ok := f.infos[p]; return ok }), nil
 }
 
 func (f *fake) AddSubstitute(_ context.Context, p, expr store.Path) error {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -34,36 +35,37 @@ func upload(w http.ResponseWriter, r *http.Request, f func(io.Reader) (any, erro
 	return nil
 }
 
-type textRequest struct {
-	Name  string                `json:"name"`
-	Text  []byte                `json:"text"`
-	Refs  []store.Path          `json:"refs,omitempty"`
-	Kinds map[string]store.Kind `json:"kinds,omitempty"`
+func (s *Server) addTexts(w http.ResponseWriter, r *http.Request) error {
+	return addAll(w, r, s.Adder.AddTexts)
 }
 
-func (s *Server) addText(w http.ResponseWriter, r *http.Request) error {
-	var req textRequest
-	if err := readJSON(w, r, &req); err != nil {
+func (s *Server) addExprs(w http.ResponseWriter, r *http.Request) error {
+	return addAll(w, r, s.Adder.AddExprs)
+}
+
+func addAll(w http.ResponseWriter, r *http.Request, add func(context.Context, []Text) ([]store.Path, error)) error {
+	var texts []Text
+	if err := readJSON(w, r, &texts); err != nil {
 		return err
 	}
-	info, err := s.Adder.AddText(r.Context(), req.Name, req.Text, req.Refs)
+	paths, err := add(r.Context(), texts)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, info)
+	writeJSON(w, paths)
 	return nil
 }
 
-func (s *Server) addExpr(w http.ResponseWriter, r *http.Request) error {
-	var req textRequest
+func (s *Server) missing(w http.ResponseWriter, r *http.Request) error {
+	var req pathsRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	p, err := s.Adder.AddExpr(r.Context(), req.Name, req.Text, req.Kinds)
+	paths, err := s.Querier.Missing(req.Paths)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, p)
+	writeJSON(w, paths)
 	return nil
 }
 

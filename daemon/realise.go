@@ -7,8 +7,19 @@ import (
 	"time"
 
 	"storefs/event"
+	"storefs/normaliser"
 	"storefs/store"
 )
+
+// Seen is one thing that a client hears while it waits; exactly one field is
+// set.
+type Seen struct {
+	Status *Status      `json:"status,omitempty"` // first, to a client that watches
+	Event  *event.Event `json:"event,omitempty"`
+	// Remaining is an estimate of the time until all that the owner does is
+	// done.
+	Remaining time.Duration `json:"remaining,omitempty"`
+}
 
 func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	var req RealiseRequest
@@ -19,19 +30,28 @@ func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	v := s.newView(req.Logs)
 	var pump sync.WaitGroup
 	pump.Go(func() { v.pump(out) })
-	results, err := s.Realiser.Realise(r.Context(), req, v.plan)
+	result, err := s.Realiser.Realise(r.Context(), normaliser.Request{
+		Targets:    req.Targets,
+		KeepGoing:  req.KeepGoing,
+		Jobs:       req.Jobs,
+		Limits:     req.Limits,
+		KeepFailed: req.KeepFailed,
+		Check:      req.Check,
+		Orphans:    normaliser.Orphans{Cancel: true}, // a client that went does not want it any more
+		Planned:    v.plan,
+	})
 	v.sub.Close()
 	pump.Wait()
-	out.end(results, err)
+	out.end(result, err)
 	return nil
 }
 
 func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
-	var req RealiseRequest
+	var req pathsRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	p, err := s.Realiser.Plan(r.Context(), req.Targets)
+	p, err := s.Realiser.Plan(r.Context(), req.Paths)
 	if err != nil {
 		return err
 	}
@@ -43,8 +63,8 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 // goals may have been added, or may even run, before the request came, each
 // begins with events that bring the client up to date.
 type view struct {
-	sub  *event.Subscription
-	work func() Work
+	sub *event.Subscription
+	now func() normaliser.Status
 
 	unplanned context.Context // ends when the goals are known
 	known     context.CancelFunc
@@ -54,7 +74,7 @@ type view struct {
 }
 
 func (s *Server) newView(logs bool) *view {
-	v := &view{work: s.Realiser.Work}
+	v := &view{now: s.Realiser.Status}
 	v.unplanned, v.known = context.WithCancel(context.Background())
 	v.sub = s.Events.Subscribe(func(e event.Event) bool {
 		return e.Goal != "" && (logs || e.Kind != event.Log) && v.may(e.Goal)
@@ -95,22 +115,16 @@ func (v *view) pump(out *streamWriter) {
 			return
 		}
 	}
-	sendEvents(out, v.catchUp()...)
+	v.send(out, v.catchUp())
 	v.send(out, held)
-	for {
-		events, ok := v.sub.Next(context.Background())
-		if !ok {
-			return
-		}
-		v.send(out, events)
-	}
+	passOn(context.Background(), v.sub, v.now, out, func(events []event.Event) { v.send(out, events) })
 }
 
 func (v *view) send(out *streamWriter, events []event.Event) {
-	var ours []event.Event
-	for _, e := range events {
+	var ours []Seen
+	for i, e := range events {
 		if e.Kind == event.Lost || v.may(e.Goal) {
-			ours = append(ours, e)
+			ours = append(ours, Seen{Event: &events[i]})
 		}
 	}
 	sendEvents(out, ours...)
@@ -118,7 +132,7 @@ func (v *view) send(out *streamWriter, events []event.Event) {
 
 // catchUp makes the events that tell of goals what happened before.
 func (v *view) catchUp() []event.Event {
-	work := v.work()
+	running := v.now().Running
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
@@ -126,18 +140,43 @@ func (v *view) catchUp() []event.Event {
 	for g := range v.goals {
 		all = append(all, event.Event{Time: now, Kind: event.Added, Goal: g})
 	}
-	return append(all, work.events(func(g store.Path) bool { return v.goals[g] })...)
-}
-
-// events are those that tell of w what happened before.
-func (w Work) events(of func(store.Path) bool) []event.Event {
-	var all []event.Event
-	for _, g := range w.Running {
-		if of(g.Goal) {
-			all = append(all,
-				event.Event{Time: g.Started, Kind: event.Started, Goal: g.Goal, Expected: g.Expected},
-				event.Event{Time: g.Started, Kind: event.Phase, Goal: g.Goal, Text: g.Phase})
+	for _, g := range running {
+		if v.goals[g.Goal] {
+			all = append(all, past(g)...)
 		}
 	}
 	return all
+}
+
+// past are the events that tell what happened to a running goal before.
+func past(g normaliser.Running) []event.Event {
+	return []event.Event{
+		{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected},
+		{Time: g.Since, Kind: event.Phase, Goal: g.Goal, Text: g.Phase},
+	}
+}
+
+// estimates is the time between two estimates of what remains.
+const estimates = 2 * time.Second
+
+// passOn gives what happens to each, until sub is closed or ctx ends, and an
+// estimate of what remains to out now and then.
+func passOn(ctx context.Context, sub *event.Subscription, now func() normaliser.Status, out *streamWriter, each func([]event.Event)) {
+	last := time.Now()
+	for {
+		wait, cancel := context.WithTimeout(ctx, estimates)
+		events, ok := sub.Next(wait)
+		late := wait.Err() != nil
+		cancel()
+		if !ok && (!late || ctx.Err() != nil) {
+			return
+		}
+		each(events)
+		if time.Since(last) >= estimates {
+			last = time.Now()
+			if left := now().Remaining; left > 0 {
+				sendEvents(out, Seen{Remaining: left})
+			}
+		}
+	}
 }

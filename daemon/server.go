@@ -75,8 +75,9 @@ func (s *Server) routes() http.Handler {
 	handle("GET status", s.status)
 	handle("GET watch", s.watch)
 	handle("POST nar", s.addNAR)
-	handle("POST text", s.addText)
-	handle("POST expr", s.addExpr)
+	handle("POST texts", s.addTexts)
+	handle("POST exprs", s.addExprs)
+	handle("POST missing", s.missing)
 	handle("POST substitute", s.addSubstitute)
 	handle("POST import", s.importStream)
 	handle("POST export", s.exportStream)
@@ -178,7 +179,8 @@ func (s *Server) stop(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// maxBody bounds requests in JSON. The longest are store expressions.
+// maxBody bounds requests in JSON. The longest are lists of store expressions;
+// clients send long ones in pieces.
 const maxBody = 256 << 20
 
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {

@@ -37,12 +37,12 @@ func newStreamWriter(w http.ResponseWriter) *streamWriter {
 	return &streamWriter{w: w, buf: buf, enc: enc}
 }
 
-// send writes events and flushes. Errors are left to the end: a client that
+// sendEvents writes events and flushes. Errors are left to the end: a client that
 // has gone cancels the request's context.
 func sendEvents[E any](s *streamWriter, events ...E) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || len(events) == 0 {
 		return
 	}
 	for _, e := range events {

@@ -2,17 +2,21 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
+	"time"
 
 	"storefs/event"
-	"storefs/store"
+	"storefs/normaliser"
+	"storefs/progress"
 )
 
 // Status is what `storefs status` shows.
 type Status struct {
 	Hello
-	Work
-	Clients int `json:"clients"` // connected, this one included
+	normaliser.Status
+	Clients int `json:"clients"` // connected, but for those that only watch
 }
 
 // Status is the state of the owner now.
@@ -20,24 +24,49 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	n := s.sessions
 	s.mu.Unlock()
-	return Status{Hello: s.Hello(), Work: s.Realiser.Work(), Clients: n}
+	return Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
+}
+
+// Text is the status for people: lines, each ended by a newline.
+func (s *Status) Text(now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "store %s, state %s\n", s.Store, s.State)
+	fmt.Fprintf(&b, "owner: storefs %s (pid %d)", s.Role, s.PID)
+	if s.Mountpoint != "" {
+		fmt.Fprintf(&b, ", mounted at %s", s.Mountpoint)
+	}
+	b.WriteString("\n")
+	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
+		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
+	if s.Remaining > 0 {
+		fmt.Fprintf(&b, "about %s left\n", progress.Duration(s.Remaining))
+	}
+	for _, g := range s.Running {
+		fmt.Fprintf(&b, "  %s", progress.Duration(now.Sub(g.Since)))
+		if g.Expected > 0 {
+			fmt.Fprintf(&b, " of %s", progress.Duration(g.Expected))
+		}
+		fmt.Fprintf(&b, " %s", g.Goal)
+		if g.Phase != "" {
+			fmt.Fprintf(&b, " (%s)", g.Phase)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// Events are those that tell what happened to the running goals before.
+func (s *Status) Events() []event.Event {
+	var all []event.Event
+	for _, g := range s.Running {
+		all = append(all, past(g)...)
+	}
+	return all
 }
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, s.Status())
 	return nil
-}
-
-// Seen is one thing that a watching client gets: first the status, then
-// events.
-type Seen struct {
-	Status *Status      `json:"status,omitempty"`
-	Event  *event.Event `json:"event,omitempty"`
-}
-
-// Events are those that tell of s what happened before.
-func (s *Status) Events() []event.Event {
-	return s.Work.events(func(store.Path) bool { return true })
 }
 
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
@@ -49,18 +78,15 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	out := newStreamWriter(w)
 	now := s.Status()
 	sendEvents(out, Seen{Status: &now})
-	for {
-		events, ok := sub.Next(ctx)
-		if !ok {
-			out.end(nil, nil)
-			return nil
-		}
+	passOn(ctx, sub, s.Realiser.Status, out, func(events []event.Event) {
 		seen := make([]Seen, len(events))
 		for i := range events {
 			seen[i].Event = &events[i]
 		}
 		sendEvents(out, seen...)
-	}
+	})
+	out.end(nil, nil)
+	return nil
 }
 
 // untilClosing ends with ctx or when the owner wants to end: what only watches

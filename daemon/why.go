@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"storefs/event"
+	"storefs/normaliser"
 	"storefs/store"
 )
 
@@ -25,12 +26,12 @@ const (
 
 // Why is what there is to say about a path.
 type Why struct {
-	Path     store.Path     `json:"path"`
-	State    string         `json:"state"`
-	Derivers []store.Path   `json:"derivers,omitempty"` // the derivations that make it
-	Info     *store.Info    `json:"info,omitempty"`     // if it is realised
-	Goal     *Goal          `json:"goal,omitempty"`     // if it is running
-	Failure  *store.Failure `json:"failure,omitempty"`  // if it failed
+	Path     store.Path          `json:"path"`
+	State    string              `json:"state"`
+	Derivers []store.Path        `json:"derivers,omitempty"` // the derivations that make it
+	Info     *store.Info         `json:"info,omitempty"`     // if it is realised
+	Goal     *normaliser.Running `json:"goal,omitempty"`     // if it is running
+	Failure  *store.Failure      `json:"failure,omitempty"`  // if it failed
 }
 
 // Why tells what is known of p: a derivation, a closure, an output, a source.
@@ -48,7 +49,7 @@ func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
 	if p.IsExpr() {
 		goals = append([]store.Path{p}, derivers...)
 	}
-	for _, g := range s.Realiser.Work().Running {
+	for _, g := range s.Realiser.Status().Running {
 		for _, p := range append(goals, p) {
 			if g.Goal == p {
 				y.State, y.Goal = StateRunning, &g
@@ -128,7 +129,7 @@ func (y *Why) Text() string {
 			fmt.Fprintf(&b, "registered: %s\n", y.Info.RegisteredAt().Format(time.RFC3339))
 		}
 	case StateRunning:
-		fmt.Fprintf(&b, "%s: being realised since %s (%s)\n", y.Path, y.Goal.Started.Format(time.RFC3339), y.Goal.Phase)
+		fmt.Fprintf(&b, "%s: being realised since %s (%s)\n", y.Path, y.Goal.Since.Format(time.RFC3339), y.Goal.Phase)
 		if y.Goal.Goal != y.Path {
 			fmt.Fprintf(&b, "by: %s\n", y.Goal.Goal)
 		}
@@ -220,7 +221,7 @@ func (s *Server) logged(ctx context.Context, p store.Path) (store.Path, error) {
 }
 
 func (s *Server) running(drv store.Path) bool {
-	for _, g := range s.Realiser.Work().Running {
+	for _, g := range s.Realiser.Status().Running {
 		if g.Goal == drv {
 			return true
 		}
