@@ -227,7 +227,7 @@ func TestErrors(t *testing.T) {
 		{"link out", "read('link/passwd')", "main.star:1:5: read: openat link/passwd: path escapes from parent"},
 		{"source through link out", "source('link/passwd')", "main.star:1:7: source link/passwd: statat link: path escapes from parent"},
 		{"directory", "read('dir')", "read dir: not a regular file"},
-		{"source name", "source('.hidden')", "main.star:1:7: source .hidden: the name \".hidden\" begins with a dot: malformed store path; give it another one by name="},
+		{"source name", "source('.-x')", "main.star:1:7: source .-x: the name \".-x\" is one of ., .., .-… and ..-…: malformed store path; give it another one by name="},
 		{"nothing included", "source('dir', include = ['*.c'])", "nothing in it matches include"},
 		{"filtered file", "source('f', include = ['*.c'])", "include and exclude are for directories"},
 		{"pattern", "glob(['../*'])", `main.star:1:5: glob: pattern "../*": begins with ..`},
@@ -243,7 +243,7 @@ func TestErrors(t *testing.T) {
 			plan, err := eval(t, map[string]string{
 				"main.star": c.main, "bad.star": ")", "fails.star": "x = fail('no')",
 				"a.star": "load('b.star', 'x')", "b.star": "load('a.star', 'x')",
-				"link": "->/etc", "dir/file": "x", "f": "x", ".hidden": "x",
+				"link": "->/etc", "dir/file": "x", "f": "x", ".-x": "x",
 			}, Options{})
 			if err == nil {
 				t.Fatalf("no error, but %d targets", len(plan.Targets))

@@ -129,15 +129,16 @@ func CheckBase(base string) error {
 }
 
 // CheckName reports whether name may follow a digest: Nix's alphabet and
-// length, and no dot at its beginning.
+// length, and none of the names with dots that Nix refuses (path.cc,
+// checkName). Others may begin with a dot, as the source of a .gitignore does.
 func CheckName(name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("the name is empty: %w", ErrBadPath)
 	case len(name) > MaxNameLen:
 		return fmt.Errorf("the name is %d bytes long, more than %d: %w", len(name), MaxNameLen, ErrBadPath)
-	case name[0] == '.':
-		return fmt.Errorf("the name %q begins with a dot: %w", name, ErrBadPath)
+	case name == "." || name == ".." || strings.HasPrefix(name, ".-") || strings.HasPrefix(name, "..-"):
+		return fmt.Errorf("the name %q is one of ., .., .-… and ..-…: %w", name, ErrBadPath)
 	}
 	for i := 0; i < len(name); i++ {
 		if !isNameByte(name[i]) {

@@ -18,7 +18,10 @@ func (d *Derivation) Check(dir store.Dir, name string) error {
 	if d.Form == Form2004 {
 		suffix = ".store"
 	}
-	err := store.CheckName(name + suffix)
+	err := store.CheckName(name) // ".drv" alone would do for a name
+	if err == nil {
+		err = store.CheckName(name + suffix)
+	}
 	if err == nil {
 		err = d.checkOutputs(dir, name)
 	}
