@@ -20,6 +20,8 @@ type Live struct {
 	tally   *tally
 	above   strings.Builder // lines that stay and are not written yet
 	painted string          // what stands on the screen now
+	ends    time.Time       // when all is done, by the last estimate from outside; zero if there is none
+	fresh   time.Duration   // an estimate since the last Paint
 	lines   int             // how many lines that is
 }
 
@@ -40,10 +42,32 @@ func (l *Live) Take(e event.Event) {
 	l.above.WriteString(eventLine(l.tally, e, ended, l.o.Logs))
 }
 
+// Say implements Display.
+func (l *Live) Say(line string) {
+	write(l.w, l.erase()+line+"\n"+l.painted)
+}
+
+// Expect implements Display.
+func (l *Live) Expect(left time.Duration) { l.fresh = left }
+
+// left is the time until all is done: by the estimate from outside, which knows
+// what waits for what, or else by the tally.
+func (l *Live) left(now time.Time) time.Duration {
+	if l.fresh > 0 {
+		l.ends, l.fresh = now.Add(l.fresh), 0
+	}
+	if l.ends.IsZero() {
+		return l.tally.left(now)
+	}
+	return l.ends.Sub(now)
+}
+
 // Paint implements Display. It writes nothing when nothing changed.
 func (l *Live) Paint(now time.Time) {
 	list := ""
-	if now.Sub(l.o.Start) >= l.o.Delay && !l.tally.idle() {
+	if l.tally.idle() {
+		l.ends = time.Time{}
+	} else if now.Sub(l.o.Start) >= l.o.Delay {
 		list = l.list(now)
 	}
 	if l.above.Len() == 0 && list == l.painted {
@@ -81,7 +105,7 @@ func (l *Live) list(now time.Time) string {
 	if t.failed > 0 {
 		head += fmt.Sprintf(", %d failed", t.failed)
 	}
-	if left := t.left(now); left > 0 {
+	if left := l.left(now); left > 0 {
 		head += ", about " + strings.Replace(Duration(left.Round(time.Second)), ".0s", "s", 1) + " left"
 	}
 	line(head)

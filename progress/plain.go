@@ -43,6 +43,12 @@ func (p *Plain) Take(e event.Event) {
 	}
 }
 
+// Say implements Display.
+func (p *Plain) Say(line string) { write(p.w, line+"\n") }
+
+// Expect implements Display. Lines do not tell what is to come.
+func (p *Plain) Expect(time.Duration) {}
+
 // Paint implements Display: it lets go what was held back, and says now and
 // then what runs.
 func (p *Plain) Paint(now time.Time) {

@@ -19,10 +19,15 @@ import (
 type Display interface {
 	// Take notes what happened. It may write lines that stay.
 	Take(e event.Event)
+	// Say shows a line that stays, now.
+	Say(line string)
+	// Expect notes an estimate of the time until all is done. It counts from
+	// the next Paint on, until another one comes.
+	Expect(left time.Duration)
 	// Paint brings the output up to date. It is called a few times a second,
 	// also when nothing happened.
 	Paint(now time.Time)
-	// Close removes what was for the moment only. Nothing follows it.
+	// Close removes what was for the moment only. Only Say follows it.
 	Close()
 }
 
@@ -97,6 +102,22 @@ func (m *Meter) Take(e event.Event) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Take(e)
+	}
+}
+
+// Say shows a line that stays; after Close too.
+func (m *Meter) Say(line string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.d.Say(line)
+}
+
+// Expect passes an estimate to the display. After Close it does nothing.
+func (m *Meter) Expect(left time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.d.Expect(left)
 	}
 }
 

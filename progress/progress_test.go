@@ -201,6 +201,27 @@ func TestLive(t *testing.T) {
 	s.expect(t, "[1/3] failed musl: builder exited with status 1")
 }
 
+func TestLiveEstimates(t *testing.T) {
+	var s screen
+	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 24 }})
+	l.Take(added("a", 0)) // announced before anything is known of it
+	l.Take(added("a", 10*time.Second))
+	l.Take(added("b", 0))
+	l.Take(ev(0, event.Started, "b"))
+	l.Paint(at(0))
+	s.expect(t, "[0/2] 1 running, about 20s left", "     0.0s           b")
+	l.Expect(50 * time.Second)
+	l.Paint(at(2))
+	s.expect(t, "[0/2] 1 running, about 50s left", "     2.0s           b")
+	l.Say("something else")
+	s.expect(t, "something else", "[0/2] 1 running, about 50s left", "     2.0s           b")
+	l.Paint(at(12))
+	s.expect(t, "something else", "[0/2] 1 running, about 40s left", "      12s           b")
+	l.Close()
+	l.Say("the end")
+	s.expect(t, "something else", "the end")
+}
+
 func TestLiveFitsTheWindow(t *testing.T) {
 	var s screen
 	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 6 }})

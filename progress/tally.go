@@ -80,8 +80,15 @@ func (t *tally) take(e event.Event) bool {
 func (t *tally) idle() bool { return len(t.waiting) == 0 && len(t.running) == 0 }
 
 func (t *tally) add(p store.Path, expected time.Duration) {
-	if _, ok := t.waiting[p]; ok || t.byGoal[p] != nil {
+	if t.byGoal[p] != nil {
 		return
+	}
+	if d, ok := t.waiting[p]; ok {
+		if d > 0 || expected == 0 {
+			return
+		}
+		t.unwait(p) // its duration is known only now
+		t.total--
 	}
 	t.total++
 	t.waiting[p] = expected
