@@ -60,7 +60,7 @@ func TestCheck(t *testing.T) {
 		want string
 	}{
 		{"", sound(), `the name is empty: malformed store path`},
-		{"a b", sound(), `the name "a b.drv" contains ' ', which is not one of A-Z a-z 0-9 + - . _ ? =: malformed store path`},
+		{"a b", sound(), `the name "a b" contains ' ', which is not one of A-Z a-z 0-9 + - . _ ? =: malformed store path`},
 		{strings.Repeat("a", 208), sound(), `the name is 212 bytes long, more than 211: malformed store path`},
 		{strings.Repeat("a", 206), sound2004(), `the name is 212 bytes long, more than 211: malformed store path`},
 		{strings.Repeat("a", 207), change(sound(), func(d *Derivation) { d.Outputs[0].Name = "a-long-one" }), `output "a-long-one": the name is 218 bytes long, more than 211: malformed store path`},
