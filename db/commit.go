@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -110,8 +111,13 @@ func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) 
 		if err != nil {
 			return err
 		}
-		// A panic of bbolt must not leave its writer lock behind.
-		defer func() { _ = tx.Rollback() }()
+		// A panic of bbolt must not leave its writer lock behind. After the
+		// commit this does nothing.
+		defer func() {
+			if err := guard(tx.Rollback); errors.Is(err, ErrDamaged) {
+				d.stuck = true
+			}
+		}()
 		writes, barrier := 0, false
 		w := writer{reader{tx}, &writes}
 		for _, q := range batch {

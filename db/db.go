@@ -61,6 +61,7 @@ type DB struct {
 	closing bool
 	wake    chan struct{} // one token: there may be something in pending
 	stopped chan struct{} // closed when the committer has returned
+	stuck   bool          // the committer could not let go of bbolt; read it after stopped
 }
 
 // Open opens the database file at path, of the store at dir. The error wraps
@@ -144,6 +145,11 @@ func (d *DB) Close() error {
 	d.mu.Unlock()
 	d.wakeCommitter()
 	<-d.stopped
+	if d.stuck {
+		// bbolt would wait for its writer for ever. The file is closed, and
+		// unlocked, when the process ends.
+		return fmt.Errorf("close %s: %w", d.path, ErrDamaged)
+	}
 	if err := d.bolt.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", d.path, err)
 	}

@@ -1,0 +1,190 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"storefs/store"
+)
+
+// blocked opens a database whose first barrier waits until release is called,
+// and counts barriers.
+func blocked(t *testing.T) (d *DB, release func(), barriers *atomic.Int32) {
+	t.Helper()
+	gate := make(chan struct{})
+	barriers = new(atomic.Int32)
+	d, err := Open(filepath.Join(t.TempDir(), "db.bolt"), testDir, Options{Create: true, Barrier: func() error {
+		barriers.Add(1)
+		<-gate
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d, sync.OnceFunc(func() { close(gate) }), barriers
+}
+
+func (d *DB) queued() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.pending)
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// Registrations that come while another one commits share the next commit, and
+// a bad one among them fails alone.
+func TestGroupCommit(t *testing.T) {
+	d, release, barriers := blocked(t)
+	const n = 50
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	start := func(i int, r Registration) {
+		wg.Go(func() { errs[i] = d.Register(context.Background(), r) })
+	}
+	start(0, Registration{Infos: []store.Info{testInfo(t, "first")}})
+	waitFor(t, "the first commit", func() bool { return barriers.Load() == 1 })
+	for i := 1; i < n; i++ {
+		info := testInfo(t, fmt.Sprint("p", i))
+		if i%10 == 0 {
+			info.References = []store.Path{testPath(t, "missing")}
+		}
+		start(i, Registration{Infos: []store.Info{info}})
+	}
+	waitFor(t, "the others", func() bool { return d.queued() == n-1 })
+	release()
+	wg.Wait()
+	for i, err := range errs {
+		if bad := i > 0 && i%10 == 0; bad != errors.Is(err, store.ErrNotValid) || !bad && err != nil {
+			t.Errorf("registration %d: %v", i, err)
+		}
+	}
+	if b := barriers.Load(); b != 2 {
+		t.Errorf("%d commits, want 2", b)
+	}
+}
+
+// A write that fails after it has written something is taken back alone.
+func TestFailedWriteIsTakenBack(t *testing.T) {
+	d, release, barriers := blocked(t)
+	errBad := errors.New("bad")
+	var wg sync.WaitGroup
+	wg.Go(func() { d.Register(context.Background(), Registration{Infos: []store.Info{testInfo(t, "first")}}) })
+	waitFor(t, "the first commit", func() bool { return barriers.Load() == 1 })
+	runs := 0
+	var before, bad, after error
+	wg.Go(func() {
+		before = d.update(context.Background(), false, func(w writer) error {
+			runs++
+			return w.put(bucketMeta, "before", []byte("x"))
+		})
+	})
+	waitFor(t, "the first in the queue", func() bool { return d.queued() == 1 })
+	wg.Go(func() {
+		bad = d.update(context.Background(), false, func(w writer) error {
+			if err := w.put(bucketMeta, "bad", []byte("x")); err != nil {
+				return err
+			}
+			return errBad
+		})
+	})
+	waitFor(t, "the bad one in the queue", func() bool { return d.queued() == 2 })
+	wg.Go(func() {
+		after = d.update(context.Background(), false, func(w writer) error { return w.put(bucketMeta, "after", []byte("x")) })
+	})
+	waitFor(t, "all in the queue", func() bool { return d.queued() == 3 })
+	release()
+	wg.Wait()
+	if before != nil || after != nil || !errors.Is(bad, errBad) || runs != 2 {
+		t.Fatalf("before: %v (%d runs), bad: %v, after: %v", before, runs, bad, after)
+	}
+	err := d.view(func(tx reader) error {
+		for key, want := range map[string]bool{"before": true, "bad": false, "after": true} {
+			if tx.has(bucketMeta, key) != want {
+				t.Errorf("%s: %v, want %v", key, !want, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A caller that has gone is not served; one that comes after Close is told.
+func TestCancelAndClose(t *testing.T) {
+	d, release, barriers := blocked(t)
+	var wg sync.WaitGroup
+	wg.Go(func() { d.Register(context.Background(), Registration{Infos: []store.Info{testInfo(t, "first")}}) })
+	waitFor(t, "the first commit", func() bool { return barriers.Load() == 1 })
+	ctx, cancel := context.WithCancel(context.Background())
+	var gone, last error
+	wg.Go(func() { gone = d.Register(ctx, Registration{Infos: []store.Info{testInfo(t, "gone")}}) })
+	waitFor(t, "it to queue", func() bool { return d.queued() == 1 })
+	cancel()
+	wg.Go(func() {
+		last = d.Register(context.Background(), Registration{Infos: []store.Info{testInfo(t, "last")}})
+	})
+	waitFor(t, "the last to queue", func() bool { return d.queued() == 2 })
+	wg.Go(func() { d.Close() })
+	waitFor(t, "Close", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.closing
+	})
+	if err := d.Register(context.Background(), Registration{Infos: []store.Info{testInfo(t, "late")}}); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v, want ErrClosed", err)
+	}
+	release()
+	wg.Wait()
+	if !errors.Is(gone, context.Canceled) || last != nil {
+		t.Errorf("cancelled: %v; queued before Close: %v", gone, last)
+	}
+	d = open(t, d.path)
+	for name, want := range map[string]bool{"first": true, "gone": false, "last": true} {
+		if ok, err := d.Valid(testPath(t, name)); ok != want || err != nil {
+			t.Errorf("%s: valid %v, %v", name, ok, err)
+		}
+	}
+}
+
+// What the barrier could not make durable does not become valid.
+func TestBarrierFails(t *testing.T) {
+	fail := true
+	d, err := Open(filepath.Join(t.TempDir(), "db.bolt"), testDir, Options{Create: true, Barrier: func() error {
+		if fail {
+			return syscall.ENOSPC
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r := Registration{Infos: []store.Info{testInfo(t, "a")}}
+	if err := d.Register(context.Background(), r); !errors.Is(err, store.ErrNoSpace) {
+		t.Fatalf("got %v, want ErrNoSpace", err)
+	}
+	if ok, _ := d.Valid(r.Infos[0].Path); ok {
+		t.Fatal("it is valid all the same")
+	}
+	fail = false
+	if err := d.Register(context.Background(), r); err != nil {
+		t.Fatal(err)
+	}
+}
