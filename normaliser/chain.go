@@ -14,12 +14,15 @@ import (
 const (
 	shortChain = 16   // of what is remembered and published for each goal
 	longChain  = 1000 // of what a caller gets for what it asked for
+	// maxLogs is how many goals are told the last lines of the log with their
+	// cause; those who come after find them with the cause itself.
+	maxLogs = 100
 )
 
 // report is the failure of g: its root cause, with a chain of at most most
 // goals from g down to the cause.
 func (g *goal) report(most int) *store.Failure {
-	f := *g.failure
+	f := g.failure.Failure
 	for c := g; ; c = c.blame {
 		if c.blame == nil || len(f.Chain) < most-1 {
 			f.Chain = append(f.Chain, c.path)
@@ -33,6 +36,16 @@ func (g *goal) report(most int) *store.Failure {
 		break
 	}
 	return &f
+}
+
+// tell is the report of g for everybody. Those who asked for g are always told
+// the log.
+func (g *goal) tell() *store.Failure {
+	f := g.report(shortChain)
+	if g.failure.told++; g.failure.told > maxLogs && len(g.requests) == 0 {
+		f.Log = nil
+	}
+	return f
 }
 
 // rootCauses are the reports of all failures below the goals, each with the
@@ -63,7 +76,7 @@ func (gr *graph) rootCauses(goals []*goal) []*store.Failure {
 			}
 			continue
 		}
-		f := *g.failure
+		f := g.failure.Failure
 		f.Chain = nil
 		for at := i; at >= 0; at = visits[at].from {
 			f.Chain = append(f.Chain, visits[at].goal.path)

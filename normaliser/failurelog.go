@@ -95,12 +95,11 @@ func (l *failureLog) write(batch []logEntry) error {
 	}
 	var sets []*store.Failure
 	var clears []store.Path
-	logs := map[*string]int{}
 	var errs []error
 	for i, e := range batch {
 		switch {
 		case e.failure != nil && last[e.failure.Chain[0]] == i:
-			sets = append(sets, thin(e.failure, logs))
+			sets = append(sets, e.failure)
 		case e.clear != "" && last[e.clear] == i:
 			// Most goals have never failed: reading that is cheap, a
 			// transaction for each is not.
@@ -125,21 +124,4 @@ func (l *failureLog) write(batch []logEntry) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// maxLogs is how many of the goals that one cause made fail keep the last
-// lines of its log; the others name the cause, whose own record has them.
-const maxLogs = 100
-
-func thin(f *store.Failure, logs map[*string]int) *store.Failure {
-	if len(f.Log) == 0 || len(f.Chain) == 1 {
-		return f
-	}
-	log := &f.Log[0]
-	if logs[log]++; logs[log] <= maxLogs {
-		return f
-	}
-	c := *f
-	c.Log = nil
-	return &c
 }

@@ -48,6 +48,7 @@ type world struct {
 	fails       map[string]bool
 	hashes      map[string]string // NAR contents of a rebuilt output
 	unreachable bool
+	onBuilt     func(name string)
 	setBatches  int
 	jobs        map[string]builder.Job
 
@@ -254,6 +255,9 @@ func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Deriv
 		}
 	}
 	w.succ[drv] = "closure"
+	if w.onBuilt != nil {
+		w.onBuilt(short(drv))
+	}
 	return nil
 }
 

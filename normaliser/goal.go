@@ -136,13 +136,19 @@ type goal struct {
 	substitutes *attempts // of path goals
 
 	outcome      string
-	failure      *store.Failure // the root cause
-	blame        *goal          // the input whose failure doomed it; nil if it failed itself
-	depth        int            // number of blames down to the root cause
+	failure      *rootCause
+	blame        *goal // the input whose failure doomed it; nil if it failed itself
+	depth        int   // number of blames down to the root cause
 	failedInputs []*goal
 
 	mark       uint64 // the last search that saw it
 	lastWaiter *goal  // the last goal that was linked to it
+}
+
+// rootCause is a failure that is shared by all whom it reaches.
+type rootCause struct {
+	store.Failure
+	told int // goals that failed because of it
 }
 
 // attempts is how far a path goal has come with its substitutes.

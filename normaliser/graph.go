@@ -244,7 +244,7 @@ func (gr *graph) inputFailed(w, in *goal) {
 	switch {
 	case w.state.ended():
 	case w.kind == kindPath:
-		w.substitutes.why = append(w.substitutes.why, in.failure)
+		w.substitutes.why = append(w.substitutes.why, &in.failure.Failure)
 		gr.proceed(w)
 	case w.mode == modeTry:
 		gr.stopTrying(w)
@@ -297,7 +297,7 @@ func (gr *graph) fail(g *goal) {
 	if g.run != nil {
 		held = time.Since(g.run.since)
 	}
-	f := g.report(shortChain)
+	f := g.tell()
 	remembered := gr.isFailure(g)
 	gr.set(g, failed)
 	gr.events.Publish(event.Event{Kind: event.Failed, Goal: g.path, Failure: f, Duration: held})

@@ -44,7 +44,7 @@ func (gr *graph) merge(p *plan, o *origin, attach func(goals []*goal)) []*goal {
 	gr.announce(fresh)
 	for i, g := range goals {
 		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) {
-			g.failure, g.blame, g.depth = f, nil, 0
+			g.failure, g.blame, g.depth = &rootCause{Failure: *f}, nil, 0
 			gr.fail(g)
 			continue
 		}
@@ -263,6 +263,12 @@ func (gr *graph) breakCycle(around []*edge) {
 		paths = append(paths, around[(at+i)%len(around)].from.path)
 	}
 	e := around[at]
+	if back := around[(at+1)%len(around)]; len(around) == 2 && back.from.mode == modeTry {
+		// A substitute for a path is the very derivation that makes it.
+		gr.stopTrying(back.from)
+		gr.proceed(back.from)
+		return
+	}
 	f := cycleFailure(paths)
 	gr.unlink(e, true)
 	if e.from.kind == kindPath {
@@ -270,6 +276,6 @@ func (gr *graph) breakCycle(around []*edge) {
 		gr.proceed(e.from)
 		return
 	}
-	e.from.failure, e.from.blame, e.from.depth = f, nil, 0
+	e.from.failure, e.from.blame, e.from.depth = &rootCause{Failure: *f}, nil, 0
 	gr.fail(e.from)
 }

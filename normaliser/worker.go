@@ -191,12 +191,12 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		// Somebody wanted it again while it was being stopped.
 		gr.set(g, waiting)
 	case e.err != nil:
-		g.failure = asFailure(g.path, e.err)
-		g.failure.Path = g.path
-		g.failure.Chain = nil
-		if g.failure.Time.IsZero() {
-			g.failure.Time = time.Now()
+		f := asFailure(g.path, e.err)
+		f.Path, f.Chain = g.path, nil
+		if f.Time.IsZero() {
+			f.Time = time.Now()
 		}
+		g.failure = &rootCause{Failure: *f}
 		gr.fail(g)
 	case e.plan != nil:
 		gr.set(g, waiting)

@@ -1,0 +1,271 @@
+package normaliser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+func TestSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 20 {
+			targets = append(targets, w.drv(fmt.Sprint("a", i)))
+		}
+		n := w.start(t, 3)
+		begin := time.Now()
+		if _, err := n.Realise(t.Context(), Request{Targets: targets[:10]}); err != nil {
+			t.Fatal(err)
+		}
+		if w.most != 3 || time.Since(begin) != 4*time.Second {
+			t.Errorf("%d at a time, %v; want 3, 4s", w.most, time.Since(begin))
+		}
+		w.most = 0
+		if _, err := n.Realise(t.Context(), Request{Targets: targets[10:], Jobs: 5}); err != nil {
+			t.Fatal(err)
+		}
+		if w.most != 5 || n.Status().Jobs != 3 {
+			t.Errorf("%d at a time, %d afterwards; want 5, 3", w.most, n.Status().Jobs)
+		}
+	})
+}
+
+func TestLongestPathFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		// Alone, "b" looks longer; but "a" has much to come after it.
+		w.drv("z1")
+		w.drv("b")
+		w.drv("a")
+		w.drv("a2", "a")
+		top := w.drv("top", "z1", "b", "a2")
+		for name, d := range map[string]time.Duration{"z1": 1, "b": 8, "a": 5, "a2": 10, "top": 1} {
+			w.expected[path(name+".drv")] = d * time.Second
+		}
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"a", "a2", "b", "z1", "top"}; !slices.Equal(w.begun, want) {
+			t.Errorf("order %v, want %v", w.begun, want)
+		}
+	})
+}
+
+func TestTiesInTheOrderAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		var want []string
+		for i := range 50 {
+			targets = append(targets, w.drv(fmt.Sprint("a", i)))
+			want = append(want, fmt.Sprint("a", i))
+		}
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(w.begun, want) {
+			t.Errorf("order %v", w.begun)
+		}
+	})
+}
+
+func TestUrgentFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 5 {
+			targets = append(targets, w.drv(fmt.Sprint("slow", i)))
+			w.expected[targets[i]] = time.Hour
+		}
+		w.drv("in")
+		w.drv("shared")
+		targets = append(targets, w.drv("x", "shared"))
+		urgent := w.drv("urgent", "in", "shared")
+		n := w.start(t, 1)
+		go n.Realise(t.Context(), Request{Targets: targets})
+		synctest.Wait()
+		begin := time.Now()
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{urgent}, Urgent: true}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"slow0", "shared", "in", "urgent"}; !slices.Equal(w.begun[:4], want) || time.Since(begin) != 4*time.Second {
+			t.Errorf("order %v after %v, want %v", w.begun, time.Since(begin), want)
+		}
+	})
+}
+
+func TestJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("base")
+		var errs = make(chan error)
+		for i := range 100 {
+			a := w.drv(fmt.Sprint("a", i%10), "base")
+			_ = a
+		}
+		n := w.start(t, 10)
+		for i := range 100 {
+			go func() {
+				time.Sleep(time.Duration(i) * 15 * time.Millisecond)
+				_, err := n.Realise(t.Context(), Request{Targets: []store.Path{path(fmt.Sprint("a", i%10))}})
+				errs <- err
+			}()
+		}
+		for range 100 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if len(w.begun) != 11 {
+			t.Errorf("%d builds, want 11: %v", len(w.begun), w.begun)
+		}
+	})
+}
+
+// A second caller wants another output of a derivation that is being looked at.
+func TestOutputsOfOneDerivation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("in")
+		w.drvOutputs("a", []string{"dev", "out"}, "in")
+		w.drv("user", "a!dev")
+		n := w.start(t, 2)
+		w.makeValid("a")
+		if _, err := n.Realise(t.Context(), Request{Targets: paths("a")}); err != nil || len(w.begun) != 0 {
+			t.Fatalf("%v, built %v", err, w.begun)
+		}
+		if _, err := n.Realise(t.Context(), Request{Targets: paths("user")}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"in", "a", "user"}; !slices.Equal(w.begun, want) {
+			t.Errorf("built %v, want %v", w.begun, want)
+		}
+		if got := w.jobs["user"].Inputs; len(got) != 1 || got[0].Path != path("a-dev") {
+			t.Errorf("user sees %v", got)
+		}
+	})
+}
+
+// While a goal waits for its lock with few wants, more are added; in the
+// meantime the other process has made only what was wanted at first.
+func TestWantsThatGrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("in")
+		w.drvOutputs("a", []string{"dev", "out"}, "in")
+		w.makeValid("in")
+		held := make(chan struct{})
+		w.locks[path("a-dev")] = held
+		n := w.start(t, 2)
+		first := make(chan error)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: paths("a")})
+			first <- err
+		}()
+		time.Sleep(time.Second)
+		second := make(chan error)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: paths("a-dev")})
+			second <- err
+		}()
+		time.Sleep(time.Second)
+		w.makeValid("a")
+		close(held)
+		if err := errors.Join(<-first, <-second); err != nil {
+			t.Fatal(err)
+		}
+		if !w.isValid("a-dev") || len(w.begun) != 1 {
+			t.Errorf("dev valid: %v, built %v", w.isValid("a-dev"), w.begun)
+		}
+	})
+}
+
+func TestLockWaitsStallNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		locked := w.drv("locked")
+		user := w.drv("user", "locked")
+		free := w.drv("free")
+		held := make(chan struct{})
+		w.locks[path("locked")] = held
+		n := w.start(t, 1)
+		got := make(chan error)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{user}})
+			got <- err
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{free}}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took != time.Second+lockPatience {
+			t.Errorf("free took %v", took)
+		}
+		s := n.Status()
+		if len(s.Running) != 1 || s.Running[0].Phase != event.PhaseLock || s.Running[0].Goal != locked || s.Running[0].Waiters != 1 {
+			t.Errorf("status %+v", s)
+		}
+		// The one slot is taken when the lock comes.
+		other := w.drv("other")
+		go n.Realise(t.Context(), Request{Targets: []store.Path{other}})
+		synctest.Wait()
+		close(held)
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+		if w.most != 1 || len(w.begun) != 4 {
+			t.Errorf("%d at a time, begun %v", w.most, w.begun)
+		}
+	})
+}
+
+func TestBuiltByAnotherProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.drv("a")
+		held := make(chan struct{})
+		w.locks[path("a")] = held
+		n := w.start(t, 1)
+		go func() {
+			time.Sleep(time.Minute)
+			w.makeValid("a")
+			close(held)
+		}()
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{path("a")}}); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.begun) != 0 || w.succ[a] == "" {
+			t.Errorf("begun %v, successor %q", w.begun, w.succ[a])
+		}
+	})
+}
+
+func TestCancelWhileLockedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.drv("a")
+		w.locks[path("a")] = make(chan struct{})
+		n := w.start(t, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := n.Realise(ctx, Request{Targets: []store.Path{a}, Orphans: Orphans{Cancel: true}})
+		if !errors.Is(err, store.ErrCancelled) {
+			t.Errorf("error %v", err)
+		}
+		synctest.Wait()
+		if s := n.Status(); len(s.Running) != 0 || s.Dropped != 1 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
