@@ -324,9 +324,9 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 			if err != nil {
 				return fmt.Errorf("inputs: element %d: %w", i, err)
 			}
-			any := false
-			e.find(s, func(o object) { any = true; deps.add(o) })
-			if !any {
+			known := false
+			e.find(s, func(o object) { known = true; deps.add(o) })
+			if !known {
 				return fmt.Errorf("inputs: element %d names nothing that this evaluation made: %s", i, v)
 			}
 		}

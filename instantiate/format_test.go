@@ -27,4 +27,7 @@ def f(y):
 	if err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
 		t.Errorf("got %v, want where it cannot be read", err)
 	}
+	if _, err = Format("x.star", []byte("x = \"a\\中\"\n")); err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
+		t.Errorf("got %v, want that the formatter fails", err)
+	}
 }
