@@ -198,7 +198,8 @@ func (m *machine) register(t *rapid.T) {
 		})
 	}
 	if rapid.Bool().Draw(t, "successor") {
-		r.Successor = &Successor{m.path(t, "expr"), m.path(t, "closure")}
+		// Few closures, so that some are the normal form of several.
+		r.Successor = &Successor{m.path(t, "expr"), rapid.SampledFrom(m.paths[:2]).Draw(t, "closure")}
 	}
 	if rapid.Bool().Draw(t, "outputs") {
 		drv := m.path(t, "drv")
