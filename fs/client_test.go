@@ -1,0 +1,108 @@
+package fs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"storefs/fs"
+)
+
+var errCancelled = context.Canceled
+
+// The test binary is also what must not run in the process that serves the
+// mount: clients written in Go, and servers that are to be killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "-client" {
+		if err := client(os.Args[2], os.Args[3:]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func testBinary(t *testing.T) string {
+	t.Helper()
+	p, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// startClient runs a client; the returned function waits for its end.
+func startClient(t *testing.T, args ...string) func() (string, error) {
+	t.Helper()
+	cmd := exec.Command(testBinary(t), append([]string{"-client"}, args...)...)
+	cmd.Dir = "/"
+	type result struct {
+		out []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := cmd.CombinedOutput()
+		done <- result{out, err}
+	}()
+	return func() (string, error) {
+		r := <-done
+		return string(r.out), r.err
+	}
+}
+
+func client(what string, args []string) error {
+	switch what {
+	case "stat": // DIR NAMES EACH: stat(2) of all names, all at once, without trying again
+		names, _ := strconv.Atoi(args[1])
+		each, _ := strconv.Atoi(args[2])
+		var wg sync.WaitGroup
+		errs := make([]error, names*each)
+		for i := range errs {
+			wg.Go(func() {
+				var st syscall.Stat_t
+				errs[i] = syscall.Stat(filepath.Join(args[0], name(i%names, "x"), "bin", "hello"), &st)
+			})
+		}
+		wg.Wait()
+		return errors.Join(errs...)
+	case "signals": // FILE: open(2) while other goroutines keep the runtime preempting
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGALRM, syscall.SIGCHLD, syscall.SIGWINCH, syscall.SIGUSR1)
+		stop := time.AfterFunc(time.Minute, func() { os.Exit(3) })
+		defer stop.Stop()
+		for range 4 {
+			go func() {
+				for i := 0; ; i++ {
+					_ = make([]byte, i%4096)
+				}
+			}()
+		}
+		fd, err := syscall.Open(args[0], syscall.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		return syscall.Close(fd)
+	case "serve": // DIR REAL: serve two names, one of which never ends
+		s := openFakeStore(args[1])
+		s.add(name(1, "quick"), recipe{make: tree})
+		s.add(name(2, "never"), recipe{make: tree, hold: make(chan struct{})})
+		server, err := fs.Mount(fs.Options{Mountpoint: args[0], Real: args[1], Store: s, Realiser: s})
+		if err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		server.Wait()
+		return nil
+	}
+	return fmt.Errorf("no client %q", what)
+}
