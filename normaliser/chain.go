@@ -3,6 +3,7 @@ package normaliser
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -97,6 +98,39 @@ func reverse(f *store.Failure) {
 		f.Elided = len(c) - longChain
 		f.Chain = append(c[:longChain-1:longChain-1], c[len(c)-1])
 	}
+}
+
+// recall keeps a failed goal for plans that come from goals as old as it: what
+// fails for one need of a request is not tried again for another, which only
+// turns up when a substitute has failed. A new request does try again.
+func (gr *graph) recall(g *goal) {
+	gr.seq++
+	g.failedAt = gr.seq
+	if len(gr.recent) > 2*gr.recentSize+1000 {
+		oldest := gr.seq
+		for _, l := range gr.goals {
+			oldest = min(oldest, l.seq)
+		}
+		maps.DeleteFunc(gr.recent, func(_ key, f *goal) bool { return f.failedAt < oldest })
+		gr.recentSize = len(gr.recent)
+	}
+	if len(gr.goals) == 0 {
+		clear(gr.recent)
+		gr.recentSize = 0
+		return
+	}
+	gr.recent[g.key] = g
+}
+
+// failedFor is the failed goal for k, if it failed since by came into the graph.
+func (gr *graph) failedFor(k key, by *goal) *goal {
+	if by == nil {
+		return nil
+	}
+	if f := gr.recent[k]; f != nil && f.failedAt > by.seq {
+		return f
+	}
+	return nil
 }
 
 // exhausted is the failure of a path goal that has no substitute left.

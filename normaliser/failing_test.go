@@ -194,6 +194,7 @@ func TestFailureOfMany(t *testing.T) {
 			w.drv(name, last)
 			last = name
 		}
+		w.transaction = 5 * time.Millisecond
 		var wide []string
 		for i := range 20000 {
 			name := fmt.Sprint("w", i)
@@ -209,7 +210,7 @@ func TestFailureOfMany(t *testing.T) {
 		if len(w.failures) != 40002 {
 			t.Errorf("%d failures remembered", len(w.failures))
 		}
-		if w.setBatches > 100 {
+		if w.setBatches > 3 {
 			t.Errorf("%d transactions", w.setBatches)
 		}
 		logs, links := 0, 0

@@ -50,6 +50,7 @@ type world struct {
 	unreachable bool
 	onBuilt     func(name string)
 	setBatches  int
+	transaction time.Duration // that failures are written in
 	jobs        map[string]builder.Job
 
 	begun, built []string // names in order
@@ -160,6 +161,11 @@ func (w *world) Expr(p store.Path) (storeexpr.Expr, error) {
 		return nil, fmt.Errorf("read %s: %w", p, store.ErrNotValid)
 	}
 	return e, nil
+}
+
+func (w *world) derivation(p store.Path) (*storeexpr.Derivation, bool) {
+	d, ok := w.exprs[p].(*storeexpr.Derivation)
+	return d, ok
 }
 
 func (w *world) Known(p store.Path) (store.Path, string, error) {
@@ -276,6 +282,7 @@ func (w *world) Expected(drv store.Path) (time.Duration, bool) {
 }
 
 func (w *world) SetFailures(ctx context.Context, fs []*store.Failure) error {
+	time.Sleep(w.transaction)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.setBatches++

@@ -140,6 +140,7 @@ type goal struct {
 	blame        *goal // the input whose failure doomed it; nil if it failed itself
 	depth        int   // number of blames down to the root cause
 	failedInputs []*goal
+	failedAt     uint64 // seq of the graph when it failed
 
 	mark       uint64 // the last search that saw it
 	lastWaiter *goal  // the last goal that was linked to it

@@ -35,6 +35,9 @@ type graph struct {
 	allSeeing []*request         // requests with Planned for which there was no flag left
 	spent     flags              // flags of observers that have ended, still on goals
 
+	recent     map[key]*goal // what failed while goals that live now lived
+	recentSize int           // of recent after it was last cleaned
+
 	ended    []*goal
 	released []release
 	doomed   []doom
@@ -82,6 +85,9 @@ func (gr *graph) set(g *goal, s state) {
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.ended = append(gr.ended, g)
+		if s == failed {
+			gr.recall(g)
+		}
 	}
 }
 
@@ -194,7 +200,7 @@ func (gr *graph) proceed(g *goal) {
 	case g.state != waiting || g.unfinished > 0:
 	case gr.closing:
 		gr.drop(g)
-	case g.doomed:
+	case g.blame != nil:
 		gr.fail(g)
 	case g.mode == modeClosure && !g.replan:
 		gr.finish(g, g.outcome, 0)

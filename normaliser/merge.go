@@ -8,13 +8,17 @@ import (
 	"storefs/store"
 )
 
-// merge brings a plan into the graph, sharing the goals that are there already,
-// and returns the goal of each node. What it changes is settled by the caller.
+// merge brings a plan into the graph, sharing the goals that are there already.
+// What it changes is settled by the caller.
 //
 // The work is proportional to the plan, apart from flags, which are handed down
 // each edge at most once, and the search for cycles, which happens only if
 // goals that were there before got new inputs.
-func (gr *graph) merge(p *plan, o *origin, attach func(goals []*goal)) []*goal {
+//
+// The plan is that of a new request, or of by, a goal in the graph: then what
+// has failed since by is there counts as failed. attach is called when all
+// goals are there, before anybody is told of them.
+func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal)) {
 	goals := make([]*goal, len(p.nodes))
 	var fresh, relinked []*goal
 	for i := range p.nodes {
@@ -22,6 +26,10 @@ func (gr *graph) merge(p *plan, o *origin, attach func(goals []*goal)) []*goal {
 		g := gr.goals[n.key]
 		isNew := g == nil
 		if isNew {
+			if f := gr.failedFor(n.key, by); f != nil {
+				goals[i] = f
+				continue
+			}
 			g = gr.add(n, o)
 			fresh = append(fresh, g)
 		}
@@ -50,7 +58,6 @@ func (gr *graph) merge(p *plan, o *origin, attach func(goals []*goal)) []*goal {
 		}
 		gr.proceed(g)
 	}
-	return goals
 }
 
 // adapt changes a live goal to what a newer plan found; it reports whether the
@@ -91,12 +98,21 @@ func (gr *graph) linkDeps(g *goal, deps []int32, goals []*goal) bool {
 	added := false
 	for _, d := range deps {
 		in := goals[d]
-		if in.lastWaiter == g || in.state.ended() {
-			continue
+		switch {
+		case in.state == failed && g.mode == modeTry:
+			gr.stopTrying(g)
+			return true
+		case in.state == failed:
+			g.failedInputs = append(g.failedInputs, in)
+			gr.doomed = append(gr.doomed, doom{g, in})
+			if g.blame == nil {
+				g.blame, g.failure, g.depth = in, in.failure, in.depth+1
+			}
+		case in.lastWaiter != g && !in.state.ended():
+			in.lastWaiter = g
+			gr.link(g, in)
+			added = true
 		}
-		in.lastWaiter = g
-		gr.link(g, in)
-		added = true
 	}
 	return added
 }

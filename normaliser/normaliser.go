@@ -93,6 +93,7 @@ func New(o Options) *Normaliser {
 		jobs:      map[int]int{},
 		minSlots:  o.Jobs,
 		observers: map[flags]*request{},
+		recent:    map[key]*goal{},
 		events:    n.events,
 		memory:    n.memory,
 		launch:    n.launch,

@@ -201,7 +201,7 @@ func (gr *graph) begin(req *request, p *plan, index []int32) {
 		f |= req.observer
 	}
 	o := &origin{limits: req.Limits, keepFailed: req.KeepFailed}
-	gr.merge(p, o, func(goals []*goal) {
+	gr.merge(p, o, nil, func(goals []*goal) {
 		for _, i := range index {
 			if i == realised {
 				req.targets = append(req.targets, nil)

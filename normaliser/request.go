@@ -27,10 +27,10 @@ type Request struct {
 	// Orphans says what happens to goals that lose their last caller, because
 	// its context ended.
 	Orphans Orphans
-	// Planned, if not nil, gets the goals that the request needs, each once,
-	// before their first event: most in one call, more when a failed substitute
-	// makes something else necessary. It must be quick, must not call the
-	// Normaliser, and is not called after Realise returned.
+	// Planned, if not nil, gets the goals that the request needs, before their
+	// first event: most in one call, more (perhaps some of them again) when a
+	// failed substitute makes something else necessary. It must be quick, must
+	// not call the Normaliser, and is not called after Realise returned.
 	Planned func(goals []store.Path)
 }
 

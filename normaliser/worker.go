@@ -225,11 +225,11 @@ func (gr *graph) expand(g *goal, j *job, e ending) {
 		if !j.wants.covers(g.wants) {
 			e.plan.nodes[e.top].replan = true
 		}
-		gr.merge(e.plan, g.origin, nil)
+		gr.merge(e.plan, g.origin, g, nil)
 		return
 	}
 	*g.substitutes = e.attempts
-	gr.merge(e.plan, g.origin, func(goals []*goal) {
+	gr.merge(e.plan, g.origin, g, func(goals []*goal) {
 		gr.attempt(g, goals[e.top])
 	})
 	gr.proceed(g)
@@ -237,6 +237,10 @@ func (gr *graph) expand(g *goal, j *job, e ending) {
 
 // attempt makes a path goal wait for its substitute.
 func (gr *graph) attempt(g, in *goal) {
+	if in.state == failed {
+		g.substitutes.why = append(g.substitutes.why, &in.failure.Failure)
+		return
+	}
 	gr.link(g, in)
 	gr.breakCycles([]*goal{g})
 	if g.unfinished > 0 {

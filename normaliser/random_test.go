@@ -1,0 +1,318 @@
+package normaliser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+	"storefs/store"
+)
+
+// check looks for anything in the graph that does not hold together.
+func (gr *graph) check() error {
+	var counts [numStates]int
+	used := map[*pool]int{}
+	for k, g := range gr.goals {
+		counts[g.state]++
+		liveIn, liveOut := 0, 0
+		for _, e := range g.inputs {
+			if e.dead {
+				continue
+			}
+			liveIn++
+			if e.from != g || e.to.state.ended() || gr.goals[e.to.key] != e.to {
+				return fmt.Errorf("%s waits for %s, which is %v", g.path, e.to.path, e.to.state)
+			}
+			if missing := g.inherited() &^ e.to.flags &^ gr.spent; missing != 0 {
+				return fmt.Errorf("%s did not hand flags %b down to %s", g.path, missing, e.to.path)
+			}
+		}
+		for _, e := range g.waiters {
+			if !e.dead {
+				liveOut++
+			}
+		}
+		switch {
+		case k != g.key || g.state.ended():
+			return fmt.Errorf("%s is %v but still in the graph", g.path, g.state)
+		case liveIn != g.unfinished || liveOut != g.live:
+			return fmt.Errorf("%s counts %d inputs, %d waiters; has %d, %d", g.path, g.unfinished, g.live, liveIn, liveOut)
+		case g.state == waiting && liveIn == 0, g.state != waiting && liveIn > 0:
+			return fmt.Errorf("%s is %v with %d inputs", g.path, g.state, liveIn)
+		case g.hasWorker() != (g.run != nil):
+			return fmt.Errorf("%s is %v, worker %v", g.path, g.state, g.run)
+		case !g.hasWorker() && !g.wanted():
+			return fmt.Errorf("nobody wants %s, which is %v", g.path, g.state)
+		}
+		if g.state == running {
+			used[g.pool]++
+		}
+		if (g.state == buildable || g.state == locked) && g.pool.ready[g.position] != g {
+			return fmt.Errorf("%s is not where it says in its queue", g.path)
+		}
+	}
+	for s := waiting; s < done; s++ {
+		if counts[s] != gr.counts[s] {
+			return fmt.Errorf("%d goals are %v, %d counted", counts[s], s, gr.counts[s])
+		}
+	}
+	for _, p := range []*pool{&gr.builds, &gr.subs, &gr.walks} {
+		if used[p] != p.used {
+			return fmt.Errorf("%d slots used, %d counted", used[p], p.used)
+		}
+		if p.free() && !gr.closing {
+			return errors.New("a slot is free, and a goal waits for it")
+		}
+	}
+	return nil
+}
+
+// checkNow runs check between two messages.
+func checkNow(t interface{ Error(...any) }, n *Normaliser) {
+	got := make(chan error, 1)
+	if n.post(func(gr *graph) { gr.settle(); gr.start(); got <- gr.check() }) {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// randomWorld draws derivations 0…n-1, each needing some before it; some fail,
+// some are valid, some have substitutes of which some fail.
+func randomWorld(t *rapid.T, w *world, n int) {
+	for i := range n {
+		name := fmt.Sprint("n", i)
+		var inputs []string
+		if i > 0 {
+			for _, in := range rapid.SliceOfNDistinct(rapid.IntRange(0, i-1), 0, min(i, 4), rapid.ID[int]).Draw(t, "inputs") {
+				inputs = append(inputs, fmt.Sprint("n", in))
+			}
+		}
+		w.drv(name, inputs...)
+		w.takes[name] = time.Duration(rapid.IntRange(1, 5).Draw(t, "takes")) * time.Second
+		switch rapid.IntRange(0, 9).Draw(t, "fate") {
+		case 0, 1:
+			w.fails[name] = true
+		case 2:
+			w.makeValid(name)
+		case 3, 4:
+			var in []store.Path
+			if i > 0 {
+				in = append(in, path(fmt.Sprint("n", rapid.IntRange(0, i-1).Draw(t, "input of substitute"), ".drv")))
+			}
+			sub := w.old("s"+name, []string{name}, in...)
+			w.fails["s"+name] = rapid.Bool().Draw(t, "substitute fails")
+			w.substitute(path(name), sub)
+		}
+	}
+}
+
+// model realises one after the other, by recursion, with -k.
+type model struct {
+	w     *world
+	state map[string]bool // realised or not
+	begun map[string]bool
+}
+
+func (m *model) realise(name string) bool {
+	if ok, seen := m.state[name]; seen {
+		return ok
+	}
+	m.state[name] = false
+	m.state[name] = m.make(name)
+	return m.state[name]
+}
+
+func (m *model) make(name string) bool {
+	if m.w.isValid(name) {
+		return true
+	}
+	if len(m.w.subs[path(name)]) > 0 && m.expr(path("s"+name+".store"), "s"+name) {
+		return true
+	}
+	return m.expr(path(name+".drv"), name)
+}
+
+func (m *model) expr(p store.Path, name string) bool {
+	d, _ := m.w.derivation(p)
+	ok := true
+	for _, in := range d.Inputs {
+		ok = m.realise(short(in.Path)) && ok
+	}
+	if !ok {
+		return false
+	}
+	m.begun[name] = true
+	return !m.w.fails[name]
+}
+
+// complaints collects what is wrong, so that rapid can shrink what it drew.
+type complaints struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (c *complaints) Errorf(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.list = append(c.list, fmt.Sprintf(format, args...))
+}
+
+func (c *complaints) Error(args ...any) { c.Errorf("%s", fmt.Sprint(args...)) }
+
+// bubble runs f with virtual time, and hands its complaints to rt.
+func bubble(t *testing.T, rt *rapid.T, f func(t *testing.T, c *complaints)) {
+	c := &complaints{}
+	synctest.Test(t, func(t *testing.T) { f(t, c) })
+	for _, l := range c.list {
+		rt.Error(l)
+	}
+}
+
+func TestRandomGraphs(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		bubble(t, rt, func(t *testing.T, c *complaints) {
+			w := newWorld()
+			size := rapid.IntRange(1, 40).Draw(rt, "size")
+			randomWorld(rt, w, size)
+			m := &model{w: w, state: map[string]bool{}, begun: map[string]bool{}}
+			var targets []store.Path
+			var want []bool
+			for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, size-1), 1, 3, rapid.ID[int]).Draw(rt, "targets") {
+				name := fmt.Sprint("n", i)
+				targets = append(targets, path(name))
+				want = append(want, m.realise(name))
+			}
+			keepGoing := rapid.Bool().Draw(rt, "keep going")
+			n := w.start(t, rapid.IntRange(1, 4).Draw(rt, "jobs"))
+			stop := make(chan struct{})
+			checked := make(chan struct{})
+			go func() {
+				defer close(checked)
+				for {
+					checkNow(c, n)
+					select {
+					case <-stop:
+						return
+					case <-time.After(700 * time.Millisecond):
+					}
+				}
+			}()
+			res, err := n.Realise(t.Context(), Request{Targets: targets, KeepGoing: keepGoing})
+			close(stop)
+			<-checked
+			if (err == nil) == slices.Contains(want, false) {
+				c.Errorf("error %v, targets realised in the model: %v", err, want)
+			}
+			time.Sleep(time.Hour)
+			for _, name := range w.begun {
+				if !m.begun[name] {
+					c.Errorf("%s was built", name)
+				}
+			}
+			if len(w.begun) != len(slices.Compact(sorted(w.begun))) {
+				c.Errorf("built more than once: %v", w.begun)
+			}
+			if keepGoing || err == nil {
+				if len(w.begun) != len(m.begun) {
+					c.Errorf("built %v, the model %v", sorted(w.begun), m.begun)
+				}
+				for i, target := range res.Targets {
+					if target.Realised != want[i] || (target.Failure == nil) != want[i] {
+						c.Errorf("%s: %+v, want %v", target.Path, target, want[i])
+					}
+				}
+			}
+			checkNow(c, n)
+			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
+				c.Errorf("left over: %+v", s)
+			}
+		})
+	})
+}
+
+// Callers come and go as they like. Nothing is built twice, nothing is left
+// over, and whoever stays gets what the model says.
+func TestRandomCallers(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		bubble(t, rt, func(t *testing.T, bad *complaints) {
+			w := newWorld()
+			size := rapid.IntRange(1, 30).Draw(rt, "size")
+			randomWorld(rt, w, size)
+			m := &model{w: w, state: map[string]bool{}, begun: map[string]bool{}}
+			n := w.start(t, rapid.IntRange(1, 4).Draw(rt, "jobs"))
+			type caller struct {
+				name    string
+				want    bool
+				after   time.Duration
+				stays   bool
+				patient time.Duration
+				request Request
+			}
+			var callers []caller
+			for range rapid.IntRange(1, 8).Draw(rt, "callers") {
+				name := fmt.Sprint("n", rapid.IntRange(0, size-1).Draw(rt, "target"))
+				callers = append(callers, caller{
+					name: name, want: m.realise(name),
+					after:   time.Duration(rapid.IntRange(0, 20000).Draw(rt, "after")) * time.Millisecond,
+					stays:   rapid.Bool().Draw(rt, "stays"),
+					patient: time.Duration(rapid.IntRange(0, 5000).Draw(rt, "patience")) * time.Millisecond,
+					request: Request{
+						Targets:   []store.Path{path(name)},
+						KeepGoing: rapid.Bool().Draw(rt, "keep going"),
+						Urgent:    rapid.Bool().Draw(rt, "urgent"),
+						Jobs:      rapid.IntRange(0, 6).Draw(rt, "jobs of request"),
+						Orphans: Orphans{
+							Cancel: rapid.Bool().Draw(rt, "cancel"),
+							Grace:  time.Duration(rapid.IntRange(0, 3000).Draw(rt, "grace")) * time.Millisecond,
+						},
+					},
+				})
+			}
+			ended := make(chan struct{})
+			for _, c := range callers {
+				go func() {
+					defer func() { ended <- struct{}{} }()
+					time.Sleep(c.after)
+					ctx := t.Context()
+					if !c.stays {
+						var cancel context.CancelFunc
+						ctx, cancel = context.WithTimeout(ctx, c.patient)
+						defer cancel()
+					}
+					planned := map[store.Path]bool{}
+					c.request.Planned = func(goals []store.Path) {
+						for _, g := range goals {
+							planned[g] = true
+						}
+					}
+					_, err := n.Realise(ctx, c.request)
+					checkNow(bad, n)
+					if errors.Is(err, store.ErrCancelled) && !c.stays {
+						return
+					}
+					if (err == nil) != c.want {
+						bad.Errorf("%s: %v, want realised: %v", c.name, err, c.want)
+					}
+				}()
+			}
+			for range callers {
+				<-ended
+			}
+			time.Sleep(time.Hour)
+			checkNow(bad, n)
+			if len(w.built) != len(slices.Compact(sorted(w.built))) {
+				bad.Errorf("built more than once: %v", w.built)
+			}
+			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
+				bad.Errorf("left over: %+v", s)
+			}
+		})
+	})
+}

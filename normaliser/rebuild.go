@@ -1,0 +1,25 @@
+package normaliser
+
+import (
+	"context"
+	"fmt"
+
+	"storefs/builder"
+	"storefs/store"
+)
+
+// Rebuild builds the derivation drv, whose inputs must be valid, in scratch:
+// its outputs are not registered, also if they are not valid, and no slot is
+// waited for. It is for outputs that were damaged. The caller releases the
+// result.
+func (n *Normaliser) Rebuild(ctx context.Context, drv store.Path) (*builder.Result, error) {
+	d, err := n.derivation(drv)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
+	}
+	res, err := n.run(ctx, &job{key: key{kindCheck, drv}, origin: &origin{}, phase: &phase{}}, d)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
+	}
+	return res, nil
+}
