@@ -106,3 +106,5 @@ func client(what string, args []string) error {
 	}
 	return fmt.Errorf("no client %q", what)
 }
+
+const sigcont = syscall.SIGCONT

@@ -74,17 +74,7 @@ func mount(t *testing.T, s *fakeStore, change func(*fs.Options)) (string, *fs.Se
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.mu.Lock()
-		for _, r := range s.known {
-			if r.hold != nil {
-				select {
-				case <-r.hold:
-				default:
-					close(r.hold)
-				}
-			}
-		}
-		s.mu.Unlock()
+		s.finish(t)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := server.Unmount(ctx); err != nil {

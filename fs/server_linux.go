@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,6 +91,9 @@ func mount(opts Options) (*Server, error) {
 		// It may have mounted and then failed to agree with the kernel.
 		if m, found := mountAt(dir); found && m.ours() {
 			return fail(errors.Join(err, unmountAt(dir, direct, true)))
+		}
+		if !direct {
+			err = fmt.Errorf("fusermount3 did not mount, and says why on standard error: %s", strings.TrimSpace(err.Error()))
 		}
 		return fail(err)
 	}

@@ -51,8 +51,33 @@ func newFakeStore(t testing.TB) *fakeStore {
 	if err := os.Mkdir(real, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { makeWritable(real) })
-	return openFakeStore(real)
+	s := openFakeStore(real)
+	t.Cleanup(func() {
+		s.finish(t)
+		makeWritable(real)
+	})
+	return s
+}
+
+// finish lets all builds end, and waits for that.
+func (s *fakeStore) finish(t testing.TB) {
+	t.Helper()
+	s.mu.Lock()
+	for _, r := range s.known {
+		if r.hold != nil {
+			select {
+			case <-r.hold:
+			default:
+				close(r.hold)
+			}
+		}
+	}
+	s.mu.Unlock()
+	until(t, "builds end", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.running) == 0
+	})
 }
 
 // makeWritable lets an ordinary user's test remove its directory.

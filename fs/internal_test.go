@@ -1,0 +1,412 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"storefs/store"
+)
+
+func TestErrno(t *testing.T) {
+	failure := func(c store.Cause, chain ...store.Path) error {
+		return fmt.Errorf("realise: %w", &store.Failure{Cause: c, Chain: chain})
+	}
+	for _, c := range []struct {
+		err  error
+		want syscall.Errno
+	}{
+		{nil, 0},
+		{store.ErrUnknown, syscall.ENOENT},
+		{store.ErrBadPath, syscall.ENOENT},
+		{failure(store.CauseUnknown), syscall.ENOENT},
+		{failure(store.CauseUnknown, "/s/a", "/s/b"), syscall.EIO},
+		{store.ErrBuildFailed, syscall.EIO},
+		{failure(store.CauseBuilder, "/s/a", "/s/b"), syscall.EIO},
+		{failure(store.CauseHash), syscall.EIO},
+		{failure(store.CauseDeterminism), syscall.EIO},
+		{failure(store.CauseRefused), syscall.EIO},
+		{failure(store.CauseCycle), syscall.EIO},
+		{failure(store.CauseExpr), syscall.EIO},
+		{failure(store.CauseSystem), syscall.EIO},
+		{store.ErrNotValid, syscall.EIO},
+		{errors.New("anything"), syscall.EIO},
+		{failure(store.CauseTimeout, "/s/a", "/s/b"), syscall.ETIMEDOUT},
+		{context.DeadlineExceeded, syscall.ETIMEDOUT},
+		{failure(store.CauseUnreachable), syscall.EHOSTUNREACH},
+		{failure(store.CauseNoSpace), syscall.ENOSPC},
+		{fmt.Errorf("write: %w", unix.ENOSPC), syscall.ENOSPC},
+		{fmt.Errorf("write: %w", unix.EDQUOT), syscall.ENOSPC},
+		{store.ErrNotAllowed, syscall.EACCES},
+		{errWrite, syscall.EROFS},
+		{errKilled, syscall.EINTR},
+		{errEnded, syscall.ENODEV},
+		{failure(store.CauseCancelled), syscall.ECANCELED},
+		{context.Canceled, syscall.ECANCELED},
+	} {
+		if got := Errno(c.err); got != c.want {
+			t.Errorf("Errno(%v) = %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestFatalSignals(t *testing.T) {
+	set := func(s ...unix.Signal) string { return fmt.Sprintf("%016x", signals(s...)) }
+	for _, c := range []struct {
+		what                                      string
+		private, shared, blocked, ignored, caught string
+		want                                      bool
+	}{
+		{"nothing", set(), set(), set(), set(), set(), false},
+		{"killed", set(unix.SIGKILL), set(), set(), set(), set(), true},
+		{"process killed", set(), set(unix.SIGKILL), set(), set(), set(), true},
+		{"default", set(), set(unix.SIGTERM), set(), set(), set(), true},
+		{"default, harmless", set(unix.SIGURG), set(unix.SIGCHLD, unix.SIGWINCH, unix.SIGCONT), set(), set(), set(), false},
+		{"stopped", set(unix.SIGSTOP), set(unix.SIGTSTP), set(), set(), set(), false},
+		{"blocked", set(), set(unix.SIGTERM), set(unix.SIGTERM), set(), set(), false},
+		{"ignored", set(), set(unix.SIGHUP), set(), set(unix.SIGHUP), set(), false},
+		{"alarm, default", set(), set(unix.SIGALRM), set(), set(), set(), true},
+		{"alarm, caught", set(), set(unix.SIGALRM, unix.SIGURG, unix.SIGPROF, unix.SIGUSR1), set(), set(), set(unix.SIGALRM, unix.SIGURG, unix.SIGPROF, unix.SIGUSR1), false},
+		{"interrupt, caught", set(), set(unix.SIGINT), set(), set(), set(unix.SIGINT), true},
+		{"quit, caught, to the thread", set(unix.SIGQUIT), set(), set(), set(), set(unix.SIGQUIT), true},
+		{"interrupt, caught, but blocked", set(), set(unix.SIGINT), set(unix.SIGINT), set(), set(unix.SIGINT), false},
+	} {
+		status := fmt.Sprintf("Name:\tx\nSigQ:\t0/1\nSigPnd:\t%s\nShdPnd:\t%s\nSigBlk:\t%s\nSigIgn:\t%s\nSigCgt:\t%s\nCapInh:\t0\n",
+			c.private, c.shared, c.blocked, c.ignored, c.caught)
+		if got := fatal([]byte(status)); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+}
+
+func TestWritesBySyscallLine(t *testing.T) {
+	line := func(nr int, second, third uint64) string {
+		return fmt.Sprintf("%d 0xffffff9c 0x%x 0x%x 0x0 0x0 0x0 0x7ffc00001000 0x7f0000001000", nr, second, third)
+	}
+	for _, c := range []struct {
+		call string
+		want bool
+	}{
+		{"", false},
+		{"running", false},
+		{"-1 0x7ffc00001000 0x7f0000001000", false},
+		{line(unix.SYS_OPENAT, 0, unix.O_RDONLY|unix.O_CLOEXEC), false},
+		{line(unix.SYS_OPENAT, 0, unix.O_PATH|unix.O_RDWR), false},
+		{line(unix.SYS_OPENAT, 0, unix.O_RDONLY|unix.O_CREAT), true},
+		{line(unix.SYS_OPENAT, 0, unix.O_WRONLY), true},
+		{line(unix.SYS_MKDIRAT, 0, 0), true},
+		{line(unix.SYS_EXECVE, 0, 0), false},
+		{line(unix.SYS_STATX, 0, 0), false},
+		{line(unix.SYS_READLINKAT, 0, 0), false},
+		// mkdirat of a 32-bit program has the number of something else.
+		{strings.Replace(line(unix.SYS_MKDIRAT, 0, 0), "0x7ffc00001000", "0xffc01000", 1), false},
+	} {
+		if got := (caller{}).writes(c.call); got != c.want {
+			t.Errorf("%q: %v", c.call, got)
+		}
+	}
+}
+
+// A wait ends before the kernel's own limit, with ETIMEDOUT.
+func TestLimit(t *testing.T) {
+	for _, c := range []struct {
+		byDefault, maximum int
+		want               time.Duration
+	}{
+		{0, 0, 0},
+		{60, 0, 57 * time.Second},
+		{0, 60, 57 * time.Second},
+		{120, 60, 57 * time.Second},
+		{60, 120, 57 * time.Second},
+		{1, 0, 12 * time.Second},
+	} {
+		if got := limitOf(c.byDefault, c.maximum); got != c.want {
+			t.Errorf("limitOf(%d, %d) = %v, want %v", c.byDefault, c.maximum, got, c.want)
+		}
+	}
+	r := &raw{realiser: never{}, limit: 10 * time.Millisecond, ctx: t.Context()}
+	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ETIMEDOUT {
+		t.Errorf("after the limit: %v", err)
+	}
+	r.calls.Wait()
+}
+
+// never realises nothing.
+type never struct{}
+
+func (never) Realise(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestWaitEndsWithTheMount(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	r := &raw{realiser: never{}, ctx: ctx}
+	time.AfterFunc(10*time.Millisecond, end)
+	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ENODEV {
+		t.Errorf("%v", err)
+	}
+	r.calls.Wait()
+}
+
+func TestCookies(t *testing.T) {
+	const alphabet = "0123456789abcdfghijklmnpqrsvwxyz"
+	names := rapid.StringMatching("[" + alphabet + "]{32}-[a-z]{1,3}")
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := names.Draw(t, "a"), names.Draw(t, "b")
+		if rapid.Bool().Draw(t, "close") {
+			b = a[:rapid.IntRange(0, 31).Draw(t, "same")] + b[:1] + a[len(a)-3:]
+			b += strings.Repeat("x", 40)
+		}
+		ca, cb := cookie(a), cookie(b)
+		if ca < cookieFirst || int64(ca) < 0 {
+			t.Fatalf("cookie(%q) = %d", a, ca)
+		}
+		switch {
+		case a[:cookieLen] == b[:cookieLen]:
+			if ca != cb {
+				t.Fatalf("%q, %q: %d, %d", a, b, ca, cb)
+			}
+		case (a < b) != (ca < cb):
+			t.Fatalf("%q, %q: %d, %d", a, b, ca, cb)
+		}
+		// Whoever comes back with a's cookie sees the names behind it only.
+		if (b > afterCookie(ca)) != (cb > ca) {
+			t.Fatalf("after %q: %q", a, b)
+		}
+	})
+	if afterCookie(0) != "" || afterCookie(2) != "" {
+		t.Error("the dots are in front of all names")
+	}
+}
+
+// tied lists names that all have the same cookie, among others.
+type tied []string
+
+func (s tied) Lookup(string) (Entry, error) { return Entry{}, store.ErrUnknown }
+
+func (s tied) List(after string, n int) (list []Entry, _ error) {
+	for _, name := range s {
+		if name > after && len(list) < n {
+			list = append(list, Entry{Name: name, Valid: true})
+		}
+	}
+	return list, nil
+}
+
+func TestTiedCookiesAreListedOnce(t *testing.T) {
+	var names tied
+	for _, first := range []string{"0", "1", "2"} {
+		for i := range 130 {
+			names = append(names, fmt.Sprintf("%s%s%04d%s-x", first, strings.Repeat("z", 11), i, strings.Repeat("z", 16)))
+		}
+	}
+	for _, plus := range []bool{false, true} {
+		for _, size := range []int{130 * 200, 150 * 200, 2000 * 200} {
+			r := &raw{store: names}
+			var got []string
+			for offset := uint64(0); ; {
+				buf := make([]byte, size)
+				out := fuse.NewDirEntryList(buf, offset)
+				if st := r.listRoot(&listing{out: out, plus: plus, left: size}, offset); !st.Ok() {
+					t.Fatal(st)
+				}
+				var entries []fuse.DirEntry
+				var err error
+				if plus {
+					entries, _, err = fuse.ParseDirLookupEntries(out.Bytes())
+				} else {
+					entries, err = fuse.ParseDirEntries(out.Bytes())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(entries) == 0 {
+					break
+				}
+				for _, e := range entries {
+					got = append(got, e.Name)
+					offset = e.Off
+				}
+			}
+			if want := append([]string{".", ".."}, names...); !slices.Equal(got, want) {
+				t.Errorf("plus %v, size %d: %d names, want %d", plus, size, len(got), len(want))
+			}
+		}
+	}
+}
+
+// The paths of deep nodes are longer than one system call takes.
+func TestOpenBeneathDeep(t *testing.T) {
+	b, err := openBacking(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	dir, err := unix.Openat(b.real, ".", unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var path []string
+	for range 60 {
+		name := strings.Repeat("d", 200)
+		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(dir, name, unix.O_PATH, 0)
+		unix.Close(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, path = next, append(path, name)
+	}
+	fd, err := openBeneath(b.real, path, unix.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got unix.Stat_t
+	if err := errors.Join(unix.Fstat(dir, &want), unix.Fstat(fd, &got)); err != nil || got.Ino != want.Ino {
+		t.Errorf("inode %d, want %d, %v", got.Ino, want.Ino, err)
+	}
+	unix.Close(fd)
+	// No link is followed, at the end or on the way, and nothing leads out.
+	if err := errors.Join(unix.Symlinkat("/etc", dir, "out"), unix.Symlinkat("..", dir, "up")); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(dir)
+	for _, bad := range [][]string{{"out"}, {"out", "passwd"}, {"up"}, {"up", "up"}} {
+		if fd, err := openBeneath(b.real, append(slices.Clone(path), bad...), unix.O_RDONLY); err != unix.ELOOP {
+			t.Errorf("%v: %d, %v", bad, fd, err)
+		}
+	}
+	if fd, err := openBeneath(b.real, []string{".."}, unix.O_RDONLY); err != unix.EXDEV {
+		t.Errorf("..: %d, %v", fd, err)
+	}
+}
+
+// Open descriptors are bounded, and close only when nobody uses them.
+func TestDescriptorsAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	b, err := openBacking(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := newNodes()
+	node := func(i int) *node {
+		name := fmt.Sprint("f", i)
+		fd, err := unix.Openat(mustOpen(t, dir), name, unix.O_CREAT|unix.O_WRONLY, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		return table.child(table.root, name, kindObject)
+	}
+	first := node(0)
+	held, err := b.acquire(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxOpen + 10 {
+		f, err := b.acquire(node(i + 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.release(f)
+	}
+	if n := len(b.open); n != maxOpen || b.lru.Len() != n {
+		t.Errorf("%d open", n)
+	}
+	if _, err := unix.FcntlInt(uintptr(held.fd), unix.F_GETFD, 0); err != nil {
+		t.Errorf("what is in use was closed: %v", err)
+	}
+	b.release(held)
+	if _, err := unix.FcntlInt(uintptr(held.fd), unix.F_GETFD, 0); err != unix.EBADF {
+		t.Errorf("what is not in use stayed open: %v", err)
+	}
+	b.close()
+}
+
+func mustOpen(t *testing.T, dir string) int {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// Node ids are not used again, and forgetting frees.
+func TestNodes(t *testing.T) {
+	table := newNodes()
+	seen := map[uint64]bool{table.root.id: true}
+	for range 3 {
+		n := table.object("x", true)
+		if n != table.object("x", true) {
+			t.Error("another node for the same name")
+		}
+		inner := table.child(n, "y", kindObject)
+		for _, m := range []*node{n, inner} {
+			if seen[m.id] {
+				t.Errorf("id %d again", m.id)
+			}
+			seen[m.id] = true
+		}
+		if table.forget(n.id, 1) || !table.forget(n.id, 1) {
+			t.Error("forgotten at the wrong time")
+		}
+		// The kernel may forget a directory before what is in it.
+		if got := inner.path(); !slices.Equal(got, []string{"x", "y"}) {
+			t.Errorf("path %q", got)
+		}
+		if !table.forget(inner.id, 1) {
+			t.Error("not forgotten")
+		}
+	}
+	if table.size() != 1 || len(table.children) != 0 {
+		t.Errorf("%d nodes, %d children left", table.size(), len(table.children))
+	}
+	if table.forget(table.root.id, 100) || table.get(table.root.id) == nil {
+		t.Error("the root was forgotten")
+	}
+	// A promise is one node, and becomes the object.
+	p := table.promise("z")
+	if table.promise("z") != p || table.object("z", true) != p || p.pending.Load() {
+		t.Error("the promise did not become the object")
+	}
+	table.unname("z")
+	if q := table.promise("z"); q == p || !q.pending.Load() || table.object("z", false) == q {
+		t.Error("a deleted object, or a broken promise, goes on")
+	}
+}
+
+func TestSnapshotsAreBounded(t *testing.T) {
+	s := newSnapshots()
+	big := make([]dirent, maxSnapshot/2+1)
+	reads := 0
+	get := func(id uint64) {
+		if _, err := s.get(&node{id: id}, func() ([]dirent, error) { reads++; return big, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(1)
+	get(1)
+	get(2) // throws 1 away
+	get(1)
+	if reads != 3 || s.entries != len(big) || s.lru.Len() != 1 {
+		t.Errorf("%d reads, %d entries", reads, s.entries)
+	}
+	s.forget(1)
+	if s.entries != 0 || len(s.byNode) != 0 {
+		t.Errorf("%d entries left", s.entries)
+	}
+}
