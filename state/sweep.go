@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // sweepChunk is how many names are compared with the database at a time: a
@@ -30,7 +31,7 @@ func (s *State) sweep() error {
 		return err
 	}
 	for _, dir := range []string{"builds", "locks"} {
-		if err := sweepDir(s.path(dir), func(names []string) ([]string, error) { return names, nil }); err != nil {
+		if err := sweepDir(s.path(dir), notKept); err != nil {
 			return err
 		}
 	}
@@ -40,6 +41,14 @@ func (s *State) sweep() error {
 		return nil
 	}
 	return sweepDir(s.path("real"), s.db.NotValid)
+}
+
+// keptPrefix begins the names in builds/ of failed builds that their user wanted
+// to look at. They are his to remove.
+const keptPrefix = "kept-"
+
+func notKept(names []string) ([]string, error) {
+	return slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, keptPrefix) }), nil
 }
 
 // sweepDir removes those entries of dir that choose picks.

@@ -1,0 +1,205 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"storefs/store"
+)
+
+// life is everything that a state goes through, for whoever runs it.
+func life(dir string) error {
+	ctx := context.Background()
+	if err := Init(dir, testStore); err != nil {
+		return err
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for i := range 2 { // the second time it is realised anew
+		if err := registerOne(s, "x", false); err != nil {
+			return err
+		}
+		drvs, err := s.DB().Names("", 100)
+		if err != nil {
+			return err
+		}
+		var drv store.Path
+		for _, e := range drvs {
+			if p, err := testStore.Join(e.Name); err == nil && p.IsDerivation() {
+				drv = p
+			}
+		}
+		outs, err := s.DB().Outputs(drv)
+		if err != nil || len(outs) != 2 {
+			return fmt.Errorf("outputs of %s: %v, %w", drv, outs, err)
+		}
+		var stream bytes.Buffer
+		if err := s.Export(ctx, &stream, []store.Path{outs[0].Path, outs[1].Path}); err != nil {
+			return err
+		}
+		gone, err := s.Delete(ctx, outs[0].Path, outs[1].Path)
+		if err != nil || len(gone) != 3 {
+			return fmt.Errorf("deleted %v, %w", gone, err)
+		}
+		for _, p := range gone {
+			if _, err := os.Lstat(s.Real(p)); !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("%s is still on disk: %w", p, err)
+			}
+		}
+		if i == 0 {
+			continue
+		}
+		if _, err := s.Import(ctx, &stream); err != nil {
+			return err
+		}
+		if _, err := s.Normalised(ctx, drv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestInitRefuses(t *testing.T) {
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "letter"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(full, testStore); err == nil || !strings.Contains(err.Error(), "letter") {
+		t.Errorf("a directory that is not empty: %v", err)
+	}
+	if err := Init(filepath.Join(full, "s"), "relative"); !errors.Is(err, store.ErrBadPath) {
+		t.Errorf("a relative store: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(full, "s")); err == nil {
+		t.Error("a refused Init made a directory")
+	}
+	s := newState(t)
+	if err := Init(s.Dir(), testStore); err == nil {
+		t.Error("a second Init succeeded")
+	}
+}
+
+func TestInitAfterKill(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	if err := Init(dir, testStore); err != nil {
+		t.Fatal(err)
+	}
+	// As if it had been killed before the last step.
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(dir, testStore); err != nil {
+		t.Fatal(err)
+	}
+	openState(t, dir)
+}
+
+func TestOpenRefuses(t *testing.T) {
+	damage := func(t *testing.T, change func(dir string) error) error {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), "s")
+		err := Init(dir, testStore)
+		if err == nil {
+			err = change(dir)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Open(dir, Options{})
+		if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), dir) {
+			t.Errorf("got %v, want one line that names %s", err, dir)
+		}
+		return err
+	}
+	config := func(text string) func(dir string) error {
+		return func(dir string) error { return os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o644) }
+	}
+	if err := damage(t, RemoveAll); !errors.Is(err, ErrNotState) {
+		t.Errorf("nothing there: %v", err)
+	}
+	if err := damage(t, config("{\n\n]")); !errors.Is(err, ErrNotState) {
+		t.Errorf("garbage: %v", err)
+	}
+	if err := damage(t, config(`{"version":2,"store":"/t/store"}`)); err != nil && !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("another version: %v", err)
+	}
+	damage(t, config(`{"version":1,"store":"store"}`))
+	damage(t, config(`{"version":1,"store":"/other/store"}`))
+	damage(t, func(dir string) error { return os.Remove(filepath.Join(dir, "real")) })
+	// An empty database would turn every object into a leftover.
+	if err := damage(t, func(dir string) error { return os.Remove(filepath.Join(dir, "db.bolt")) }); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no database: %v", err)
+	}
+	damage(t, func(dir string) error { return os.Truncate(filepath.Join(dir, "db.bolt"), 0) })
+	damage(t, func(dir string) error { return os.Truncate(filepath.Join(dir, "db.bolt"), 5000) })
+	if os.Geteuid() == 0 {
+		err := damage(t, func(dir string) error { return os.Chown(filepath.Join(dir, "real"), otherUser, otherUser) })
+		if err != nil && !strings.Contains(err.Error(), "uid") {
+			t.Errorf("somebody else's: %v", err)
+		}
+	}
+}
+
+func TestSecondOwnerIsToldWho(t *testing.T) {
+	s := newState(t)
+	_, err := Open(s.Dir(), Options{})
+	want := fmt.Sprintf("state %s: in use by test (pid %d)", s.Dir(), os.Getpid())
+	if !errors.Is(err, store.ErrInUse) || err.Error() != want {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openState(t, s.Dir())
+}
+
+// What is not valid goes at Open, and what is valid stays.
+func TestSweep(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	kept := must(s.AddText(ctx, "kept", []byte("kept"), nil))(t)
+	stray := must(store.TextPath(testStore, "stray", nil, nil))(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{s.Real(stray), filepath.Join(s.Builds(), "old"), filepath.Join(s.Builds(), "kept-1"), s.path("locks", "x.lock")} {
+		if err := os.MkdirAll(filepath.Join(dir, "a"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, 0o555); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = openState(t, s.Dir())
+	for path, want := range map[string]bool{
+		s.Real(kept.Path): true, s.Real(stray): false, filepath.Join(s.Builds(), "old"): false,
+		filepath.Join(s.Builds(), "kept-1"): true, s.path("locks", "x.lock"): false,
+	} {
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Errorf("%s: %v, want there: %v", path, err, want)
+		}
+	}
+}
+
+// A leftover does not keep the real thing from taking its name.
+func TestLeftoverIsReplaced(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	p := must(store.TextPath(testStore, "x", []byte("text"), nil))(t)
+	if err := os.MkdirAll(filepath.Join(s.Real(p), "junk"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	must(s.AddText(ctx, "x", []byte("text"), nil))(t)
+	if b, err := os.ReadFile(s.Real(p)); err != nil || string(b) != "text" {
+		t.Fatalf("%q, %v", b, err)
+	}
+}

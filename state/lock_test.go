@@ -1,0 +1,133 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+func lockPaths(t testing.TB, n int) []store.Path {
+	t.Helper()
+	var out []store.Path
+	for i := range n {
+		out = append(out, must(store.TextPath(testStore, fmt.Sprint("p", i), nil, nil))(t))
+	}
+	return out
+}
+
+// Overlapping sets of paths exclude each other and do not block for ever.
+func TestLockExcludes(t *testing.T) {
+	s := newState(t)
+	paths := lockPaths(t, 5)
+	holders := make([]atomic.Int32, len(paths))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(w)))
+			for range 30 {
+				pick := r.Perm(len(paths))[:2]
+				unlock, err := s.Lock(ctx, []store.Path{paths[pick[0]], paths[pick[1]]})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, i := range pick {
+					if holders[i].Add(1) != 1 {
+						t.Errorf("two hold %s", paths[i])
+					}
+				}
+				for _, i := range pick {
+					holders[i].Add(-1)
+				}
+				unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if left, err := os.ReadDir(s.path("locks")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestLockIsCancelled(t *testing.T) {
+	s := newState(t)
+	paths := lockPaths(t, 2)
+	unlock := must(s.Lock(context.Background(), paths[1:]))(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		_, err := s.Lock(ctx, paths)
+		done <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want Canceled", err)
+	}
+	// The first of the two is free again.
+	must(s.Lock(context.Background(), paths[:1]))(t)()
+	unlock()
+	must(s.Lock(context.Background(), paths))(t)()
+}
+
+// locker locks a file as another process would, until its input ends.
+func locker(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	fmt.Println("locked")
+	_, err = os.Stdin.Read(make([]byte, 1))
+	_ = os.Remove(path)
+	if err != nil {
+		return nil
+	}
+	return err
+}
+
+func TestLockOfAnotherProcess(t *testing.T) {
+	s := newState(t)
+	paths := lockPaths(t, 1)
+	c := play(t, "locker", 0, filepath.Join(s.Dir(), "locks", paths[0].Base()+".lock"))
+	in := must(c.StdinPipe())(t)
+	out := must(c.StdoutPipe())(t)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	defer in.Close()
+	line := make([]byte, 16)
+	if n, err := out.Read(line); err != nil || !strings.HasPrefix(string(line[:n]), "locked") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.Lock(ctx, paths); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v, want DeadlineExceeded", err)
+	}
+	in.Close()
+	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	unlock, err := s.Lock(ctx, paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}

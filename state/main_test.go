@@ -1,0 +1,148 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// roleEnv makes the test binary play a part in a test instead of running all of
+// them.
+const roleEnv = "STATE_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(m.Run())
+	case "registrar":
+		exit(registrar(os.Args[1]))
+	case "verifier":
+		exit(verifyAll(os.Args[1]))
+	case "remover":
+		exit(RemoveAll(os.Args[1]))
+	case "locker":
+		exit(locker(os.Args[1]))
+	case "life":
+		exit(life(os.Args[1]))
+	}
+	exit(fmt.Errorf("unknown role"))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// play is a process that plays a part, as the given user if the test runs as
+// root and uid is not 0.
+func play(t testing.TB, role string, uid uint32, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(self, args...)
+	if uid != 0 {
+		// The go command builds test binaries where other users cannot go.
+		c.Path = copyOf(t, self)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
+	c.Env = append(os.Environ(), roleEnv+"="+role)
+	c.Dir = "/"
+	return c
+}
+
+func copyOf(t testing.TB, file string) string {
+	t.Helper()
+	to := filepath.Join(openDir(t), "test")
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// openDir is a directory that other users can go to.
+func openDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "state-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+const otherUser = 65534
+
+// users are those as whom something is tried: root and somebody else, or the
+// one who runs the test.
+func users() []uint32 {
+	if os.Geteuid() == 0 {
+		return []uint32{0, otherUser}
+	}
+	return []uint32{0}
+}
+
+// ownedDir is a directory of that user.
+func ownedDir(t testing.TB, uid uint32) string {
+	t.Helper()
+	dir := filepath.Join(openDir(t), "state")
+	err := os.Mkdir(dir, 0o755)
+	if err == nil && uid != 0 {
+		err = os.Chown(dir, int(uid), int(uid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// verifyAll opens a state and reads every object in it.
+func verifyAll(dir string) error {
+	s, err := Open(dir, Options{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	sum, err := s.Verify(context.Background(), VerifyOptions{Contents: true}, func(p Problem) {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", p.Path, p.Message)
+	})
+	if err != nil {
+		return err
+	}
+	if sum.Problems > 0 {
+		return fmt.Errorf("%d problems", sum.Problems)
+	}
+	entries, err := os.ReadDir(s.RealDir())
+	if err != nil {
+		return err
+	}
+	if len(entries) != sum.Paths {
+		return fmt.Errorf("%d names in real/, %d valid paths", len(entries), sum.Paths)
+	}
+	for _, d := range []string{"builds", "locks"} {
+		if entries, err := os.ReadDir(filepath.Join(dir, d)); err != nil || len(entries) > 0 {
+			return fmt.Errorf("%s: %v, %w", d, entries, err)
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(sum)
+}
