@@ -1,0 +1,157 @@
+package builder
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// attributes are what a derivation says to whoever builds it. Classic ones are
+// among the variables of its environment; structured ones are one JSON object
+// in the variable __json, and then no variable is for the builder.
+type attributes struct {
+	drv        *storeexpr.Derivation
+	structured map[string]any // nil: classic
+}
+
+func readAttributes(d *storeexpr.Derivation) (attributes, error) {
+	a := attributes{drv: d}
+	text, ok := d.Getenv("__json")
+	if !ok {
+		return a, nil
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&a.structured); err != nil {
+		return a, fail(store.CauseExpr, "structured attributes (__json): %v", err)
+	}
+	if a.structured == nil {
+		return a, fail(store.CauseExpr, "structured attributes (__json): not an object")
+	}
+	return a, nil
+}
+
+// bool is the value of a flag.
+func (a attributes) bool(name string) bool {
+	if a.structured != nil {
+		v, _ := a.structured[name].(bool)
+		return v
+	}
+	v, _ := a.drv.Getenv(name)
+	return v == "1"
+}
+
+// words is the value of a list, and whether there is one.
+func (a attributes) words(name string) ([]string, bool, error) {
+	if a.structured != nil {
+		v, ok := a.structured[name]
+		if !ok {
+			return nil, false, nil
+		}
+		list, err := stringList(v)
+		if err != nil {
+			return nil, false, fail(store.CauseExpr, "attribute %s: %v", name, err)
+		}
+		return list, true, nil
+	}
+	v, ok := a.drv.Getenv(name)
+	return tokens(v), ok, nil
+}
+
+func stringList(v any) ([]string, error) {
+	elements, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("not a list of strings")
+	}
+	list := make([]string, 0, len(elements))
+	for _, e := range elements {
+		s, ok := e.(string)
+		if !ok {
+			return nil, fmt.Errorf("not a list of strings")
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// tokens splits at what Nix takes for white space.
+func tokens(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) })
+}
+
+// placeholders replaces what builtins.placeholder of the Nix language gives by
+// the paths of the outputs.
+func placeholders(d *storeexpr.Derivation) *strings.Replacer {
+	var pairs []string
+	for _, o := range d.Outputs {
+		if o.Name == "" {
+			continue
+		}
+		h := store.HashOf(store.SHA256, []byte("nix-output:"+o.Name))
+		pairs = append(pairs, "/"+h.Base32(), string(o.Path))
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// accept refuses by rule what cannot or must not be built here.
+func (b *build) accept() error {
+	d := b.job.Derivation
+	var err error
+	if b.attrs, err = readAttributes(d); err != nil {
+		return err
+	}
+	if name, ok := strings.CutPrefix(d.Builder, "builtin:"); ok {
+		return fail(store.CauseRefused, "it needs the builtin builder %q, which is not provided", name)
+	}
+	if !strings.HasPrefix(d.Builder, "/") {
+		return fail(store.CauseRefused, "its builder %q is not an absolute path", d.Builder)
+	}
+	features, _, err := b.attrs.words("requiredSystemFeatures")
+	if err != nil {
+		return err
+	}
+	missing := slices.DeleteFunc(features, func(f string) bool { return slices.Contains(b.opts.Features, f) })
+	if d.Platform != b.opts.System && !slices.Contains(b.opts.ExtraPlatforms, d.Platform) {
+		return fail(store.CauseRefused, "it is for %s, and this is %s",
+			required(d.Platform, missing), strings.Join(append([]string{b.opts.System}, b.opts.ExtraPlatforms...), ", "))
+	}
+	if len(missing) > 0 {
+		return fail(store.CauseRefused, "it requires the system features {%s}, and this %s has {%s}",
+			strings.Join(missing, ", "), b.opts.System, strings.Join(b.opts.Features, ", "))
+	}
+	if b.attrs.bool("__noChroot") {
+		return fail(store.CauseRefused, "it asks not to be sandboxed (__noChroot)")
+	}
+	if s, ok := hasNUL(d); ok {
+		return fail(store.CauseExpr, "its %s contains a NUL byte, which no program can be given", s)
+	}
+	return nil
+}
+
+func required(platform string, missing []string) string {
+	if len(missing) == 0 {
+		return platform
+	}
+	return platform + " with the system features {" + strings.Join(missing, ", ") + "}"
+}
+
+func hasNUL(d *storeexpr.Derivation) (what string, found bool) {
+	if strings.Contains(d.Builder, "\x00") {
+		return "builder", true
+	}
+	for _, a := range d.Args {
+		if strings.Contains(a, "\x00") {
+			return "argument list", true
+		}
+	}
+	for _, v := range d.Env {
+		if strings.Contains(v.Name, "\x00") || strings.Contains(v.Value, "\x00") {
+			return "environment", true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,93 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Check reports what this machine, or whoever we are, lacks to build: it tries,
+// and says in one line which switch forbids it. The program must call Child.
+func Check() error {
+	ids, err := newIdentity()
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	c, err := spawn(&spec{Probe: true}, ids, null)
+	if err != nil {
+		return err
+	}
+	defer c.control.Close()
+	said := make(chan message)
+	go c.listen(said)
+	answer := message{text: "the child died"}
+	for m := range said {
+		answer = m
+	}
+	if _, err := c.process.Wait(); err != nil {
+		return err
+	}
+	if answer.text == errProbed.Error() {
+		return nil
+	}
+	return diagnose(errors.New("set up the sandbox: " + answer.text))
+}
+
+// diagnose adds to an error of making a sandbox which switch is likely to be its
+// reason, if one is set.
+func diagnose(err error) error {
+	if why := forbids(readSwitch, os.Geteuid() == 0); why != "" {
+		return fmt.Errorf("%w: %s", err, why)
+	}
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: user namespaces are forbidden here: by a container's seccomp profile, or a security module", err)
+	}
+	return err
+}
+
+// forbids names the switch that forbids user namespaces. read returns the
+// content of a file in /proc, "" if there is none.
+func forbids(read func(file string) string, root bool) string {
+	switch {
+	case read("/proc/sys/user/max_user_namespaces") == "0":
+		return "user namespaces are off: sysctl user.max_user_namespaces is 0"
+	case !root && read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+		return "user namespaces are off for ordinary users: sysctl kernel.unprivileged_userns_clone is 0"
+	case !root && read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+		return "user namespaces are restricted for ordinary users: sysctl kernel.apparmor_restrict_unprivileged_userns is 1"
+	case procMasked(read("/proc/self/mountinfo")):
+		return "parts of /proc are masked, as containers do it, and so no sandbox can have a /proc of its own: run the container with an unmasked /proc"
+	}
+	return ""
+}
+
+func readSwitch(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// procMasked reports whether something is mounted below /proc other than what
+// the kernel mounts there itself.
+func procMasked(mountinfo string) bool {
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && strings.HasPrefix(fields[4], "/proc/") && fields[4] != "/proc/sys/fs/binfmt_misc" {
+			return true
+		}
+	}
+	return false
+}

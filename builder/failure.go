@@ -1,0 +1,65 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+// failed is an error that says which cause it is to be shown with. Any other
+// error of a build is the machine's fault.
+type failed struct {
+	cause   store.Cause
+	message string
+	status  int
+	signal  string
+}
+
+func (f *failed) Error() string { return f.message }
+
+func fail(cause store.Cause, format string, args ...any) error {
+	return &failed{cause: cause, message: fmt.Sprintf(format, args...)}
+}
+
+// failure makes of err what the caller of Build gets.
+func (b *build) failure(err error) *store.Failure {
+	f := &store.Failure{
+		Path:    b.job.Drv,
+		Cause:   store.CauseSystem,
+		Message: strings.ReplaceAll(err.Error(), "\n", " "),
+		Time:    time.Now(),
+		Builder: b.job.Derivation.Builder,
+	}
+	var known *failed
+	switch {
+	case errors.As(err, &known):
+		f.Cause, f.Status, f.Signal = known.cause, known.status, known.signal
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		f.Cause = store.CauseNoSpace
+	case errors.Is(err, store.ErrUnfit):
+		f.Cause = store.CauseBuilder
+	}
+	if b.log != nil {
+		f.Log, f.LogFile = b.log.last(), b.log.path
+	}
+	if b.ran && f.Cause == store.CauseBuilder && diskFull(b.opts.Builds) {
+		f.Cause = store.CauseNoSpace
+		f.Message += "; the disk is full"
+	}
+	return f
+}
+
+// diskFull reports whether so little is left at dir that a builder may have
+// failed for it. The measure is Nix's: 8 MiB, or no inode.
+func diskFull(dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false
+	}
+	return st.Bavail*uint64(st.Bsize) < 8<<20 || st.Files > 0 && st.Ffree == 0
+}

@@ -1,0 +1,284 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// Options say where a Local builds and what it offers.
+type Options struct {
+	Store store.Dir // what builders see; never touched on the host, where it may be our own mount
+
+	Real   string // where the store objects are, by base name
+	Builds string // where scratch directories are made; on the file system of Real
+	Logs   string // logs go to drvs/XX/REST.drv below it
+
+	// SandboxPaths are host paths that every builder sees, read-only.
+	SandboxPaths []SandboxPath
+	// System is the platform that is built for: "x86_64-linux". "" is this
+	// machine's.
+	System string
+	// ExtraPlatforms are others that this machine can run. nil stands for
+	// i686-linux on x86_64-linux.
+	ExtraPlatforms []string
+	// Features are what derivations may require by requiredSystemFeatures. nil
+	// stands for benchmark, big-parallel and nixos-test. With kvm, builders get
+	// /dev/kvm.
+	Features []string
+	// Cores is what NIX_BUILD_CORES says. 0 is the number of processors.
+	Cores int
+}
+
+// SandboxPath is a host path and where a sandbox shows it.
+type SandboxPath struct {
+	Inside string
+	// Outside may be below the store directory: then it stands for the object
+	// in Real, whether or not it is an input.
+	Outside string
+}
+
+// Local builds on this machine, in sandboxes. Any number of builds may run at
+// the same time.
+type Local struct {
+	opts  Options
+	ids   identity
+	binds []bind
+}
+
+// New checks and completes the options.
+func New(o Options) (*Local, error) {
+	for _, dir := range []*string{&o.Real, &o.Builds} {
+		// The child binds them by name: it should meet no links on its way.
+		p, err := filepath.EvalSymlinks(*dir)
+		if err == nil {
+			p, err = filepath.Abs(p)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open builder: %w", err)
+		}
+		*dir = p
+	}
+	if _, err := store.ParseDir(string(o.Store)); err != nil {
+		return nil, fmt.Errorf("open builder: %w", err)
+	}
+	for _, own := range []string{"/dev", "/proc", "/etc"} {
+		if string(o.Store) == own || strings.HasPrefix(string(o.Store), own+"/") {
+			return nil, fmt.Errorf("open builder: the store directory %s is in %s, which every sandbox has for itself: %w", o.Store, own, store.ErrBadPath)
+		}
+	}
+	if o.Store == buildDir || o.Store == "/tmp" {
+		return nil, fmt.Errorf("open builder: every sandbox has %s for itself: %w", o.Store, store.ErrBadPath)
+	}
+	if o.System == "" {
+		o.System = hostSystem()
+	}
+	if o.ExtraPlatforms == nil && o.System == "x86_64-linux" {
+		o.ExtraPlatforms = []string{"i686-linux"}
+	}
+	if o.Features == nil {
+		o.Features = []string{"benchmark", "big-parallel", "nixos-test"}
+	}
+	if o.Cores == 0 {
+		o.Cores = runtime.NumCPU()
+	}
+	l := &Local{opts: o}
+	for _, p := range o.SandboxPaths {
+		b, err := l.bindOf(p)
+		if err != nil {
+			return nil, err
+		}
+		l.binds = append(l.binds, b)
+	}
+	var err error
+	if l.ids, err = newIdentity(o.Real, o.Builds); err != nil {
+		return nil, fmt.Errorf("open builder: %w", err)
+	}
+	return l, nil
+}
+
+func (l *Local) bindOf(p SandboxPath) (bind, error) {
+	bad := func(why string) (bind, error) {
+		return bind{}, fmt.Errorf("sandbox path %s=%s: %s: %w", p.Inside, p.Outside, why, store.ErrBadPath)
+	}
+	switch {
+	case !path.IsAbs(p.Inside) || !path.IsAbs(p.Outside):
+		return bad("not absolute")
+	case path.Clean(p.Inside) != p.Inside || p.Inside == "/":
+		return bad("not a clean path below /")
+	}
+	outside := path.Clean(p.Outside)
+	if object, rest, err := l.opts.Store.Split(outside); err == nil {
+		outside = path.Join(l.opts.Real, object.Base(), rest)
+	} else if outside == string(l.opts.Store) || strings.HasPrefix(outside, string(l.opts.Store)+"/") {
+		return bad(err.Error())
+	}
+	return bind{Outside: outside, Inside: p.Inside}, nil
+}
+
+// hostSystem is this machine's platform by Nix's name.
+func hostSystem() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86_64-linux"
+	case "arm64":
+		return "aarch64-linux"
+	case "386":
+		return "i686-linux"
+	}
+	return runtime.GOARCH + "-linux"
+}
+
+// Build builds job. The error is a *store.Failure without a chain or, where ctx
+// ended, wraps store.ErrCancelled. The scratch directory is gone by then, but
+// for Job.KeepFailed.
+func (l *Local) Build(ctx context.Context, job Job) (*Result, error) {
+	b := &build{Local: l, job: job}
+	r, err := b.build(ctx)
+	if err == nil {
+		return r, nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		b.discard()
+		return nil, fmt.Errorf("build %s: %w: %w", job.Drv, store.ErrCancelled, cause)
+	}
+	f := b.failure(err)
+	if job.KeepFailed && b.ran {
+		f.Kept, err = b.keep()
+		if err != nil {
+			f.Message += fmt.Sprintf(" (and its scratch directory cannot be kept: %v)", err)
+		}
+	} else {
+		b.discard()
+	}
+	return nil, f
+}
+
+// build is one run of Local.Build.
+type build struct {
+	*Local
+	job     Job
+	attrs   attributes
+	scratch string                    // "" until it exists
+	infos   map[store.Path]store.Info // of job.Inputs, once somebody asked
+	log     *buildLog
+	ran     bool // the builder was started
+}
+
+func (b *build) build(ctx context.Context) (*Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b.phase(event.PhaseSandbox)
+	if err := b.accept(); err != nil {
+		return nil, err
+	}
+	var err error
+	if b.log, err = openLog(b.opts.Logs, b.job); err != nil {
+		return nil, err
+	}
+	defer b.log.close()
+	if err := b.makeScratch(); err != nil {
+		return nil, err
+	}
+	env, err := b.environment()
+	if err != nil {
+		return nil, err
+	}
+	started, took, err := b.run(ctx, b.spec(env))
+	if err != nil {
+		return nil, err
+	}
+	b.phase(event.PhaseScan)
+	outputs, err := b.outputs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.checkReferences(outputs); err != nil {
+		return nil, err
+	}
+	return &Result{
+		Outputs:  outputs,
+		Started:  started,
+		Duration: took,
+		LogFile:  b.log.path,
+		Release:  b.discard,
+	}, nil
+}
+
+func (b *build) phase(name string) {
+	if b.job.Phase != nil {
+		b.job.Phase(name)
+	}
+}
+
+// spec is what the child gets.
+func (b *build) spec(env []string) *spec {
+	d := b.job.Derivation
+	rewrite := placeholders(d)
+	args := []string{path.Base(d.Builder)}
+	for _, a := range d.Args {
+		args = append(args, rewrite.Replace(a))
+	}
+	s := &spec{
+		Scratch:     b.scratch,
+		Real:        b.opts.Real,
+		Store:       string(b.opts.Store),
+		Inputs:      make([]string, 0, len(b.job.Inputs)),
+		Binds:       slices.Clone(b.binds),
+		Devices:     []string{"full", "null", "random", "tty", "urandom", "zero"},
+		Personality: addrNoRandomize,
+		Builder:     []byte(d.Builder),
+		Args:        joinNUL(args),
+		Env:         joinNUL(env),
+	}
+	for _, in := range b.job.Inputs {
+		s.Inputs = append(s.Inputs, string(inputLetter(in.Kind))+in.Path.Base())
+	}
+	if d.Platform == "i686-linux" && b.opts.System == "x86_64-linux" {
+		s.Personality |= perLinux32
+	}
+	if slices.Contains(b.opts.Features, "kvm") {
+		if _, err := os.Stat("/dev/kvm"); err == nil {
+			s.Devices = append(s.Devices, "kvm")
+		}
+	}
+	if _, fixed := d.Fixed(); fixed {
+		s.Network = true
+		s.Binds = append(s.Binds, hostNetworkFiles()...)
+	}
+	return s
+}
+
+// hostNetworkFiles is what a builder with the host's network needs to find and
+// trust other hosts.
+func hostNetworkFiles() []bind {
+	var binds []bind
+	for _, f := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/services"} {
+		binds = append(binds, bind{Outside: f, Inside: f, Optional: true})
+	}
+	const inside = "/etc/ssl/certs/ca-certificates.crt"
+	for _, f := range []string{
+		os.Getenv("NIX_SSL_CERT_FILE"),
+		inside,                                   // Debian, Arch, Gentoo, Alpine
+		"/etc/ssl/certs/ca-bundle.crt",           // NixOS
+		"/etc/pki/tls/certs/ca-bundle.crt",       // Fedora
+		"/var/lib/ca-certificates/ca-bundle.pem", // SUSE
+	} {
+		if f == "" {
+			continue
+		}
+		if _, err := os.Stat(f); err == nil {
+			return append(binds, bind{Outside: f, Inside: inside, Optional: true})
+		}
+	}
+	return binds
+}

@@ -1,0 +1,112 @@
+package builder
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"storefs/store"
+)
+
+const (
+	maxLine     = 64 << 10 // longer lines are handed on in pieces
+	tailLines   = 20
+	maxTailLine = 4 << 10 // of each line in a Failure, which lives in the database
+)
+
+// buildLog is where a builder's output goes: all of it to a file, each line to
+// whoever listens, and the last lines to a Failure.
+type buildLog struct {
+	path string
+	file *os.File
+	line func([]byte)
+	max  int64 // bytes; 0: no limit
+
+	size    int64
+	partial []byte   // a line that has not ended
+	tail    []string // at most tailLines
+	// active is when the last byte came, in nanoseconds since 1970.
+	active atomic.Int64
+}
+
+// openLog begins the log of a build, in the place of that of an earlier one. The
+// name is Nix's: drvs/XX/REST.
+func openLog(logs string, job Job) (*buildLog, error) {
+	base := job.Drv.Base()
+	dir := filepath.Join(logs, "drvs", base[:2])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	l := &buildLog{path: filepath.Join(dir, base[2:]), line: job.Log, max: job.Limits.MaxLog}
+	var err error
+	l.file, err = os.Create(l.path)
+	return l, err
+}
+
+func (l *buildLog) close() { l.file.Close() }
+
+// write takes what the builder wrote. An error ends the build.
+func (l *buildLog) write(p []byte) error {
+	l.active.Store(time.Now().UnixNano())
+	over := l.max > 0 && l.size+int64(len(p)) > l.max
+	if over {
+		p = p[:l.max-l.size]
+	}
+	l.size += int64(len(p))
+	if _, err := l.file.Write(p); err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	for len(p) > 0 {
+		piece, ended := p, false
+		if i := bytes.IndexByte(p, '\n'); i >= 0 {
+			piece, ended = p[:i], true
+		}
+		if room := maxLine - len(l.partial); len(piece) > room {
+			piece, ended = piece[:room], false
+		}
+		l.partial = append(l.partial, piece...)
+		p = p[len(piece):]
+		if ended {
+			p = p[1:]
+		}
+		if ended || len(l.partial) == maxLine && (len(p) == 0 || p[0] != '\n') {
+			l.endLine()
+		}
+	}
+	if over {
+		return fail(store.CauseBuilder, "the log is longer than %d bytes", l.max)
+	}
+	return nil
+}
+
+// endLine hands the current line on.
+func (l *buildLog) endLine() {
+	if l.line != nil {
+		l.line(bytes.Clone(l.partial))
+	}
+	if len(l.tail) == tailLines {
+		l.tail = append(l.tail[:0], l.tail[1:]...)
+	}
+	l.tail = append(l.tail, string(l.partial[:min(len(l.partial), maxTailLine)]))
+	l.partial = l.partial[:0]
+}
+
+// flush hands on a last line that was not ended.
+func (l *buildLog) flush() {
+	if len(l.partial) > 0 {
+		l.endLine()
+	}
+}
+
+// last are the last lines, as text that survives JSON.
+func (l *buildLog) last() []string {
+	lines := make([]string, len(l.tail))
+	for i, s := range l.tail {
+		lines[i] = strings.ToValidUTF8(s, "�")
+	}
+	return lines
+}

@@ -1,0 +1,205 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// run runs the builder in a sandbox until it is reaped. Nothing of it is left
+// then: it is the first process of its pid namespace, which dies with it. The
+// end of its output means nothing: a builder may close it and go on, and the
+// output may have got into the hands of others.
+func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.Duration, err error) {
+	// The child dies with the thread that made it, not with the process: this
+	// one has to live for as long.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	output, w, err := os.Pipe()
+	if err != nil {
+		return started, 0, err
+	}
+	defer output.Close()
+	c, err := spawn(s, b.ids, w)
+	w.Close()
+	if err != nil {
+		return started, 0, err
+	}
+	defer c.control.Close()
+
+	reaped := make(chan struct{})
+	var status *os.ProcessState
+	var waitErr error
+	go func() {
+		defer close(reaped)
+		status, waitErr = c.process.Wait()
+	}()
+	logged := make(chan error, 1)
+	go func() { logged <- b.readLog(output) }()
+	said := make(chan message)
+	go c.listen(said)
+
+	limit := time.NewTimer(0)
+	<-limit.C
+	defer limit.Stop()
+	cancelled := ctx.Done()
+	logEnd := logged
+	stop := func(why error) {
+		if err == nil {
+			err = why
+		}
+		_ = c.process.Kill()
+	}
+	for reaped := reaped; reaped != nil || said != nil; {
+		select {
+		case <-reaped:
+			took = time.Since(started)
+			reaped = nil
+		case m, ok := <-said:
+			switch {
+			case !ok:
+				said = nil
+			case m.says == saysReady:
+				b.ran = true
+				b.phase(event.PhaseBuild)
+				started = time.Now()
+				b.log.active.Store(started.UnixNano())
+				if at, _ := b.limit(started); !at.IsZero() {
+					limit.Reset(time.Until(at))
+				}
+				c.start()
+			default:
+				stop(m.err(b.job.Derivation.Builder))
+			}
+		case <-limit.C:
+			at, why := b.limit(started)
+			if time.Now().Before(at) {
+				limit.Reset(time.Until(at))
+			} else {
+				stop(why)
+			}
+		case why := <-logEnd:
+			logEnd = nil
+			if why != nil {
+				stop(why)
+			}
+		case <-cancelled:
+			cancelled = nil
+			stop(ctx.Err())
+		}
+	}
+	if logEnd != nil {
+		// Whoever else has the pipe may hold it open, but what the builder
+		// wrote is in it by now.
+		_ = output.SetReadDeadline(time.Unix(1, 0))
+		if why := <-logEnd; why != nil && err == nil {
+			err = why
+		}
+	}
+	if err == nil {
+		err = b.drainLog(output)
+	}
+	b.log.flush()
+	if err == nil {
+		err = waitErr
+	}
+	if err == nil {
+		err = ended(b.job.Derivation.Builder, status)
+	}
+	return started, took, err
+}
+
+// limit is when the next limit is reached, as things are, and the error of that.
+// The zero time means never.
+func (b *build) limit(started time.Time) (at time.Time, why error) {
+	if d := b.job.Limits.Timeout; d > 0 {
+		at, why = started.Add(d), fail(store.CauseTimeout, "timed out after %s", d)
+	}
+	if d := b.job.Limits.MaxSilent; d > 0 {
+		if silent := time.Unix(0, b.log.active.Load()).Add(d); at.IsZero() || silent.Before(at) {
+			at, why = silent, fail(store.CauseTimeout, "timed out after %s without output", d)
+		}
+	}
+	return at, why
+}
+
+// ended says how a builder failed, if it did.
+func ended(builder string, state *os.ProcessState) error {
+	status, ok := state.Sys().(syscall.WaitStatus)
+	switch {
+	case !ok:
+		return fmt.Errorf("wait for the builder: %s", state)
+	case status.Signaled():
+		name := unix.SignalName(status.Signal())
+		if name == "" {
+			name = fmt.Sprintf("signal %d", status.Signal())
+		}
+		return &failed{cause: store.CauseBuilder, message: fmt.Sprintf("builder %s was killed by %s", path.Base(builder), name), signal: name}
+	case status.ExitStatus() != 0:
+		return &failed{
+			cause: store.CauseBuilder, message: fmt.Sprintf("builder %s failed with exit status %d", path.Base(builder), status.ExitStatus()),
+			status: status.ExitStatus(),
+		}
+	}
+	return nil
+}
+
+// readLog takes the builder's output until its end, the deadline of f, or an
+// error that ends the build.
+func (b *build) readLog(f *os.File) error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if err := b.log.write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read the builder's output: %w", err)
+		}
+	}
+}
+
+// maxPipe is the most that an ordinary user's pipe can hold, and so the most
+// that is left in it when its writers are dead.
+const maxPipe = 1 << 20
+
+// drainLog takes what is in the pipe, and waits for no more.
+func (b *build) drainLog(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = conn.Control(func(fd uintptr) {
+		buf := make([]byte, 64<<10)
+		for left := maxPipe; left > 0 && failure == nil; {
+			n, err := unix.Read(int(fd), buf)
+			if err == unix.EINTR {
+				continue
+			}
+			if n <= 0 || err != nil {
+				return
+			}
+			left -= n
+			failure = b.log.write(buf[:n])
+		}
+	})
+	return errors.Join(err, failure)
+}

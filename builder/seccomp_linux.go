@@ -1,0 +1,115 @@
+package builder
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rule is what the filter does about one system call.
+type rule struct {
+	call uint32
+	mode int // which argument is a mode that must not have the setuid or setgid bit; -1: the call is not supported
+}
+
+// abi is one system call interface of a machine, which has a numbering of its
+// own.
+type abi struct {
+	arch  uint32 // AUDIT_ARCH_…
+	mask  uint32 // cleared in call numbers
+	rules []rule
+}
+
+// x32 calls come with the architecture of x86_64 and this bit in their numbers.
+const x32Bit = 0x40000000
+
+// abis are those that a builder could call on this machine, or nil where none
+// are known.
+func abis(goarch string) []abi {
+	// The chmod family, then the setxattr family. Numbers from 424 on are the
+	// same everywhere: fchmodat2 and setxattrat.
+	switch goarch {
+	case "amd64":
+		return []abi{
+			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, -1}, {189, -1}, {190, -1}, {463, -1}}},
+			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, -1}, {227, -1}, {228, -1}, {463, -1}}},
+		}
+	case "arm64":
+		return []abi{
+			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, -1}, {6, -1}, {7, -1}, {463, -1}}},
+			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, -1}, {227, -1}, {228, -1}, {463, -1}}},
+		}
+	}
+	return nil
+}
+
+// Offsets in struct seccomp_data. The low half of an argument comes first: both
+// architectures are little-endian.
+const (
+	offsetCall = 0
+	offsetArch = 4
+	offsetArgs = 16
+)
+
+// filterProgram answers EPERM to a chmod that sets the setuid or setgid bit, as
+// Nix does, and ENOTSUP to whatever sets an extended attribute or an ACL, so
+// that tools go on without. A file can be given these bits in other ways (open
+// has a mode too): this filter tells honest builders early. What protects the
+// host is that scratch directories are closed to others, and that an output with
+// such a file is refused.
+func filterProgram(all []abi) []unix.SockFilter {
+	const (
+		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jeq  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		jset = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+		and  = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+		ret  = unix.BPF_RET | unix.BPF_K
+	)
+	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
+	refuse := func(errno unix.Errno) unix.SockFilter {
+		return unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(errno)}
+	}
+	program := []unix.SockFilter{{Code: load, K: offsetArch}}
+	for _, a := range all {
+		block := []unix.SockFilter{{Code: load, K: offsetCall}}
+		if a.mask != 0 {
+			block = append(block, unix.SockFilter{Code: and, K: ^a.mask})
+		}
+		for _, r := range a.rules {
+			if r.mode < 0 {
+				block = append(block,
+					unix.SockFilter{Code: jeq, K: r.call, Jf: 1},
+					refuse(unix.ENOTSUP))
+				continue
+			}
+			block = append(block,
+				unix.SockFilter{Code: jeq, K: r.call, Jf: 4},
+				unix.SockFilter{Code: load, K: offsetArgs + 8*uint32(r.mode)},
+				unix.SockFilter{Code: jset, K: unix.S_ISUID | unix.S_ISGID, Jf: 1},
+				refuse(unix.EPERM),
+				allow)
+		}
+		block = append(block, allow)
+		program = append(program, unix.SockFilter{Code: jeq, K: a.arch, Jf: uint8(len(block))})
+		program = append(program, block...)
+	}
+	return append(program, allow)
+}
+
+// installFilter puts the filter on this thread. It needs no_new_privs.
+func installFilter() error {
+	all := abis(runtime.GOARCH)
+	if all == nil {
+		return nil
+	}
+	program := filterProgram(all)
+	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
+	runtime.KeepAlive(program)
+	if errno != 0 {
+		return fmt.Errorf("install seccomp filter: %w", errno)
+	}
+	return nil
+}
