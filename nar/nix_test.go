@@ -92,14 +92,14 @@ func TestDumpAsNix(t *testing.T) {
 				t.Fatalf("hash %s, %d bytes; want %s, %d", s.Hash.Base32(), s.Size, base32, len(want))
 			}
 
-			restored := filepath.Join(t.TempDir(), "restored")
+			restored := filepath.Join(tempDir(t), "restored")
 			if err := Restore(bytes.NewReader(want), restored, RestoreOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			if again := n.run(nil, "nix-store", "--dump", restored); !bytes.Equal(again, want) {
 				t.Fatal("restored something else")
 			}
-			byNix := filepath.Join(t.TempDir(), "by-nix")
+			byNix := filepath.Join(tempDir(t), "by-nix")
 			n.run(want, "nix-store", "--restore", byNix)
 			if !bytes.Equal(dump(t, byNix), want) {
 				t.Fatal("dumped something else of what Nix restored")
@@ -166,7 +166,7 @@ func TestExportAsNix(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dest := filepath.Join(t.TempDir(), "member")
+		dest := filepath.Join(tempDir(t), "member")
 		if err := Restore(r, dest, RestoreOptions{}); err != nil {
 			t.Fatal(err)
 		}

@@ -50,14 +50,15 @@ func (p *pipeline) put(block []byte) error {
 
 func (p *pipeline) start() {
 	p.first = make(chan []byte, 2)
-	in := p.first
+	next := p.first
 	for i, stage := range p.stages {
-		var out chan []byte
+		in := next
+		next = nil
 		if i+1 < len(p.stages) {
-			out = make(chan []byte, 2)
+			next = make(chan []byte, 2)
 		}
+		out := next
 		p.wg.Go(func() { p.serve(stage, in, out) })
-		in = out
 	}
 }
 

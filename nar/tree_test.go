@@ -3,6 +3,7 @@ package nar
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -75,7 +76,7 @@ func sample() node {
 // modes it has then.
 func inTemp(t testing.TB, n node) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "object")
+	path := filepath.Join(tempDir(t), "object")
 	makeTree(t, path, n)
 	return path
 }
@@ -127,4 +128,39 @@ func modes(t testing.TB, root string) []string {
 		t.Fatal(err)
 	}
 	return lines
+}
+
+// tempDir is a test's own directory, which is removed whatever modes are in it.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
+			if d != nil && d.IsDir() {
+				return os.Chmod(path, 0o700)
+			}
+			return nil
+		})
+	})
+	return dir
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantError checks that err is one line that wraps want and mentions things.
+func wantError(t testing.TB, err, want error, mentions ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("error %v, want one that is %q", err, want)
+	}
+	for _, m := range append(mentions, "") {
+		if s := err.Error(); !strings.Contains(s, m) || strings.Contains(s, "\n") {
+			t.Errorf("error %q, want one line that mentions %q", s, m)
+		}
+	}
 }

@@ -1,0 +1,137 @@
+package nar
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"storefs/store"
+)
+
+// benchDir is in memory where it can be: the file system is not what is measured.
+func benchDir(b *testing.B) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "nar-bench-")
+	if err != nil {
+		return b.TempDir()
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func candidates(n int) []store.Path {
+	r := rand.New(rand.NewPCG(1, uint64(n)))
+	paths := make([]store.Path, n)
+	for i := range paths {
+		digest := make([]byte, store.DigestLen)
+		for j := range digest {
+			digest[j] = "0123456789abcdfghijklmnpqrsvwxyz"[r.IntN(32)]
+		}
+		paths[i] = store.Path("/nix/store/" + string(digest) + "-x")
+	}
+	return paths
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(b)
+	return b
+}
+
+// BenchmarkSHA256 is the mark for everything else.
+func BenchmarkSHA256(b *testing.B) {
+	p := noise(16 << 20)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		sha256.Sum256(p)
+	}
+}
+
+func BenchmarkLargeFile(b *testing.B) {
+	const size = 512 << 20
+	dir := benchDir(b)
+	for name, p := range map[string][]byte{
+		"noise":  noise(size),
+		"base32": bytes.Repeat([]byte("0123456789abcdfghijklmnpqrsvwxyz"), size/32),
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, p, 0o644); err != nil {
+			b.Fatal(err)
+		}
+		for _, n := range []int{0, 100, 10_000} {
+			b.Run(fmt.Sprintf("%s/candidates=%d", name, n), func(b *testing.B) {
+				c := candidates(n)
+				b.SetBytes(size)
+				for b.Loop() {
+					if _, err := HashPath(context.Background(), path, c...); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkSmallFiles(b *testing.B) {
+	for _, n := range []int{1, 20, 20_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			dir := filepath.Join(benchDir(b), "tree")
+			text := noise(4800)
+			for i := range n {
+				sub := filepath.Join(dir, fmt.Sprint(i/100))
+				if err := os.MkdirAll(sub, 0o755); err != nil {
+					b.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), text, 0o644); err != nil {
+					b.Fatal(err)
+				}
+			}
+			c := candidates(100)
+			b.Run("hash", func(b *testing.B) {
+				for b.Loop() {
+					if _, err := HashPath(context.Background(), dir, c...); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/file")
+			})
+			b.Run("ingest-again", func(b *testing.B) {
+				for b.Loop() {
+					if _, err := Ingest(context.Background(), dir, IngestOptions{UID: -1, GID: -1, Candidates: c}); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/file")
+			})
+			var archive bytes.Buffer
+			if err := Dump(&archive, dir); err != nil {
+				b.Fatal(err)
+			}
+			b.Run("restore", func(b *testing.B) {
+				dest := dir + "-restored"
+				for b.Loop() {
+					if err := Restore(bytes.NewReader(archive.Bytes()), dest, RestoreOptions{}); err != nil {
+						b.Fatal(err)
+					}
+					b.StopTimer()
+					os.RemoveAll(dest)
+					b.StartTimer()
+				}
+			})
+			b.Run("parse", func(b *testing.B) {
+				b.SetBytes(int64(archive.Len()))
+				for b.Loop() {
+					if _, err := HashStream(bytes.NewReader(archive.Bytes())); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
+	}
+}
