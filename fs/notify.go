@@ -2,6 +2,7 @@ package fs
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -38,17 +39,33 @@ func (n *notifier) add(deleted []string) {
 	}
 }
 
-// run tells k what was added, until stop is closed.
-func (n *notifier) run(k kernel, stop <-chan struct{}) {
+// postpone is how long deletions wait before it is looked again whether they
+// can be told.
+const postpone = 100 * time.Millisecond
+
+// run tells k what was added, until stop is closed. Deletions need the lock of
+// the root exclusively: while some caller waits in a LOOKUP, they would keep
+// everybody out of the root for as long as it waits. So they are not told while
+// blocked says so. Until then, who uses what the kernel still has of the
+// deleted object gets ESTALE from here, upon which the kernel looks it up again.
+func (n *notifier) run(k kernel, blocked func() bool, stop <-chan struct{}) {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-stop:
 			return
 		case <-n.wake:
+		case <-again:
 		}
+		again = nil
 		n.mu.Lock()
 		listing, deleted := n.listing, n.deleted
 		n.listing, n.deleted = false, nil
+		if len(deleted) > 0 && blocked() {
+			n.deleted = deleted
+			deleted = nil
+			again = time.After(postpone)
+		}
 		n.mu.Unlock()
 		// The answers do not matter: ENOENT means that the kernel keeps no
 		// such thing.

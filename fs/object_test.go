@@ -25,7 +25,7 @@ func TestInodesAreStable(t *testing.T) {
 			if err != nil {
 				t.Fatal(touched, err)
 			}
-			now, err := sh(t, dir, `cd $S; find . -printf '%i %p\n' | sort -k2; ls -aUi1 . | sort -k2; ls -aUi1 $1/share | sort -k2`, n)
+			now, err := sh(t, dir, `cd $S; find . -printf '%i %p\n' | sort -k2; ls -AUi1 . | sort -k2; ls -aUi1 $1/share | sort -k2`, n)
 			if err != nil {
 				t.Fatal(now, err)
 			}
@@ -165,6 +165,12 @@ func TestControl(t *testing.T) {
 	for range 3 {
 		must(t, dir, `cat $S/.storefs/status`, "begun 1")
 	}
+	must(t, dir, `python3 -c "
+import os
+f = os.open('$S/.storefs/log/$1', os.O_RDONLY)
+print(os.lseek(f, 1000, os.SEEK_DATA), os.lseek(f, 1000, os.SEEK_HOLE))
+try: os.lseek(f, 360000, os.SEEK_DATA)
+except OSError as e: print(e.strerror)"`, "1000 360000\nNo such device or address", n)
 }
 
 func TestNoControl(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,9 @@ type raw struct {
 	data      data
 	snapshots *snapshots
 	changed   *changeTime
+
+	// lookups is how many callers wait in LOOKUP.
+	lookups atomic.Int32
 
 	// ctx ends when the mount does; calls are the running calls of Realise.
 	ctx   context.Context
@@ -152,9 +156,18 @@ func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
-	if n.kind != kindObject {
-		// The kernel takes the file for one without holes.
-		return fuse.ENOSYS
+	if n.kind == kindControlFile {
+		// ENOSYS would end SEEK_HOLE for the whole mount.
+		size := uint64(len(n.text))
+		switch {
+		case in.Offset >= size:
+			return fuse.Status(syscall.ENXIO)
+		case in.Whence == unix.SEEK_HOLE:
+			out.Offset = size
+		default:
+			out.Offset = in.Offset
+		}
+		return fuse.OK
 	}
 	var st fuse.Status
 	out.Offset, st = r.data.seek(n, in.Offset, in.Whence)

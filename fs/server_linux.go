@@ -143,7 +143,7 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
-	notes.Go(func() { s.notes.run(s.fuse, stop) })
+	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
 	s.fuse.Serve()
 	s.end()
 	close(stop)

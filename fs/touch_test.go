@@ -118,7 +118,7 @@ print(os.fstat(f).st_size, os.readlink('', dir_fd=f))"`, "5 there", n)
 // Below overlayfs ESTALE is not tried again, so the wait is in LOOKUP.
 func TestWaitInLookup(t *testing.T) {
 	s := newFakeStore(t)
-	dir, _ := mount(t, s, func(o *fs.Options) { o.WaitInLookup = true })
+	dir, server := mount(t, s, func(o *fs.Options) { o.WaitInLookup = true })
 	for i, touch := range []string{`cat $S/$1/share/doc`, `cat $S/$1/link`, `find $S/$1/share -type f -exec cat {} +`} {
 		n := s.add(name(i, "x"), recipe{make: tree, delay: 50 * time.Millisecond})
 		must(t, dir, touch, "doc", n)
@@ -141,5 +141,21 @@ func TestWaitInLookup(t *testing.T) {
 	}
 	if s.begun() != b {
 		t.Errorf("%d builds begun", s.begun()-b)
+	}
+	// A deletion does not lock the others out while somebody waits.
+	blocked := s.add(name(40, "x"), recipe{make: tree, hold: make(chan struct{})})
+	_, wait := spawn(t, dir, `cat $S/$1/share/doc`, blocked)
+	until(t, "it waits", func() bool { return s.waiting() == 1 })
+	s.delete(t, n)
+	server.Deleted([]string{n})
+	time.Sleep(50 * time.Millisecond)
+	for _, c := range []string{`ls $S`, `cat $S/$2/share/doc`, `cat $S/$1/share/doc`} {
+		if out, err := shell(t, soon, dir, c, n, name(1, "x")); err != nil {
+			t.Errorf("%s: %q, %v", c, out, err)
+		}
+	}
+	close(s.known[blocked].hold)
+	if err := wait(); err != nil {
+		t.Error(err)
 	}
 }

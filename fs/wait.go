@@ -50,6 +50,9 @@ func (r *raw) wait(cancel <-chan struct{}, name string, dying func() bool) error
 	for {
 		select {
 		case err := <-done:
+			if err != nil && r.ctx.Err() != nil {
+				return errEnded
+			}
 			return err
 		case <-r.ctx.Done():
 			return errEnded
