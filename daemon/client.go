@@ -300,6 +300,13 @@ func (c *Client) Import(ctx context.Context, r io.Reader) ([]store.Path, error) 
 	return decode[[]store.Path](ctx, res, err)
 }
 
+// ImportExprs makes the owner read store expressions, with what they name and
+// lies beside them, from files with absolute names. It returns their paths.
+func (c *Client) ImportExprs(ctx context.Context, files []string) ([]store.Path, error) {
+	res, err := c.post(ctx, "import-exprs", filesRequest{files})
+	return decode[[]store.Path](ctx, res, err)
+}
+
 // Export writes a `nix-store --export` stream of paths.
 func (c *Client) Export(ctx context.Context, w io.Writer, paths []store.Path) error {
 	res, err := c.post(ctx, "export", pathsRequest{paths})
@@ -360,16 +367,14 @@ func (c *Client) Log(ctx context.Context, p store.Path, follow bool, w io.Writer
 }
 
 // Verify checks the store and calls each with everything that is wrong.
-func (c *Client) Verify(ctx context.Context, o VerifyOptions, each func(Damage)) error {
+func (c *Client) Verify(ctx context.Context, o VerifyOptions, each func(Damage)) (Verified, error) {
 	res, err := c.post(ctx, "verify", o)
-	_, err = follow[Damage, struct{}](ctx, res, err, each)
-	return err
+	return follow[Damage, Verified](ctx, res, err, each)
 }
 
 // Delete makes paths invalid and removes them, unless something else needs
-// them.
-func (c *Client) Delete(ctx context.Context, paths []store.Path) error {
+// them. It returns everything that was deleted.
+func (c *Client) Delete(ctx context.Context, paths []store.Path) ([]store.Path, error) {
 	res, err := c.post(ctx, "delete", pathsRequest{paths})
-	_, err = decode[struct{}](ctx, res, err)
-	return err
+	return decode[[]store.Path](ctx, res, err)
 }

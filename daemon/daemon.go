@@ -28,6 +28,8 @@ type Hello struct {
 	Store   store.Dir `json:"store"`
 	// Mountpoint is where the store is mounted, "" if it is not.
 	Mountpoint string `json:"mountpoint,omitempty"`
+	// SandboxPaths are the host paths that all of its builders see.
+	SandboxPaths []string `json:"sandboxPaths,omitempty"`
 }
 
 // Realiser makes paths valid. *normaliser.Normaliser is one.
@@ -69,9 +71,12 @@ type Text struct {
 	Kinds map[string]store.Kind `json:"kinds,omitempty"`
 }
 
-// Mover takes closures in and gives them out, as `nix-store --export` streams.
+// Mover takes paths in and gives them out. Streams are those of `nix-store
+// --export`.
 type Mover interface {
 	Import(ctx context.Context, r io.Reader) ([]store.Path, error)
+	// ImportExprs reads store expressions, and what they name, from files.
+	ImportExprs(ctx context.Context, files []string) ([]store.Path, error)
 	// Export checks that all paths are valid before it writes.
 	Export(ctx context.Context, w io.Writer, paths []store.Path) error
 }
@@ -114,8 +119,10 @@ type Records interface {
 
 // Caretaker looks after what is there.
 type Caretaker interface {
-	Verify(ctx context.Context, o VerifyOptions, report func(Damage)) error
-	Delete(ctx context.Context, paths []store.Path) error
+	// Verify reports what is wrong; its error is that of looking.
+	Verify(ctx context.Context, o VerifyOptions, report func(Damage)) (Verified, error)
+	// Delete returns everything that it deleted.
+	Delete(ctx context.Context, paths []store.Path) ([]store.Path, error)
 }
 
 // VerifyOptions choose how thoroughly.
@@ -129,4 +136,11 @@ type Damage struct {
 	Path     store.Path `json:"path"`
 	Problem  string     `json:"problem"`
 	Repaired bool       `json:"repaired,omitempty"`
+}
+
+// Verified counts what was looked at and found.
+type Verified struct {
+	Paths    int `json:"paths"`
+	Problems int `json:"problems"`
+	Repaired int `json:"repaired"`
 }

@@ -102,7 +102,7 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 		normaliser.Running{Goal: alien, Phase: event.PhaseBuild, Since: began},
 	)
 	f.realise = func(_ context.Context, req normaliser.Request) (*normaliser.Result, error) {
-		if len(req.Targets) != 1 || req.Targets[0] != ours || !req.KeepGoing || req.Limits.Timeout != time.Minute {
+		if len(req.Targets) != 1 || req.Targets[0] != ours || !req.KeepGoing || !req.Orphans.Cancel || req.Limits.Timeout != time.Minute {
 			t.Errorf("request: %+v", req)
 		}
 		f.events.Publish(event.Event{Kind: event.Added, Goal: ours, Expected: time.Second})
@@ -289,6 +289,9 @@ func TestUploads(t *testing.T) {
 	if ps, err := c.Import(ctx, strings.NewReader("imported")); err != nil || len(ps) != 1 || ps[0] != path("imported") {
 		t.Error(ps, err)
 	}
+	if ps, err := c.ImportExprs(ctx, []string{"/dir/x.drv"}); err != nil || len(ps) != 1 || ps[0] != path("x.drv") {
+		t.Error(ps, err)
+	}
 	want := []string{
 		"nar src true sha256 a nar",
 		"1 texts",
@@ -453,10 +456,21 @@ func TestQueries(t *testing.T) {
 		t.Error(p, err)
 	}
 	var damage []Damage
-	if err := c.Verify(ctx, VerifyOptions{Contents: true}, func(d Damage) { damage = append(damage, d) }); err != nil || len(damage) != 2 || damage[0].Problem != "contents true" {
-		t.Error(damage, err)
+	sum, err := c.Verify(ctx, VerifyOptions{Contents: true}, func(d Damage) { damage = append(damage, d) })
+	if err != nil || len(damage) != 2 || damage[0].Problem != "contents true" || sum.Paths != 9 {
+		t.Error(damage, sum, err)
 	}
-	if err := c.Delete(ctx, []store.Path{a}); !errors.Is(err, store.ErrReferenced) {
+	if _, err := c.Delete(ctx, []store.Path{a}); !errors.Is(err, store.ErrReferenced) {
+		t.Error(err)
+	}
+	if ps, err := c.Delete(ctx, []store.Path{path("free")}); err != nil || len(ps) != 2 {
+		t.Error(ps, err)
+	}
+	// An empty answer is an answer only about what is there.
+	if ps, err := c.Related(ctx, Deriver, a); err != nil || len(ps) != 0 {
+		t.Error(ps, err)
+	}
+	if _, err := c.Related(ctx, Deriver, path("none")); !errors.Is(err, store.ErrUnknown) {
 		t.Error(err)
 	}
 }
@@ -557,6 +571,9 @@ func TestWatch(t *testing.T) {
 		n++
 		switch n {
 		case 1:
+			if text := s.Status.Text(s.Status.Running[0].Since.Add(time.Minute)); !strings.Contains(text, "1m00s of 1h00m "+string(path("a.drv"))+" (build)") {
+				t.Error(text)
+			}
 			if s.Status == nil || s.Status.Jobs != 2 || len(s.Status.Events()) != 2 || s.Status.PID != 7 {
 				t.Errorf("first: %+v", s)
 			}

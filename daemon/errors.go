@@ -26,6 +26,7 @@ var kinds = []struct {
 	{"bad-path", store.ErrBadPath, http.StatusBadRequest},
 	{"bad-expression", store.ErrBadExpr, http.StatusBadRequest},
 	{"bad-archive", store.ErrBadArchive, http.StatusBadRequest},
+	{"unfit", store.ErrUnfit, http.StatusBadRequest},
 	{"unknown", store.ErrUnknown, http.StatusNotFound},
 	{"not-valid", store.ErrNotValid, http.StatusNotFound},
 	{"in-use", store.ErrInUse, http.StatusConflict},

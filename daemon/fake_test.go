@@ -135,6 +135,10 @@ func (f *fake) Import(_ context.Context, r io.Reader) ([]store.Path, error) {
 	return []store.Path{path(string(b))}, nil
 }
 
+func (f *fake) ImportExprs(_ context.Context, files []string) ([]store.Path, error) {
+	return []store.Path{path(filepath.Base(files[0]))}, nil
+}
+
 func (f *fake) Export(_ context.Context, w io.Writer, paths []store.Path) error {
 	for _, p := range paths {
 		if strings.HasSuffix(string(p), "-bad") {
@@ -169,14 +173,17 @@ func (f *fake) Failure(p store.Path) (*store.Failure, error) { return f.failures
 
 func (f *fake) LogFile(drv store.Path) string { return filepath.Join(f.logs, drv.Base()) }
 
-func (f *fake) Verify(_ context.Context, o VerifyOptions, report func(Damage)) error {
+func (f *fake) Verify(_ context.Context, o VerifyOptions, report func(Damage)) (Verified, error) {
 	report(Damage{Path: path("one"), Problem: fmt.Sprint("contents ", o.Contents)})
 	report(Damage{Path: path("two"), Problem: "missing"})
-	return nil
+	return Verified{Paths: 9, Problems: 2}, nil
 }
 
-func (f *fake) Delete(_ context.Context, paths []store.Path) error {
-	return fmt.Errorf("delete %s: %w", paths[0], store.ErrReferenced)
+func (f *fake) Delete(_ context.Context, paths []store.Path) ([]store.Path, error) {
+	if strings.HasSuffix(string(paths[0]), "-free") {
+		return append(paths, path("with-it")), nil
+	}
+	return nil, fmt.Errorf("delete %s: %w", paths[0], store.ErrReferenced)
 }
 
 // serve starts a server for f on a real socket, until the test ends.

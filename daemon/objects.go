@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -90,6 +92,23 @@ func (s *Server) importStream(w http.ResponseWriter, r *http.Request) error {
 	return upload(w, r, func(body io.Reader) (any, error) { return s.Mover.Import(r.Context(), body) })
 }
 
+type filesRequest struct {
+	Files []string `json:"files"` // absolute
+}
+
+func (s *Server) importExprs(w http.ResponseWriter, r *http.Request) error {
+	var req filesRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	paths, err := s.Mover.ImportExprs(r.Context(), req.Files)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, paths)
+	return nil
+}
+
 type pathsRequest struct {
 	Paths []store.Path `json:"paths"`
 }
@@ -143,8 +162,8 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := newStreamWriter(w)
-	err := s.Caretaker.Verify(r.Context(), o, func(d Damage) { sendEvents(out, d) })
-	out.end(nil, err)
+	sum, err := s.Caretaker.Verify(r.Context(), o, func(d Damage) { sendEvents(out, d) })
+	out.end(sum, err)
 	return nil
 }
 
@@ -153,10 +172,11 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	if err := s.Caretaker.Delete(r.Context(), req.Paths); err != nil {
+	deleted, err := s.Caretaker.Delete(r.Context(), req.Paths)
+	if err != nil {
 		return err
 	}
-	writeJSON(w, struct{}{})
+	writeJSON(w, deleted)
 	return nil
 }
 
@@ -196,6 +216,9 @@ func (s *Server) related(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	paths, err := s.Querier.Related(r.Context(), rel, p)
+	if err == nil && len(paths) == 0 && p != "" {
+		err = s.known(r.Context(), p)
+	}
 	if err != nil {
 		return err
 	}
@@ -204,4 +227,18 @@ func (s *Server) related(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, paths)
 	return nil
+}
+
+// known tells "none" from an answer about a path that nobody has heard of.
+func (s *Server) known(ctx context.Context, p store.Path) error {
+	_, err := s.Querier.Info(p)
+	if !errors.Is(err, store.ErrNotValid) {
+		return err
+	}
+	for _, rel := range []Relation{Deriver, Substitutes} {
+		if ways, err := s.Querier.Related(ctx, rel, p); err != nil || len(ways) > 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("query %s: %w", p, store.ErrUnknown)
 }

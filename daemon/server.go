@@ -80,6 +80,7 @@ func (s *Server) routes() http.Handler {
 	handle("POST missing", s.missing)
 	handle("POST substitute", s.addSubstitute)
 	handle("POST import", s.importStream)
+	handle("POST import-exprs", s.importExprs)
 	handle("POST export", s.exportStream)
 	handle("GET info", s.info)
 	handle("GET expr", s.expr)

@@ -27,15 +27,19 @@ func (s *Server) Status() Status {
 	return Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
 }
 
+// Headline is one line: which store, and who owns it.
+func (s *Status) Headline() string {
+	line := fmt.Sprintf("store %s, state %s, owned by storefs %s (pid %d)", s.Store, s.State, s.Role, s.PID)
+	if s.Mountpoint != "" {
+		line += ", mounted at " + s.Mountpoint
+	}
+	return line
+}
+
 // Text is the status for people: lines, each ended by a newline.
 func (s *Status) Text(now time.Time) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "store %s, state %s\n", s.Store, s.State)
-	fmt.Fprintf(&b, "owner: storefs %s (pid %d)", s.Role, s.PID)
-	if s.Mountpoint != "" {
-		fmt.Fprintf(&b, ", mounted at %s", s.Mountpoint)
-	}
-	b.WriteString("\n")
+	b.WriteString(s.Headline() + "\n")
 	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
 		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
 	if s.Remaining > 0 {

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/alecthomas/kong"
+	kongtoml "github.com/alecthomas/kong-toml"
+	kongcompletion "github.com/jotaen/kong-completion"
+)
+
+// app is what all commands share.
+type app struct {
+	cli
+	hard   context.Context // ends with the second signal
+	stdin  *os.File
+	stdout *os.File
+	stderr *os.File
+}
+
+// cli is the command line.
+type cli struct {
+	State  string          `short:"s" env:"STOREFS_STATE" default:"${state}" type:"path" placeholder:"DIR" help:"The state directory, where everything really lives. [${state}]"`
+	JSON   bool            `name:"json" help:"Print results as JSON."`
+	Config kong.ConfigFlag `placeholder:"FILE" help:"Read flags from this TOML file as well (jobs = 4; flat keys, named like the flags), besides /etc/storefs.toml and ~/.config/storefs.toml."`
+
+	Init   initCmd   `cmd:"" group:"store" help:"Make a state directory for a store."`
+	Mount  mountCmd  `cmd:"" group:"store" help:"Serve the store: mount it, and build what is touched."`
+	Umount umountCmd `cmd:"" group:"store" help:"End a mount."`
+
+	Build       buildCmd       `cmd:"" group:"make" help:"Realise, and print the output paths."`
+	Instantiate instantiateCmd `cmd:"" group:"make" help:"Write the store expressions of a Starlark file, and print their paths."`
+	Fmt         fmtCmd         `cmd:"" group:"make" help:"Format Starlark files."`
+	Substitute  substituteCmd  `cmd:"" group:"make" help:"Say that an expression can yield a path."`
+
+	Add    addCmd    `cmd:"" group:"move" help:"Add files and directories as sources."`
+	Import importCmd `cmd:"" group:"move" help:"Take in store expressions and export streams."`
+	Export exportCmd `cmd:"" group:"move" help:"Write paths as a stream for import or nix-store --import."`
+
+	Query  queryCmd  `cmd:"" group:"ask" help:"Ask how paths stand to others."`
+	Why    whyCmd    `cmd:"" group:"ask" help:"Say what became of a path, and why."`
+	Log    logCmd    `cmd:"" group:"ask" help:"Print the log of a build."`
+	Status statusCmd `cmd:"" group:"ask" help:"Show what is happening."`
+	Graph  graphCmd  `cmd:"" group:"ask" help:"Draw who needs whom."`
+
+	Verify  verifyCmd  `cmd:"" group:"care" help:"Check that the store is whole."`
+	Delete  deleteCmd  `cmd:"" group:"care" help:"Remove paths that nothing refers to."`
+	Dump    dumpCmd    `cmd:"" group:"care" help:"Write a path as a NAR."`
+	Restore restoreCmd `cmd:"" group:"care" help:"Unpack a NAR."`
+	Hash    hashCmd    `cmd:"" group:"care" help:"Print the hash of a path."`
+
+	Completion kongcompletion.Completion `cmd:"" group:"rest" help:"Set up completion in bash, zsh or fish."`
+	Version    versionCmd                `cmd:"" group:"rest" help:"Print the version."`
+}
+
+const description = `A lazy store: a directory like /nix/store in which every path that the store knows how to make exists as soon as it is touched.`
+
+// groups of commands, in the order of the help.
+func groups() []kong.Group {
+	return []kong.Group{
+		{Key: "store", Title: "The store"},
+		{Key: "make", Title: "Making paths"},
+		{Key: "move", Title: "In and out"},
+		{Key: "ask", Title: "Questions"},
+		{Key: "care", Title: "Care and tools"},
+		{Key: "rest", Title: "Others"},
+	}
+}
+
+func (a *app) run(ctx context.Context, args []string) error {
+	parser, err := kong.New(&a.cli,
+		kong.Name("storefs"),
+		kong.Description(description+"\n\n"+statusHelp),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ExplicitGroups(groups()),
+		kong.Configuration(kongtoml.Loader, configFiles()...),
+		kong.Writers(a.stdout, a.stderr),
+		kong.Vars{
+			"state":       defaultState(),
+			"jobs":        fmt.Sprint(runtime.NumCPU()),
+			"allow_other": fmt.Sprint(os.Geteuid() == 0),
+		},
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(a),
+	)
+	if err != nil {
+		return badInput(err)
+	}
+	kongcompletion.Register(parser)
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		return badInput(err)
+	}
+	err = kctx.Run()
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errInterrupted) {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
+}
+
+// defaultState is where the state is if nothing says otherwise.
+func defaultState() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/storefs"
+	}
+	base := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(base) {
+		base = filepath.Join(os.Getenv("HOME"), ".local/state")
+	}
+	return filepath.Join(base, "storefs")
+}
+
+// configFiles are read where they exist, the system's first.
+func configFiles() []string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return []string{"/etc/storefs.toml"}
+	}
+	return []string{"/etc/storefs.toml", filepath.Join(dir, "storefs.toml")}
+}
+
+// print writes a result to stdout: as JSON if that was asked for, or else what
+// text writes.
+func (a *app) print(v any, text func(w io.Writer)) error {
+	w := bufio.NewWriter(a.stdout)
+	if a.JSON {
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(v); err != nil {
+			return fmt.Errorf("print the result: %w", err)
+		}
+	} else {
+		text(w)
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print the result: %w", err)
+	}
+	return nil
+}
+
+// printLines prints a list, one a line.
+func printLines[S ~string](a *app, lines []S) error {
+	if lines == nil {
+		lines = []S{}
+	}
+	return a.print(lines, func(w io.Writer) {
+		for _, l := range lines {
+			fmt.Fprintln(w, l)
+		}
+	})
+}

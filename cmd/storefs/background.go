@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+// background starts this command again, in a session of its own, and returns
+// when it says that it is ready: the way it would say so to systemd.
+func (c *mountCmd) background(ctx context.Context, a *app) error {
+	log, err := os.OpenFile(filepath.Join(a.State, "daemon.log"), os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("mount: %s is not a state directory (storefs init makes one)", a.State)
+	}
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	defer log.Close()
+	before, err := log.Seek(0, 2)
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "storefs-")
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	defer notify.Close()
+
+	cmd := exec.Command("/proc/self/exe", append(slices.Clone(os.Args[1:]), "--no-background")...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	ready := make(chan struct{})
+	go func() {
+		defer close(ready)
+		b := make([]byte, 4096)
+		for {
+			n, err := notify.Read(b)
+			if err != nil || slices.Contains(strings.Split(string(b[:n]), "\n"), sd.SdNotifyReady) {
+				return
+			}
+		}
+	}()
+	select {
+	case <-ready:
+		return nil
+	case <-ended:
+		notify.Close()
+		<-ready
+		return lastLine(log, before)
+	case <-ctx.Done():
+		err := cmd.Process.Signal(unix.SIGTERM)
+		<-ended
+		return errors.Join(ctx.Err(), err)
+	}
+}
+
+// lastLine is the error that the process in the background left in its log.
+func lastLine(log *os.File, before int64) error {
+	b := make([]byte, 64<<10)
+	n, _ := log.ReadAt(b, before)
+	line := bytes.TrimSpace(b[:n])
+	line = line[bytes.LastIndexByte(line, '\n')+1:]
+	if len(line) == 0 {
+		return fmt.Errorf("mount: it ended at once, without a word in %s", log.Name())
+	}
+	return errors.New(strings.TrimPrefix(string(line), "storefs: "))
+}

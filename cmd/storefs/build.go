@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"storefs/daemon"
+	"storefs/normaliser"
+	"storefs/progress"
+	"storefs/store"
+)
+
+type buildCmd struct {
+	Installables []string `arg:"" name:"installable" help:"FILE.star[:TARGET], a store expression, an output path or a path below one, or a .drv or .store file."`
+
+	KeepGoing      bool `short:"k" help:"When something failed, still build what does not need it."`
+	KeepFailed     bool `help:"Keep the scratch directory of a failed build, and say where it is."`
+	DryRun         bool `short:"n" help:"Say what would be built or substituted, and do nothing."`
+	Check          bool `help:"Build what is realised already again, and compare (exit status 104 if it differs)."`
+	PrintBuildLogs bool `short:"L" help:"Show what builders write."`
+
+	argFlags
+	jobsFlag
+	limitFlags
+	sandboxFlags
+}
+
+func (*buildCmd) Help() string {
+	return `Realises and prints the paths, one a line: for a store expression all of its outputs, for TARGET or an output path just that. What was realised before is not built again; what failed before is tried again.
+
+Ctrl-C cancels the builds that nobody else waits for.`
+}
+
+func (c *buildCmd) Run(ctx context.Context, a *app) error {
+	o := ownerOptions{role: "build", jobs: c.Jobs, sandbox: c.sandboxFlags}
+	return a.connect(ctx, o, func(client *daemon.Client) error {
+		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
+			h := client.Hello()
+			return fmt.Errorf("build: storefs %s (pid %d) owns the store and does the building: give --sandbox-path to it", h.Role, h.PID)
+		}
+		wanted, err := a.installables(ctx, client, c.Installables, c.argFlags)
+		if err != nil {
+			return err
+		}
+		if c.DryRun {
+			return c.plan(ctx, a, client, wanted)
+		}
+		return c.build(ctx, a, client, wanted)
+	})
+}
+
+func targets(wanted []installable) []store.Path {
+	paths := make([]store.Path, len(wanted))
+	for i, w := range wanted {
+		paths[i] = w.target
+	}
+	return unique(paths)
+}
+
+func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {
+	meter := progress.Start(progress.For(a.stderr, c.PrintBuildLogs))
+	defer meter.Close()
+	res, err := client.Realise(ctx, daemon.RealiseRequest{
+		Targets:    targets(wanted),
+		KeepGoing:  c.KeepGoing,
+		Jobs:       c.Jobs,
+		Limits:     c.limits(),
+		KeepFailed: c.KeepFailed,
+		Check:      c.Check,
+		Logs:       c.PrintBuildLogs,
+	}, func(s daemon.Seen) {
+		if s.Event != nil {
+			meter.Take(*s.Event)
+		} else {
+			meter.Expect(s.Remaining)
+		}
+	})
+	meter.Close()
+	if perr := c.print(a, wanted, res); err == nil {
+		err = perr
+	}
+	if err != nil && len(res.Failures) > 0 {
+		return &buildError{err, res.Failures}
+	}
+	return err
+}
+
+// print prints what is realised, also when something else is not.
+func (c *buildCmd) print(a *app, wanted []installable, res normaliser.Result) error {
+	byTarget := map[store.Path]normaliser.Target{}
+	for _, t := range res.Targets {
+		byTarget[t.Path] = t
+	}
+	return a.print(res, func(w io.Writer) {
+		for _, i := range wanted {
+			t := byTarget[i.target]
+			switch {
+			case !t.Realised:
+			case i.path != "":
+				fmt.Fprintln(w, string(i.path)+i.below)
+			default:
+				for _, p := range t.Paths {
+					fmt.Fprintln(w, p)
+				}
+			}
+		}
+	})
+}
+
+func (c *buildCmd) plan(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {
+	p, err := client.Plan(ctx, targets(wanted))
+	if err != nil {
+		return err
+	}
+	err = a.print(p, func(w io.Writer) {
+		for _, drv := range p.Build {
+			fmt.Fprintln(w, "build", drv)
+		}
+		for _, path := range p.Substitute {
+			fmt.Fprintln(w, "substitute", path)
+		}
+	})
+	if err == nil && len(p.Unknown) > 0 {
+		err = fmt.Errorf("realise %s: %w", p.Unknown[0], store.ErrUnknown)
+	}
+	return err
+}
+
+// buildError is an error with its root causes.
+type buildError struct {
+	error
+	failures []*store.Failure
+}
+
+// Unwrap gives the root causes, which is what is told and what decides the
+// exit status.
+func (e *buildError) Unwrap() []error {
+	all := make([]error, len(e.failures))
+	for i, f := range e.failures {
+		all[i] = f
+	}
+	return all
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"storefs/daemon"
+	"storefs/instantiate"
+	"storefs/progress"
+	"storefs/store"
+)
+
+// Exit statuses. Those of failed builds are Nix's, and are or-ed together when
+// there were several.
+const (
+	statusDone        = 0
+	statusRefused     = 1
+	statusUsage       = 2
+	statusFailed      = 100
+	statusTimeout     = 101
+	statusHash        = 102
+	statusDeterminism = 104
+	statusInterrupted = 130
+)
+
+// statusHelp is the end of `storefs --help`.
+const statusHelp = `Exit status: 0 done; 1 refused, or another error; 2 wrong usage or unreadable input; 130 interrupted. ` +
+	`When builds failed: 100 a builder failed, 101 it ran out of time, 102 the hash of a fixed output differs, ` +
+	`104 two builds differ; or-ed together when there were several.`
+
+// inputError is what the user gave: wrong usage, or a file that cannot be read.
+type inputError struct{ err error }
+
+func (e *inputError) Error() string { return e.err.Error() }
+func (e *inputError) Unwrap() error { return e.err }
+
+// badInput makes err an error of the input; nil stays nil.
+func badInput(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &inputError{err}
+}
+
+func badInputf(format string, args ...any) error {
+	return &inputError{fmt.Errorf(format, args...)}
+}
+
+// quietError has been told already; only its status is left.
+type quietError struct{ err error }
+
+func (e *quietError) Error() string { return e.err.Error() }
+func (e *quietError) Unwrap() error { return e.err }
+
+// exitStatus is the only place where the status for an error is decided.
+func exitStatus(err error) int {
+	var (
+		input *inputError
+		parse *kong.ParseError
+		eval  *instantiate.Error
+	)
+	switch {
+	case err == nil:
+		return statusDone
+	case errors.Is(err, errInterrupted):
+		return statusInterrupted
+	case errors.As(err, &input), errors.As(err, &parse), errors.As(err, &eval):
+		return statusUsage
+	}
+	builds, others := 0, false
+	for _, f := range daemon.Failures(err) {
+		switch f.Cause {
+		case store.CauseBuilder:
+			builds |= statusFailed
+		case store.CauseTimeout:
+			builds |= statusTimeout
+		case store.CauseHash:
+			builds |= statusHash
+		case store.CauseDeterminism:
+			builds |= statusDeterminism
+		default:
+			others = true
+		}
+	}
+	switch {
+	case builds != 0:
+		return builds // with 1 or-ed to it, 100 would say 101
+	case others:
+		return statusRefused
+	case errors.Is(err, store.ErrBadPath), errors.Is(err, store.ErrBadExpr), errors.Is(err, store.ErrBadArchive):
+		return statusUsage
+	}
+	return statusRefused
+}
+
+// report says what went wrong, on stderr: one line, and for a failed build the
+// end of its log.
+func (a *app) report(err error) {
+	var quiet *quietError
+	if errors.As(err, &quiet) {
+		return
+	}
+	if errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.stderr, "storefs: interrupted")
+		return
+	}
+	failures := daemon.Failures(err)
+	if len(failures) == 0 {
+		// What a Starlark file has to say of itself may have several lines.
+		for line := range strings.Lines(err.Error()) {
+			prefix := ""
+			if strings.HasPrefix(err.Error(), line) {
+				prefix = "storefs: "
+			}
+			fmt.Fprintln(a.stderr, prefix+progress.Clean(line))
+		}
+		return
+	}
+	for _, f := range failures {
+		fmt.Fprintln(a.stderr, "storefs: "+progress.Clean(f.Error()))
+		for _, line := range f.Log {
+			fmt.Fprintln(a.stderr, "  "+progress.Clean(line))
+		}
+		if f.Kept != "" {
+			fmt.Fprintln(a.stderr, "  kept: "+f.Kept)
+		}
+		if f.Builder != "" {
+			fmt.Fprintf(a.stderr, "  the whole story: storefs why %s\n", f.Path)
+		}
+	}
+}
+
+// fileError is an error about a file that the user named.
+func fileError(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+		return badInput(err)
+	}
+	return err
+}

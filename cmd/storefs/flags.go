@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"storefs/builder"
+)
+
+// limitFlags end builds that go beyond them.
+type limitFlags struct {
+	Timeout       time.Duration `placeholder:"TIME" help:"End a build that takes longer than this (90s, 1h30m). 0: no limit."`
+	MaxSilentTime time.Duration `placeholder:"TIME" help:"End a build that writes nothing for this long. 0: no limit."`
+	MaxLogSize    size          `placeholder:"SIZE" help:"End a build that writes a longer log than this (64K, 10M). 0: no limit."`
+}
+
+func (f limitFlags) limits() builder.Limits {
+	return builder.Limits{Timeout: f.Timeout, MaxSilent: f.MaxSilentTime, MaxLog: int64(f.MaxLogSize)}
+}
+
+func (f limitFlags) Validate() error {
+	if f.Timeout < 0 || f.MaxSilentTime < 0 {
+		return fmt.Errorf("--timeout and --max-silent-time must not be negative")
+	}
+	return nil
+}
+
+// sandboxFlags say what builders see of the host.
+type sandboxFlags struct {
+	SandboxPath []string `placeholder:"[INSIDE=]OUTSIDE" sep:"none" help:"Let all builders see this host path, read-only. What they make of it is not in any hash: for experiments only. May be repeated."`
+}
+
+func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {
+	var all []builder.SandboxPath
+	for _, s := range f.SandboxPath {
+		inside, outside, ok := strings.Cut(s, "=")
+		if !ok {
+			outside = inside
+		}
+		if !filepath.IsAbs(inside) || !filepath.IsAbs(outside) {
+			return nil, badInputf("--sandbox-path=%s: not an absolute path", s)
+		}
+		all = append(all, builder.SandboxPath{Inside: inside, Outside: outside})
+	}
+	return all, nil
+}
+
+// jobsFlag is how many builders run at once.
+type jobsFlag struct {
+	Jobs int `short:"j" placeholder:"N" help:"Run up to N builders at once. [as many as there are CPUs: ${jobs}]"`
+}
+
+func (f jobsFlag) Validate() error {
+	if f.Jobs < 0 {
+		return fmt.Errorf("--jobs=%d: must not be negative", f.Jobs)
+	}
+	return nil
+}
+
+// size is a number of bytes: 123, 64K, 10M, 1G.
+type size int64
+
+// UnmarshalText reads a number with an optional K, M or G.
+func (s *size) UnmarshalText(text []byte) error {
+	number, shift := string(text), 0
+	if i := strings.IndexAny(number, "KMGkmg"); i >= 0 && i == len(number)-1 {
+		shift = 10 * (1 + strings.IndexByte("kmg", number[i]|0x20))
+		number = number[:i]
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64>>shift {
+		return fmt.Errorf("%q is not a size (64K, 10M, 1G)", text)
+	}
+	*s = size(n << shift)
+	return nil
+}

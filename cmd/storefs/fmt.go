@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"storefs/instantiate"
+)
+
+type fmtCmd struct {
+	Files []string `arg:"" optional:"" name:"file" help:"Starlark files. Without any: standard input to standard output."`
+	List  bool     `short:"l" help:"Change nothing; print the files that would be changed, and end with status 1 if there are any."`
+}
+
+func (c *fmtCmd) Run(ctx context.Context, a *app) error {
+	if len(c.Files) == 0 {
+		src, err := io.ReadAll(a.stdin)
+		if err != nil {
+			return badInput(err)
+		}
+		out, err := instantiate.Format("standard input", src)
+		if err != nil {
+			return badInput(err)
+		}
+		_, err = a.stdout.Write(out)
+		return err
+	}
+	var changed []string
+	for _, f := range c.Files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		different, err := c.format(f)
+		if err != nil {
+			return err
+		}
+		if different {
+			changed = append(changed, f)
+		}
+	}
+	if !c.List && !a.JSON {
+		return nil
+	}
+	if err := printLines(a, changed); err != nil || !c.List || len(changed) == 0 {
+		return err
+	}
+	return &quietError{errors.New("some files are not formatted")}
+}
+
+// format rewrites the file, or only tells whether it would be another.
+func (c *fmtCmd) format(name string) (different bool, err error) {
+	src, err := os.ReadFile(name)
+	if err != nil {
+		return false, badInput(err)
+	}
+	out, err := instantiate.Format(name, src)
+	if err != nil {
+		return false, badInput(err)
+	}
+	if bytes.Equal(src, out) || c.List {
+		return !bytes.Equal(src, out), nil
+	}
+	if err := replaceFile(name, out); err != nil {
+		return false, fmt.Errorf("format %s: %w", name, err)
+	}
+	return true, nil
+}
+
+// replaceFile writes a file anew, so that it is never half written.
+func replaceFile(name string, data []byte) error {
+	name, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".storefs-fmt-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once it was renamed
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(info.Mode().Perm()), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"storefs/builder"
+	"storefs/normaliser"
+	"storefs/state"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// goalStore is the state directory as the normaliser sees it.
+type goalStore struct{ *state.State }
+
+var _ normaliser.Store = goalStore{}
+
+func (g goalStore) Known(p store.Path) (store.Path, string, error) {
+	k, err := g.DB().Known(p)
+	return k.Drv, k.Output, err
+}
+
+func (g goalStore) Kinds(outputs []store.Path) (map[store.Path]store.Kind, error) {
+	kinds := make(map[store.Path]store.Kind, len(outputs))
+	for _, o := range outputs {
+		k, err := g.DB().Known(o)
+		switch {
+		case errors.Is(err, store.ErrUnknown):
+		case err != nil:
+			return nil, err
+		case k.Declared != store.KindUnknown:
+			kinds[o] = k.Declared
+		}
+	}
+	return kinds, nil
+}
+
+func (g goalStore) Valid(p store.Path) (bool, error)      { return g.DB().Valid(p) }
+func (g goalStore) Info(p store.Path) (store.Info, error) { return g.DB().Info(p) }
+
+func (g goalStore) Requisites(paths []store.Path) ([]store.Info, error) {
+	return g.DB().Requisites(paths)
+}
+
+func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
+	return g.DB().Successor(expr)
+}
+
+func (g goalStore) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
+	o := state.Outcome{Drv: drv, Derivation: d, Duration: r.Duration}
+	for _, out := range r.Outputs {
+		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch})
+	}
+	_, _, err := g.State.Register(ctx, o)
+	return err
+}
+
+func (g goalStore) Normalised(ctx context.Context, drv store.Path) error {
+	_, err := g.State.Normalised(ctx, drv)
+	return err
+}
+
+func (g goalStore) Expected(drv store.Path) (time.Duration, bool) { return g.DB().Expected(drv) }
+
+func (g goalStore) SetFailures(ctx context.Context, failures []*store.Failure) error {
+	return g.DB().SetFailures(ctx, failures)
+}
+
+func (g goalStore) Failure(p store.Path) (*store.Failure, error) { return g.DB().Failure(p) }
+
+func (g goalStore) ClearFailures(ctx context.Context, goals ...store.Path) error {
+	return g.DB().ClearFailures(ctx, goals...)
+}

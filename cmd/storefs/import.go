@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/term"
+
+	"storefs/daemon"
+	"storefs/store"
+)
+
+type importCmd struct {
+	Files []string `arg:"" optional:"" name:"file" help:".drv and .store files, and streams of \"nix-store --export\" or \"storefs export\". Without any, or for -: standard input."`
+}
+
+func (*importCmd) Help() string {
+	return `Puts what the files hold into the store, and prints the paths. A store expression needs its inputs: in the store, or in files with their own names beside it. A stream is taken in whole or not at all.`
+}
+
+func (c *importCmd) Run(ctx context.Context, a *app) error {
+	return a.connect(ctx, ownerOptions{role: "import"}, func(client *daemon.Client) error {
+		var exprs, streams []string
+		for _, f := range c.Files {
+			if isExprFile(f) {
+				exprs = append(exprs, f)
+			} else {
+				streams = append(streams, f)
+			}
+		}
+		if len(c.Files) == 0 {
+			streams = []string{"-"}
+		}
+		var all []store.Path
+		for _, f := range streams {
+			paths, err := c.stream(ctx, a, client, f)
+			if err != nil {
+				return err
+			}
+			all = append(all, paths...)
+		}
+		if len(exprs) > 0 {
+			paths, err := a.importExprs(ctx, client, exprs)
+			if err != nil {
+				return err
+			}
+			all = append(all, paths...)
+		}
+		return printLines(a, all)
+	})
+}
+
+func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, name string) ([]store.Path, error) {
+	if name == "-" {
+		if term.IsTerminal(int(a.stdin.Fd())) {
+			return nil, badInput(errors.New("import: standard input is a terminal: give it a stream or a file"))
+		}
+		return client.Import(ctx, a.stdin)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, badInput(err)
+	}
+	defer f.Close()
+	return client.Import(ctx, f)
+}

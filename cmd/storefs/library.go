@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"storefs/daemon"
+	"storefs/normaliser"
+	"storefs/state"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// library is the state directory as the server of the socket sees it.
+type library struct {
+	state      *state.State
+	normaliser *normaliser.Normaliser
+}
+
+var (
+	_ daemon.Adder     = (*library)(nil)
+	_ daemon.Mover     = (*library)(nil)
+	_ daemon.Querier   = (*library)(nil)
+	_ daemon.Records   = (*library)(nil)
+	_ daemon.Caretaker = (*library)(nil)
+)
+
+func (l *library) AddNAR(ctx context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error) {
+	return l.state.AddNAR(ctx, name, recursive, algo, nar)
+}
+
+func (l *library) AddTexts(ctx context.Context, texts []daemon.Text) ([]store.Path, error) {
+	paths := make([]store.Path, 0, len(texts))
+	for _, t := range texts {
+		info, err := l.state.AddText(ctx, t.Name, t.Text, t.References)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, info.Path)
+	}
+	return paths, nil
+}
+
+func (l *library) AddExprs(ctx context.Context, exprs []daemon.Text) ([]store.Path, error) {
+	all := make([]state.NewExpr, len(exprs))
+	for i, e := range exprs {
+		all[i] = state.NewExpr{Name: e.Name, Text: e.Text, Kinds: e.Kinds}
+	}
+	return l.state.AddExprs(ctx, all)
+}
+
+// AddSubstitute needs an expression that is there. The path need not be known
+// in any other way.
+func (l *library) AddSubstitute(ctx context.Context, p, expr store.Path) error {
+	if _, err := l.state.Expr(expr); err != nil {
+		return err
+	}
+	return l.state.DB().AddSubstitute(ctx, p, expr)
+}
+
+func (l *library) Import(ctx context.Context, r io.Reader) ([]store.Path, error) {
+	return l.state.Import(ctx, r)
+}
+
+func (l *library) ImportExprs(ctx context.Context, files []string) ([]store.Path, error) {
+	return l.state.ImportExprs(ctx, files)
+}
+
+func (l *library) Export(ctx context.Context, w io.Writer, paths []store.Path) error {
+	return l.state.Export(ctx, w, paths)
+}
+
+func (l *library) Info(p store.Path) (store.Info, error) { return l.state.DB().Info(p) }
+
+func (l *library) Expr(p store.Path) (storeexpr.Expr, error) { return l.state.Expr(p) }
+
+func (l *library) Missing(paths []store.Path) ([]store.Path, error) {
+	names := make([]string, len(paths))
+	for i, p := range paths {
+		names[i] = p.Base()
+	}
+	missing, err := l.state.DB().NotValid(names)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]store.Path, len(missing))
+	for i, n := range missing {
+		if out[i], err = l.state.Store().Join(n); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (l *library) Related(_ context.Context, rel daemon.Relation, p store.Path) ([]store.Path, error) {
+	db := l.state.DB()
+	switch rel {
+	case daemon.Outputs:
+		return l.outputs(p)
+	case daemon.References:
+		info, err := db.Info(p)
+		return info.References, err
+	case daemon.Referrers:
+		if _, err := db.Info(p); err != nil {
+			return nil, err
+		}
+		return db.Referrers(p)
+	case daemon.Requisites:
+		infos, err := db.Requisites([]store.Path{p})
+		paths := make([]store.Path, len(infos))
+		for i := range infos {
+			paths[i] = infos[i].Path
+		}
+		return paths, err
+	case daemon.Successor:
+		s, ok, err := db.Successor(p)
+		if !ok {
+			return nil, err
+		}
+		return []store.Path{s}, nil
+	case daemon.Predecessors:
+		return db.Predecessors(p)
+	case daemon.Deriver:
+		return l.derivers(p)
+	case daemon.Roots:
+		return l.roots(p)
+	case daemon.Substitutes:
+		return db.Substitutes(p)
+	}
+	return nil, fmt.Errorf("query %q: no such question", rel)
+}
+
+// outputs of a derivation in the order of their names; of a closure, its roots.
+func (l *library) outputs(p store.Path) ([]store.Path, error) {
+	e, err := l.state.Expr(p)
+	if err != nil {
+		return nil, err
+	}
+	switch e := e.(type) {
+	case *storeexpr.Derivation:
+		return e.OutputList(), nil
+	case *storeexpr.Closure:
+		return e.Roots, nil
+	}
+	return nil, nil
+}
+
+// derivers are the known derivations that make p, and the one that did, which
+// may be known by its name only.
+func (l *library) derivers(p store.Path) ([]store.Path, error) {
+	all, err := l.state.DB().Derivers(p)
+	if err != nil {
+		return nil, err
+	}
+	info, err := l.state.DB().Info(p)
+	if errors.Is(err, store.ErrNotValid) {
+		return all, nil
+	}
+	if err == nil && info.Deriver != "" && !slices.Contains(all, info.Deriver) {
+		all = append(all, info.Deriver)
+	}
+	return all, err
+}
+
+// roots are the links in the directory of roots that lead to a path which is p
+// or needs it; all links if p is "".
+func (l *library) roots(p store.Path) ([]store.Path, error) {
+	var links []store.Path
+	err := filepath.WalkDir(l.state.Roots(), func(name string, d iofs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.Type() != iofs.ModeSymlink {
+			return nil
+		}
+		keeps, err := l.keeps(name, p)
+		if keeps {
+			links = append(links, store.Path(name))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list roots: %w", err)
+	}
+	return links, nil
+}
+
+func (l *library) keeps(link string, p store.Path) (bool, error) {
+	target, err := os.Readlink(link)
+	if err != nil {
+		return false, err
+	}
+	root, _, err := l.state.Store().Split(target)
+	if err != nil {
+		return false, nil // it leads elsewhere
+	}
+	if p == "" {
+		return true, nil
+	}
+	infos, err := l.state.DB().Requisites([]store.Path{root})
+	if errors.Is(err, store.ErrNotValid) {
+		return root == p, nil
+	}
+	return slices.ContainsFunc(infos, func(i store.Info) bool { return i.Path == p }), err
+}
+
+func (l *library) Failure(p store.Path) (*store.Failure, error) { return l.state.DB().Failure(p) }
+
+func (l *library) LogFile(drv store.Path) string { return l.state.Log(drv) }
+
+func (l *library) Delete(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	return l.state.Delete(ctx, paths...)
+}
+
+func (l *library) Verify(ctx context.Context, o daemon.VerifyOptions, report func(daemon.Damage)) (daemon.Verified, error) {
+	so := state.VerifyOptions{Contents: o.Contents}
+	if o.Repair {
+		so.Repair = l.repair
+	}
+	sum, err := l.state.Verify(ctx, so, func(p state.Problem) {
+		report(daemon.Damage{Path: p.Path, Problem: p.Message, Repaired: p.Repaired})
+	})
+	return daemon.Verified(sum), err
+}
+
+// repair builds what is damaged again.
+func (l *library) repair(ctx context.Context, damaged store.Info) (state.Output, func(), error) {
+	known, err := l.state.DB().Known(damaged.Path)
+	if err != nil {
+		return state.Output{}, nil, err
+	}
+	res, err := l.normaliser.Rebuild(ctx, known.Drv)
+	if err != nil {
+		return state.Output{}, nil, err
+	}
+	for _, o := range res.Outputs {
+		if o.Info.Path == damaged.Path {
+			return state.Output{Info: o.Info, Scratch: o.Scratch}, res.Release, nil
+		}
+	}
+	res.Release()
+	return state.Output{}, nil, fmt.Errorf("%s does not make it: %w", known.Drv, store.ErrUnknown)
+}

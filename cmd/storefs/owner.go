@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"storefs/builder"
+	"storefs/daemon"
+	"storefs/event"
+	"storefs/fs"
+	"storefs/normaliser"
+	"storefs/state"
+	"storefs/substitute"
+)
+
+// ownerOptions say how a process owns a state directory.
+type ownerOptions struct {
+	role    string // the command
+	watch   bool   // as a client it only watches
+	jobs    int
+	sandbox sandboxFlags
+	stop    func()            // ends the owner because a client asked for it; nil refuses
+	say     func(line string) // tells people something; nil is stderr
+}
+
+// owner is a process that owns a state directory: everything that answers its
+// clients.
+type owner struct {
+	options    ownerOptions
+	state      *state.State
+	events     *event.Bus
+	normaliser *normaliser.Normaliser
+	library    *library
+	server     *daemon.Server
+	served     chan error
+
+	mu      sync.Mutex
+	mounted *fs.Server // nil unless mounted
+	at      string     // the mount point
+}
+
+// openOwner takes the state over and begins to serve its socket.
+func openOwner(a *app, o ownerOptions) (own *owner, err error) {
+	if o.say == nil {
+		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
+	}
+	own = &owner{options: o, events: &event.Bus{}, served: make(chan error, 1)}
+	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, own.state.Close())
+		}
+	}()
+	sandbox, err := o.sandbox.paths()
+	if err != nil {
+		return nil, err
+	}
+	local, err := builder.New(builder.Options{
+		Store:        own.state.Store(),
+		Real:         own.state.RealDir(),
+		Builds:       own.state.Builds(),
+		Logs:         own.state.Logs(),
+		SandboxPaths: sandbox,
+	})
+	if err != nil {
+		return nil, err
+	}
+	goals := goalStore{own.state}
+	own.normaliser = normaliser.New(normaliser.Options{
+		Store:       goals,
+		Builder:     local,
+		Substituter: substitute.Registered{DB: own.state.DB()},
+		Events:      own.events,
+		Jobs:        o.jobs,
+	})
+	own.library = &library{state: own.state, normaliser: own.normaliser}
+	own.server = daemon.New(daemon.Options{
+		Hello:     own.hello,
+		Realiser:  own.normaliser,
+		Adder:     own.library,
+		Mover:     own.library,
+		Querier:   own.library,
+		Records:   own.library,
+		Caretaker: own.library,
+		Events:    own.events,
+		Stop:      o.stop,
+	})
+	listener, err := daemon.Listen(own.state.Socket())
+	if err != nil {
+		return nil, errors.Join(err, own.normaliser.Close(context.Background()))
+	}
+	go func() { own.served <- own.server.Serve(listener) }()
+	return own, nil
+}
+
+func (o *owner) hello() daemon.Hello {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return daemon.Hello{
+		Version:      version(),
+		PID:          os.Getpid(),
+		Role:         o.options.role,
+		State:        o.state.Dir(),
+		Store:        o.state.Store(),
+		Mountpoint:   o.at,
+		SandboxPaths: o.options.sandbox.SandboxPath,
+	}
+}
+
+// unmountTime is how long a mount that is in use may keep its owner from
+// ending. It is detached by then, and new callers do not find it.
+const unmountTime = 2 * time.Second
+
+// close ends the owner; this is the order of everything that ends: first the
+// mount, whose callers wait for goals; then the clients, who do too; then the
+// goals, which write to the state; then the state. Clients and goals may take
+// their time until hard ends, which cancels them.
+func (o *owner) close(hard context.Context) error {
+	err := o.unmount()
+	o.server.Drain(hard, func(clients int) {
+		o.options.say(fmt.Sprintf("storefs: waiting for %s of other commands (interrupt again to cancel)", count(clients, "request")))
+	})
+	err = errors.Join(err, os.Remove(o.state.Socket()), <-o.served)
+	if e := o.normaliser.Close(hard); e != nil {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, o.state.Close())
+}
+
+func (o *owner) unmount() error {
+	o.mu.Lock()
+	mounted := o.mounted
+	o.mu.Unlock()
+	if mounted == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
+	defer cancel()
+	err := mounted.Unmount(ctx)
+	if isBusy(err) {
+		// Detached: whoever is still in it gets errors when this process ends.
+		o.options.say("storefs: " + err.Error())
+		return nil
+	}
+	return err
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

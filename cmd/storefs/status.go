@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"storefs/daemon"
+	"storefs/progress"
+	"storefs/store"
+)
+
+type statusCmd struct {
+	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends. With --json: the status, then one event a line."`
+	PrintBuildLogs bool `short:"L" help:"With --watch: show what builders write."`
+}
+
+func (*statusCmd) Help() string {
+	return `Shows who owns the store, where it is mounted, and which goals run.`
+}
+
+func (c *statusCmd) Run(ctx context.Context, a *app) error {
+	return a.connect(ctx, ownerOptions{role: "status", watch: true}, func(client *daemon.Client) error {
+		if c.Watch {
+			return c.watch(ctx, a, client)
+		}
+		s, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return a.print(s, func(w io.Writer) { fmt.Fprint(w, s.Text(time.Now())) })
+	})
+}
+
+func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) error {
+	var show func(daemon.Seen)
+	if a.JSON {
+		enc := json.NewEncoder(a.stdout)
+		enc.SetEscapeHTML(false)
+		show = func(s daemon.Seen) {
+			// An error of writing ends the process by SIGPIPE, or shows again.
+			switch {
+			case s.Status != nil:
+				_ = enc.Encode(s.Status)
+			case s.Event != nil:
+				_ = enc.Encode(s.Event)
+			}
+		}
+	} else {
+		meter := progress.Start(progress.For(a.stdout, c.PrintBuildLogs))
+		defer meter.Close()
+		show = func(s daemon.Seen) {
+			switch {
+			case s.Status != nil:
+				meter.Say(s.Status.Headline())
+				for _, e := range s.Status.Events() {
+					meter.Take(e)
+				}
+			case s.Event != nil:
+				meter.Take(*s.Event)
+			default:
+				meter.Expect(s.Remaining)
+			}
+		}
+	}
+	err := client.Watch(ctx, c.PrintBuildLogs, show)
+	if errors.Is(err, store.ErrCancelled) && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"storefs/daemon"
+	"storefs/store"
+)
+
+type umountCmd struct{}
+
+func (*umountCmd) Help() string {
+	return `Ends the mount of the state directory, as SIGTERM does: blocked callers get an error, running builds are cancelled, and the next mount goes on where they were. A mount that is in use is detached. Returns when the process has ended. Also clears the remains of a mount whose process died.`
+}
+
+func (c *umountCmd) Run(ctx context.Context, a *app) error {
+	client, err := daemon.Dial(ctx, a.socket(), true)
+	if errors.Is(err, daemon.ErrNoServer) {
+		return c.clear(ctx, a)
+	}
+	if err != nil {
+		return fmt.Errorf("umount: %w", err)
+	}
+	defer client.Close()
+	hello := client.Hello()
+	if hello.Mountpoint == "" {
+		return fmt.Errorf("umount: %s is not mounted", hello.Store)
+	}
+	ended, err := processEnd(hello.PID)
+	if err != nil {
+		return fmt.Errorf("umount: wait for the owner: %w", err)
+	}
+	if err := client.Stop(ctx); err != nil {
+		return fmt.Errorf("umount: %w", err)
+	}
+	client.Close()
+	return ended(ctx)
+}
+
+// processEnd prepares to wait for the end of a process: before it is asked to
+// end, because afterwards its number may be another's.
+func processEnd(pid int) (func(context.Context) error, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return func(ctx context.Context) error {
+		defer unix.Close(fd)
+		for ctx.Err() == nil {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(100*time.Millisecond/time.Millisecond))
+			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+		return ctx.Err()
+	}, nil
+}
+
+// clear detaches a mount that nobody serves any more.
+func (c *umountCmd) clear(ctx context.Context, a *app) error {
+	var dir store.Dir
+	err := a.connect(ctx, ownerOptions{role: "umount"}, func(c *daemon.Client) error {
+		dir = c.Hello().Store
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(string(dir)))
+	if err != nil {
+		return fmt.Errorf("umount %s: %w", dir, err)
+	}
+	if len(mounts) == 0 || mounts[0].FSType != "fuse.storefs" {
+		return fmt.Errorf("umount: %s is not mounted", dir)
+	}
+	err = unix.Unmount(string(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EPERM) {
+		out, e := exec.CommandContext(ctx, "fusermount3", "-u", "-z", "--", string(dir)).CombinedOutput()
+		if err = e; e != nil && len(out) > 0 {
+			err = errors.New(strings.TrimSpace(string(out)))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("umount %s: %w", dir, err)
+	}
+	return nil
+}

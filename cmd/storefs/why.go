@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"storefs/daemon"
+	"storefs/progress"
+)
+
+type whyCmd struct {
+	Paths []string `arg:"" name:"path" help:"Store expressions, output paths, or paths below one."`
+}
+
+func (*whyCmd) Help() string {
+	return `Says of each path whether it is realised, running, not asked for yet, unknown, or failed; and for a failure the builder, its exit status or signal, the last lines of its log, and the chain of who needed it. A failure is remembered until the path is realised.`
+}
+
+func (c *whyCmd) Run(ctx context.Context, a *app) error {
+	return a.connect(ctx, ownerOptions{role: "why"}, func(client *daemon.Client) error {
+		paths, err := storePaths(client, c.Paths)
+		if err != nil {
+			return err
+		}
+		var all []*daemon.Why
+		for _, p := range paths {
+			y, err := client.Why(ctx, p)
+			if err != nil {
+				return err
+			}
+			all = append(all, y)
+		}
+		return a.print(all, func(w io.Writer) {
+			for i, y := range all {
+				if i > 0 {
+					fmt.Fprintln(w)
+				}
+				for line := range strings.Lines(y.Text()) {
+					fmt.Fprintln(w, progress.Clean(line))
+				}
+			}
+		})
+	})
+}
