@@ -109,7 +109,7 @@ func (gr *graph) recall(g *goal) {
 	if len(gr.recent) > 2*gr.recentSize+1000 {
 		oldest := gr.seq
 		for _, l := range gr.goals {
-			oldest = min(oldest, l.seq)
+			oldest = min(oldest, l.since)
 		}
 		maps.DeleteFunc(gr.recent, func(_ key, f *goal) bool { return f.failedAt < oldest })
 		gr.recentSize = len(gr.recent)
@@ -127,7 +127,7 @@ func (gr *graph) failedFor(k key, by *goal) *goal {
 	if by == nil {
 		return nil
 	}
-	if f := gr.recent[k]; f != nil && f.failedAt > by.seq {
+	if f := gr.recent[k]; f != nil && f.failedAt > by.since {
 		return f
 	}
 	return nil

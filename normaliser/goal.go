@@ -106,7 +106,8 @@ type edge struct {
 // touches it.
 type goal struct {
 	key
-	seq    uint64
+	seq    uint64 // order of coming into the graph
+	since  uint64 // seq of the oldest goal for whose sake it came
 	state  state
 	mode   mode
 	wants  wants

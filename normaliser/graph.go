@@ -102,10 +102,14 @@ func (gr *graph) poolOf(g *goal) *pool {
 	return &gr.builds
 }
 
-// add makes a goal of a node.
-func (gr *graph) add(n *node, o *origin) *goal {
+// add makes a goal of a node, for the sake of the goal by or of a request.
+func (gr *graph) add(n *node, o *origin, by *goal) *goal {
 	gr.seq++
-	g := &goal{key: n.key, seq: gr.seq, mode: n.mode, wants: n.wants, expected: n.expected, replan: n.replan, origin: o}
+	since := gr.seq
+	if by != nil {
+		since = by.since
+	}
+	g := &goal{key: n.key, seq: gr.seq, since: since, mode: n.mode, wants: n.wants, expected: n.expected, replan: n.replan, origin: o}
 	if g.kind == kindPath {
 		g.substitutes = &attempts{}
 	}

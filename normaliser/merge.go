@@ -30,7 +30,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 				goals[i] = f
 				continue
 			}
-			g = gr.add(n, o)
+			g = gr.add(n, o, by)
 			fresh = append(fresh, g)
 		}
 		goals[i] = g
@@ -57,6 +57,12 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 			continue
 		}
 		gr.proceed(g)
+	}
+	for _, g := range fresh {
+		// What would have needed it has failed before.
+		if !g.wanted() {
+			gr.released = append(gr.released, release{g, false})
+		}
 	}
 }
 
