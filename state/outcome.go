@@ -51,9 +51,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 		switch {
 		case errors.Is(err, store.ErrNotValid):
 			info = out.Info
-			if info.Registered == 0 {
-				info.Registered = now()
-			}
+			info.Deriver, info.Registered = o.Drv, now()
 			b.add(object{info: info, scratch: out.Scratch, only: true})
 		case err != nil:
 			return nil, "", err
