@@ -13,17 +13,6 @@ import (
 	"storefs/store"
 )
 
-// benchDir is in memory where it can be: the file system is not what is measured.
-func benchDir(b *testing.B) string {
-	b.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "nar-bench-")
-	if err != nil {
-		return b.TempDir()
-	}
-	b.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 func candidates(n int) []store.Path {
 	r := rand.New(rand.NewPCG(1, uint64(n)))
 	paths := make([]store.Path, n)
@@ -55,7 +44,7 @@ func BenchmarkSHA256(b *testing.B) {
 
 func BenchmarkLargeFile(b *testing.B) {
 	const size = 512 << 20
-	dir := benchDir(b)
+	dir := memDir(b)
 	for name, p := range map[string][]byte{
 		"noise":  noise(size),
 		"base32": bytes.Repeat([]byte("0123456789abcdfghijklmnpqrsvwxyz"), size/32),
@@ -81,7 +70,7 @@ func BenchmarkLargeFile(b *testing.B) {
 func BenchmarkSmallFiles(b *testing.B) {
 	for _, n := range []int{1, 20, 20_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			dir := filepath.Join(benchDir(b), "tree")
+			dir := filepath.Join(memDir(b), "tree")
 			text := noise(4800)
 			for i := range n {
 				sub := filepath.Join(dir, fmt.Sprint(i/100))

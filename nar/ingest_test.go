@@ -357,7 +357,7 @@ func TestChangesWhileRead(t *testing.T) {
 // 3,000 files over several runs, with large ones in between, give the bytes that
 // a simple reader gives.
 func TestReadAhead(t *testing.T) {
-	path := filepath.Join(tempDir(t), "tree")
+	path := filepath.Join(memDir(t), "tree")
 	for i := range 3000 {
 		sub := filepath.Join(path, fmt.Sprint(i%7), fmt.Sprint(i%61))
 		must(t, os.MkdirAll(sub, 0o755))
@@ -417,14 +417,13 @@ func TestFewDescriptors(t *testing.T) {
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: old.Max}))
 	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
 
-	path := filepath.Join(tempDir(t), "tree")
+	path := filepath.Join(memDir(t), "tree")
 	for i := range 2000 {
 		must(t, os.MkdirAll(filepath.Join(path, "wide", fmt.Sprint(i)), 0o755))
 		must(t, os.WriteFile(filepath.Join(path, "wide", fmt.Sprint(i), "f"), []byte("x"), 0o644))
 	}
 	deep := deepArchive(1500)
 	must(t, Restore(bytes.NewReader(deep), filepath.Join(path, "wide", "deep"), RestoreOptions{}))
-	t.Cleanup(func() { removeDeep(t, filepath.Join(path, "wide", "deep")) })
 	if got := dump(t, filepath.Join(path, "wide", "deep")); !bytes.Equal(got, deep) {
 		t.Error("the deep tree came back as another")
 	}
@@ -451,17 +450,8 @@ func deepArchive(n int) []byte {
 	return b
 }
 
-// removeDeep removes a chain of directories called "d" without descending it
-// through descriptors, of which the test may have few.
-func removeDeep(t *testing.T, path string) {
-	out, err := exec.Command("sh", "-c", `chmod u+w "$(dirname "$1")"; chmod -R u+w "$1"; rm -rf "$1"`, "sh", path).CombinedOutput()
-	if err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
-}
-
 func TestTooDeep(t *testing.T) {
-	dest := filepath.Join(tempDir(t), "deep")
+	dest := filepath.Join(memDir(t), "deep")
 	err := Restore(bytes.NewReader(deepArchive(MaxDepth+1)), dest, RestoreOptions{})
 	wantError(t, err, store.ErrBadArchive, "4096 directories deep")
 
@@ -470,7 +460,6 @@ func TestTooDeep(t *testing.T) {
 	must(t, os.Chmod(inner, 0o755))
 	must(t, os.Mkdir(outer, 0o755))
 	must(t, os.Rename(inner, filepath.Join(outer, "d")))
-	t.Cleanup(func() { removeDeep(t, outer) })
 	_, err = HashPath(t.Context(), outer)
 	wantError(t, err, store.ErrUnfit, "4096 directories deep")
 }
