@@ -13,8 +13,6 @@ import (
 	"storefs/store"
 )
 
-const many = 100_000
-
 // shapes makes graphs of n derivations below the target that is returned.
 var shapes = map[string]func(w *world, n int) store.Path{
 	"wide": func(w *world, n int) store.Path {

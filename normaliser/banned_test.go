@@ -1,0 +1,95 @@
+package normaliser
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"storefs/store"
+)
+
+func TestBanned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("bad")
+		w.fails["bad"] = true
+		w.takes["bad"] = 0
+		w.drv("a", "bad")
+		n := w.start(t, 1)
+		b := Banned{
+			Realiser: RealiserFunc(func(ctx context.Context, p store.Path) error {
+				_, err := n.Realise(ctx, Request{Targets: []store.Path{p}})
+				return err
+			}),
+			Memory: w,
+			TTL:    time.Minute,
+		}
+		builds := func(want int) {
+			t.Helper()
+			err := b.Realise(t.Context(), path("a"))
+			f, ok := errors.AsType[*store.Failure](err)
+			if !ok || f.Path != path("bad.drv") || len(f.Chain) != 2 {
+				t.Errorf("error %v", err)
+			}
+			if len(w.begun) != want {
+				t.Errorf("%d builds, want %d", len(w.begun), want)
+			}
+		}
+		builds(1)
+		builds(1)
+		time.Sleep(59 * time.Second)
+		builds(1)
+		time.Sleep(time.Second)
+		builds(2)
+		builds(2)
+		// Whoever asks on purpose is not banned, and what then succeeds lifts
+		// the ban of those who need it.
+		w.fails["bad"] = false
+		if _, err := n.Realise(t.Context(), Request{Targets: paths("bad.drv")}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := b.Realise(t.Context(), path("a")); err != nil {
+			t.Errorf("the cause is realised, but: %v", err)
+		}
+	})
+}
+
+func TestBanByCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("a")
+		called := errors.New("called")
+		b := Banned{
+			Realiser: RealiserFunc(func(context.Context, store.Path) error { return called }),
+			Memory:   w,
+			TTL:      time.Minute,
+		}
+		for cause, ban := range map[store.Cause]time.Duration{
+			store.CauseBuilder:     time.Minute,
+			store.CauseTimeout:     time.Minute,
+			store.CauseCycle:       time.Minute,
+			store.CauseNoSpace:     transientBan,
+			store.CauseUnreachable: transientBan,
+			store.CauseSystem:      transientBan,
+			store.CauseCancelled:   0,
+		} {
+			// A derivation by its output, and a path without one.
+			for goal, asked := range map[string]string{"a.drv": "a", "p": "p"} {
+				w.failures[path(goal)] = &store.Failure{Path: path(goal), Cause: cause, Time: time.Now()}
+				if ban > 0 {
+					time.Sleep(ban - 1)
+					if err := b.Realise(t.Context(), path(asked)); err != error(w.failures[path(goal)]) {
+						t.Errorf("%s, %s: %v before the ban is over", cause, asked, err)
+					}
+					time.Sleep(1)
+				}
+				if err := b.Realise(t.Context(), path(asked)); err != called {
+					t.Errorf("%s, %s: %v when the ban is over", cause, asked, err)
+				}
+			}
+		}
+	})
+}

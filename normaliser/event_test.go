@@ -1,0 +1,175 @@
+package normaliser
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// story is what the events of a goal tell.
+func story(events []event.Event, goal string) []string {
+	var s []string
+	for _, e := range events {
+		if e.Goal != path(goal) {
+			continue
+		}
+		line := string(e.Kind)
+		switch {
+		case e.Text != "":
+			line += " " + e.Text
+		case e.Failure != nil:
+			line += " " + strings.Join(names(e.Failure.Chain), ",")
+		}
+		if e.Duration > 0 {
+			line += " " + e.Duration.String()
+		}
+		if e.Expected > 0 {
+			line += " expected " + e.Expected.String()
+		}
+		s = append(s, line)
+	}
+	return s
+}
+
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("good")
+		w.expected[path("good.drv")] = 3 * time.Second
+		w.drv("late")
+		w.drv("bad", "good")
+		w.fails["bad"] = true
+		top := w.drv("top", "bad", "late")
+		w.substitute(path("p"), w.old("cache", []string{"p"}))
+		delete(w.known, path("p"))
+		var bus event.Bus
+		sub := bus.Subscribe(nil)
+		n := w.startWith(t, Options{Jobs: 1, Events: &bus})
+		w.expected[path("late.drv")] = time.Nanosecond
+		n.Realise(t.Context(), Request{Targets: []store.Path{top}})
+		if _, err := n.Realise(t.Context(), Request{Targets: paths("p")}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		sub.Close()
+		events, _ := sub.Next(t.Context())
+		for goal, want := range map[string][]string{
+			"good.drv": {"added expected 3s", "started expected 3s", "phase build", "log building good", "phase register", "done built 1s"},
+			"bad.drv":  {"added", "started", "phase build", "log building bad", "failed bad.drv 1s"},
+			"top.drv":  {"added", "failed top.drv,bad.drv"},
+			"late.drv": {"added expected 1ns", "dropped"},
+			"p":        {"added", "started", "done substituted"},
+		} {
+			if got := story(events, goal); !slices.Equal(got, want) {
+				t.Errorf("%s: %q\nwant %q", goal, got, want)
+			}
+		}
+	})
+}
+
+// Each of many requests learns of its goals, and of no others as long as there
+// are not too many.
+func TestPlanned(t *testing.T) {
+	for _, requests := range []int{5, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.drv("shared")
+			for i := range requests {
+				w.drv(fmt.Sprint("own", i), "shared")
+			}
+			w.quick = true
+			n := w.start(t, 2)
+			// More than there are flags, but one after the other.
+			for range 100 {
+				w.drv("before")
+				delete(w.valid, path("before"))
+				w.mustPlan(t, n, "before", nil, "before.drv")
+			}
+			w.quick = false
+			var all sync.WaitGroup
+			for i := range requests {
+				all.Go(func() {
+					var exact []string
+					if requests < 50 {
+						exact = []string{fmt.Sprint("own", i, ".drv"), "shared.drv"}
+					}
+					w.mustPlan(t, n, fmt.Sprint("own", i), exact, fmt.Sprint("own", i, ".drv"), "shared.drv")
+				})
+			}
+			all.Wait()
+		})
+	}
+}
+
+// mustPlan realises a path, and expects the goals of exact, if given, and at
+// least those of some to be planned.
+func (w *world) mustPlan(t *testing.T, n *Normaliser, name string, exact []string, some ...string) {
+	var planned []string
+	_, err := n.Realise(t.Context(), Request{
+		Targets: []store.Path{path(name)},
+		Planned: func(goals []store.Path) { planned = append(planned, names(goals)...) },
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if exact != nil && !slices.Equal(sorted(planned), sorted(exact)) {
+		t.Errorf("%s: planned %v, want %v", name, planned, exact)
+	}
+	for _, s := range some {
+		if !slices.Contains(planned, s) {
+			t.Errorf("%s: %s was not planned", name, s)
+		}
+	}
+}
+
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for name, takes := range map[string]time.Duration{"a": 10, "b": 20, "c": 40} {
+			w.takes[name] = takes * time.Second
+			w.expected[path(name+".drv")] = takes * time.Second
+		}
+		w.drv("a")
+		w.drv("b", "a")
+		w.drv("c")
+		top := w.drv("top", "b", "c")
+		w.expected[top] = time.Second
+		n := w.start(t, 1)
+		go n.Realise(t.Context(), Request{Targets: []store.Path{top}})
+		synctest.Wait()
+		time.Sleep(5 * time.Second)
+		s := n.Status()
+		// c runs first; all work is to be done in one slot.
+		if s.Requests != 1 || s.Waiting != 2 || s.Buildable != 1 || len(s.Running) != 1 || s.Remaining != 66*time.Second {
+			t.Errorf("status %+v", s)
+		}
+		r := s.Running[0]
+		if r.Goal != path("c.drv") || r.Phase != event.PhaseBuild || time.Since(r.Since) != 5*time.Second || r.Expected != 40*time.Second || r.Waiters != 1 {
+			t.Errorf("running %+v", r)
+		}
+		text, err := json.Marshal(s)
+		if err != nil || !strings.Contains(string(text), `"phase":"build"`) {
+			t.Errorf("%s, %v", text, err)
+		}
+		// With slots for all, the longest path counts.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		n.Realise(ctx, Request{Targets: paths("a"), Jobs: 8})
+		if s := n.Status(); s.Jobs != 8 || s.Remaining != 35*time.Second || len(s.Running) != 2 {
+			t.Errorf("status %+v", s)
+		}
+		time.Sleep(2 * time.Minute)
+		if s := n.Status(); s.Done != 4 || s.Remaining != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}

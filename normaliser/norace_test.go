@@ -1,0 +1,5 @@
+//go:build !race
+
+package normaliser
+
+const many = 100_000
