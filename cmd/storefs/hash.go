@@ -13,8 +13,8 @@ type hashCmd struct {
 	Paths  []string   `arg:"" name:"path" help:"Files, directories or links, in the store or anywhere."`
 	Type   store.Algo `enum:"md5,sha1,sha256,sha512" default:"sha256" help:"The algorithm: ${enum}. [${default}]"`
 	Flat   bool       `help:"Hash the content of a file, not its archive."`
-	Base16 bool       `xor:"form" help:"Print the digest alone, in hexadecimal."`
-	Base32 bool       `xor:"form" help:"Print the digest alone, in nixbase32."`
+	Base16 bool       `name:"base16" xor:"form" help:"Print the digest alone, in hexadecimal."`
+	Base32 bool       `name:"base32" xor:"form" help:"Print the digest alone, in nixbase32."`
 	SRI    bool       `name:"sri" xor:"form" help:"Print ALGORITHM-BASE64."`
 }
 

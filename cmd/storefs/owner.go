@@ -128,8 +128,8 @@ func (o *owner) close(hard context.Context) error {
 		o.options.say(fmt.Sprintf("storefs: waiting for %s of other commands (interrupt again to cancel)", count(clients, "request")))
 	})
 	err = errors.Join(err, os.Remove(o.state.Socket()), <-o.served)
-	if e := o.normaliser.Close(hard); e != nil {
-		err = errors.Join(err, e)
+	if e := o.normaliser.Close(hard); hard.Err() == nil {
+		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
 	return errors.Join(err, o.state.Close())
 }
