@@ -146,8 +146,7 @@ func keepAttr(attr string) bool {
 	return strings.HasPrefix(attr, "system.") && !strings.HasPrefix(attr, "system.posix_acl_")
 }
 
-// kindOf maps the type bits of a mode to a directory entry's type, and refuses
-// what an archive cannot hold.
+// checkType refuses types of directory entries that an archive cannot hold.
 func checkType(typ uint8) error {
 	switch typ {
 	case unix.DT_REG, unix.DT_DIR, unix.DT_LNK:

@@ -31,7 +31,6 @@ type tree struct {
 
 	dirs  lineage
 	run   []step
-	files int  // steps of run that are files
 	begun bool // the first run was read
 
 	ahead chan *run // to the readers, nil until the second run
