@@ -213,7 +213,7 @@ func TestImportChain(t *testing.T) {
 	if testing.Short() {
 		n = 500
 	}
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	modulos := map[store.Path]storeexpr.Modulo{}
 	modulo := func(p store.Path) (storeexpr.Modulo, error) { return modulos[p], nil }
 	var last store.Path

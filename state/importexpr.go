@@ -22,7 +22,10 @@ import (
 func (s *State) ImportExprs(ctx context.Context, files []string) ([]store.Path, error) {
 	b := s.newBatch()
 	defer b.cleanUp()
-	im := importer{batch: b, done: make(map[string]store.Path), open: make(map[string]bool)}
+	im := importer{
+		batch: b, done: make(map[string]store.Path), open: make(map[string]bool),
+		beside: make(map[string][]store.Path),
+	}
 	paths := make([]store.Path, len(files))
 	for i, f := range files {
 		var err error
@@ -44,18 +47,19 @@ func (s *State) ImportExprs(ctx context.Context, files []string) ([]store.Path, 
 // its own: a chain of derivations may be longer than a goroutine's stack is
 // deep.
 type importer struct {
-	batch *batch
-	stack []*importFile
-	open  map[string]bool // files on the stack
-	done  map[string]store.Path
+	batch  *batch
+	stack  []*importFile
+	open   map[string]bool // files on the stack
+	done   map[string]store.Path
+	beside map[string][]store.Path // what the names in a directory stand for
 }
 
 // importFile is a file whose dependencies come first.
 type importFile struct {
 	path string
-	name string // base name
-	text []byte // of an expression
-	sum  nar.Summary
+	name string     // base name
+	text []byte     // of an expression
+	info store.Info // of a source
 	// needs are the paths that it names, of which the first next were seen to.
 	needs    []store.Path
 	next     int
@@ -63,7 +67,7 @@ type importFile struct {
 }
 
 func (im *importer) add(ctx context.Context, path string) error {
-	if err := im.push(ctx, path, nil); err != nil {
+	if err := im.push(ctx, path, true); err != nil {
 		return err
 	}
 	for len(im.stack) > 0 {
@@ -108,7 +112,7 @@ func (im *importer) need(ctx context.Context, f *importFile, p store.Path) error
 		}
 		return fmt.Errorf("%s: its input %s is neither in the store nor beside it: %w", f.path, p, store.ErrNotValid)
 	}
-	return im.push(ctx, beside, f)
+	return im.push(ctx, beside, false)
 }
 
 func (im *importer) cycle(path string) error {
@@ -121,19 +125,18 @@ func (im *importer) cycle(path string) error {
 	return fmt.Errorf("%s: %w: %s -> %s", path, store.ErrCycle, strings.Join(names, " -> "), filepath.Base(path))
 }
 
-// push reads the file at path, and puts it on the stack. by is what names it.
-func (im *importer) push(ctx context.Context, path string, by *importFile) error {
+// push reads the file at path, and puts it on the stack. named says that the
+// user, and no other file, names it.
+func (im *importer) push(ctx context.Context, path string, named bool) error {
 	if _, ok := im.done[path]; ok {
 		return nil
 	}
 	f := &importFile{path: path, name: filepath.Base(path)}
 	var err error
-	if by == nil || store.Path("/"+f.name).IsExpr() {
+	if named || store.Path("/"+f.name).IsExpr() {
 		err = f.readExpr()
 	} else {
-		// A source can refer to nothing but what is named together with it.
-		f.sum, err = nar.HashPath(ctx, path, by.needs...)
-		f.needs = f.sum.References
+		err = im.readSource(ctx, f)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -141,6 +144,65 @@ func (im *importer) push(ctx context.Context, path string, by *importFile) error
 	im.open[path] = true
 	im.stack = append(im.stack, f)
 	return nil
+}
+
+// readSource finds out what a source refers to, which nothing but its name
+// tells: either to nothing, or to what is found in it of the names beside it.
+func (im *importer) readSource(ctx context.Context, f *importFile) error {
+	p, err := im.batch.state.store.Join(f.name)
+	if err != nil {
+		return err
+	}
+	candidates, err := im.neighbours(filepath.Dir(f.path))
+	if err != nil {
+		return err
+	}
+	sum, err := nar.HashPath(ctx, f.path, candidates...)
+	if err != nil {
+		return err
+	}
+	for _, refs := range [][]store.Path{nil, sum.References} {
+		c := content{dir: im.batch.state.store, path: p, refs: refs, sum: sum, file: f.path}
+		ca := c.source()
+		if ca == "" {
+			if ca, err = c.other(ctx); err != nil {
+				return err
+			}
+		}
+		if ca != "" {
+			f.needs = refs
+			f.info = store.Info{
+				Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
+				References: refs, CA: ca, Registered: now(),
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("its name does not follow from its content: %w", store.ErrHashMismatch)
+}
+
+// neighbours are the paths that the names in dir stand for.
+func (im *importer) neighbours(dir string) ([]store.Path, error) {
+	if paths, ok := im.beside[dir]; ok {
+		return paths, nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]store.Path, 0, len(names))
+	for _, n := range names {
+		if p, err := im.batch.state.store.Join(n); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	im.beside[dir] = paths
+	return paths, nil
 }
 
 func (f *importFile) readExpr() error {
@@ -165,35 +227,11 @@ func (f *importFile) readExpr() error {
 // finish puts into the batch what is on the stack; all that it names is there
 // or valid.
 func (im *importer) finish(ctx context.Context, f *importFile) (store.Path, error) {
+	b := im.batch
 	if f.text != nil {
-		return im.batch.addExpr(NewExpr{Name: f.name, Text: f.text})
-	}
-	p, err := im.batch.state.store.Join(f.name)
-	if err != nil {
-		return "", err
-	}
-	return p, im.batch.addSource(ctx, p, f.path, f.sum)
-}
-
-// addSource puts the source at path into the batch, which must be named by its
-// content.
-func (b *batch) addSource(ctx context.Context, p store.Path, path string, sum nar.Summary) error {
-	c := content{dir: b.state.store, path: p, refs: sum.References, sum: sum, file: path}
-	ca := c.source()
-	if ca == "" {
-		var err error
-		if ca, err = c.other(ctx); err != nil {
-			return err
-		}
-	}
-	if ca == "" {
-		return fmt.Errorf("its name does not follow from its content: %w", store.ErrHashMismatch)
+		return b.addExpr(NewExpr{Name: f.name, Text: f.text})
 	}
 	scratch := b.state.newScratch("import")
-	o := object{scratch: scratch, info: store.Info{
-		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
-		References: sum.References, CA: ca, Registered: now(),
-	}}
-	b.add(o)
-	return copyTree(ctx, path, scratch, sum.Hash)
+	b.add(object{scratch: scratch, info: f.info})
+	return f.info.Path, copyTree(ctx, f.path, scratch, f.info.NarHash)
 }

@@ -95,7 +95,7 @@ func TestKilled(t *testing.T) {
 }
 
 func killed(t *testing.T, uid uint32) {
-	dir := ownedDir(t, uid)
+	dir := ownedDir(t, openDir(t), uid)
 	if out, err := play(t, "life", uid, dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -102,10 +102,10 @@ func users() []uint32 {
 	return []uint32{0}
 }
 
-// ownedDir is a directory of that user.
-func ownedDir(t testing.TB, uid uint32) string {
+// ownedDir makes a directory of that user in parent.
+func ownedDir(t testing.TB, parent string, uid uint32) string {
 	t.Helper()
-	dir := filepath.Join(openDir(t), "state")
+	dir := filepath.Join(parent, "owned")
 	err := os.Mkdir(dir, 0o755)
 	if err == nil && uid != 0 {
 		err = os.Chown(dir, int(uid), int(uid))
