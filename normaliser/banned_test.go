@@ -33,8 +33,8 @@ func TestBanned(t *testing.T) {
 			if !ok || f.Path != path("bad.drv") || len(f.Chain) != 2 {
 				t.Errorf("error %v", err)
 			}
-			if len(w.begun) != want {
-				t.Errorf("%d builds, want %d", len(w.begun), want)
+			if len(w.begun()) != want {
+				t.Errorf("%d builds, want %d", len(w.begun()), want)
 			}
 		}
 		builds(1)

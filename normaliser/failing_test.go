@@ -45,8 +45,8 @@ func TestFailureWithoutKeepGoing(t *testing.T) {
 			t.Errorf("failure %+v", f)
 		}
 		time.Sleep(time.Minute)
-		if !slices.Equal(sorted(w.begun), []string{"bad", "slow1"}) || !w.isValid("slow1") {
-			t.Errorf("begun %v, want bad and slow1, which ends and is registered", w.begun)
+		if !slices.Equal(sorted(w.begun()), []string{"bad", "slow1"}) || !w.isValid("slow1") {
+			t.Errorf("begun %v, want bad and slow1, which ends and is registered", w.begun())
 		}
 	})
 }
@@ -67,8 +67,8 @@ func TestFailureLeavesOthersAlone(t *testing.T) {
 		if err := <-other; err != nil {
 			t.Errorf("alone: %v", err)
 		}
-		if slices.Contains(w.begun, "right") || !w.isValid("alone") {
-			t.Errorf("begun %v", w.begun)
+		if slices.Contains(w.begun(), "right") || !w.isValid("alone") {
+			t.Errorf("begun %v", w.begun())
 		}
 	})
 }
@@ -86,8 +86,8 @@ func TestKeepGoing(t *testing.T) {
 			t.Fatal("no error")
 		}
 		want := []string{"alone", "bad", "right", "slow1", "slow2", "worse"}
-		if !slices.Equal(sorted(w.begun), want) {
-			t.Errorf("begun %v, want %v", sorted(w.begun), want)
+		if !slices.Equal(sorted(w.begun()), want) {
+			t.Errorf("begun %v, want %v", sorted(w.begun()), want)
 		}
 		if res.Targets[0].Failure == nil || !res.Targets[1].Realised || res.Targets[2].Failure == nil {
 			t.Errorf("targets %+v", res.Targets)

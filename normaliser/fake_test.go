@@ -55,11 +55,10 @@ type world struct {
 	transaction time.Duration // that failures are written in
 	jobs        map[string]builder.Job
 
-	begun, built []string // names in order
-	cancelled    []string
-	now, most    int // builds running
-	released     int
-	lookups      int
+	log       struct{ begun, built, cancelled []string } // names in order
+	now, most int                                        // builds running
+	released  int
+	lookups   int
 }
 
 func newWorld() *world {
@@ -319,6 +318,17 @@ func (w *world) Substitutes(ctx context.Context, p store.Path) ([]substitute.Sub
 	return w.subs[p], nil
 }
 
+// begun, built and cancelled are the names of builds, in order.
+func (w *world) begun() []string     { return w.names(&w.log.begun) }
+func (w *world) built() []string     { return w.names(&w.log.built) }
+func (w *world) cancelled() []string { return w.names(&w.log.cancelled) }
+
+func (w *world) names(of *[]string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(*of)
+}
+
 // short is the name of a derivation or path without its suffix.
 func short(p store.Path) string {
 	return strings.TrimSuffix(strings.TrimSuffix(p.Name(), ".drv"), ".store")
@@ -328,7 +338,7 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 	name := short(j.Drv)
 	w.mu.Lock()
 	w.jobs[name] = j
-	w.begun = append(w.begun, name)
+	w.log.begun = append(w.log.begun, name)
 	w.now++
 	w.most = max(w.most, w.now)
 	takes, ok := w.takes[name]
@@ -359,7 +369,7 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 		case <-ctx.Done():
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.cancelled = append(w.cancelled, name)
+			w.log.cancelled = append(w.log.cancelled, name)
 			return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
 		}
 	}
@@ -375,7 +385,7 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 		res.Outputs = append(res.Outputs, builder.Output{Name: o.Name, Info: info, Scratch: "/scratch/" + name + "/" + o.Name})
 	}
 	w.mu.Lock()
-	w.built = append(w.built, name)
+	w.log.built = append(w.log.built, name)
 	w.mu.Unlock()
 	res.Release = func() {
 		w.mu.Lock()

@@ -54,8 +54,8 @@ func TestLongestPathFirst(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"a", "a2", "b", "z1", "top"}; !slices.Equal(w.begun, want) {
-			t.Errorf("order %v, want %v", w.begun, want)
+		if want := []string{"a", "a2", "b", "z1", "top"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("order %v, want %v", w.begun(), want)
 		}
 	})
 }
@@ -73,8 +73,8 @@ func TestTiesInTheOrderAsked(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(w.begun, want) {
-			t.Errorf("order %v", w.begun)
+		if !slices.Equal(w.begun(), want) {
+			t.Errorf("order %v", w.begun())
 		}
 	})
 }
@@ -98,8 +98,8 @@ func TestUrgentFirst(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{urgent}, Urgent: true}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"slow0", "shared", "in", "urgent"}; !slices.Equal(w.begun[:4], want) || time.Since(begin) != 4*time.Second {
-			t.Errorf("order %v after %v, want %v", w.begun, time.Since(begin), want)
+		if want := []string{"slow0", "shared", "in", "urgent"}; !slices.Equal(w.begun()[:4], want) || time.Since(begin) != 4*time.Second {
+			t.Errorf("order %v after %v, want %v", w.begun(), time.Since(begin), want)
 		}
 	})
 }
@@ -126,8 +126,8 @@ func TestJoin(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if len(w.begun) != 11 {
-			t.Errorf("%d builds, want 11: %v", len(w.begun), w.begun)
+		if len(w.begun()) != 11 {
+			t.Errorf("%d builds, want 11: %v", len(w.begun()), w.begun())
 		}
 	})
 }
@@ -141,14 +141,14 @@ func TestOutputsOfOneDerivation(t *testing.T) {
 		w.drv("user", "a!dev")
 		n := w.start(t, 2)
 		w.makeValid("a")
-		if _, err := n.Realise(t.Context(), Request{Targets: paths("a")}); err != nil || len(w.begun) != 0 {
-			t.Fatalf("%v, built %v", err, w.begun)
+		if _, err := n.Realise(t.Context(), Request{Targets: paths("a")}); err != nil || len(w.begun()) != 0 {
+			t.Fatalf("%v, built %v", err, w.begun())
 		}
 		if _, err := n.Realise(t.Context(), Request{Targets: paths("user")}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"in", "a", "user"}; !slices.Equal(w.begun, want) {
-			t.Errorf("built %v, want %v", w.begun, want)
+		if want := []string{"in", "a", "user"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("built %v, want %v", w.begun(), want)
 		}
 		if got := w.jobs["user"].Inputs; len(got) != 1 || got[0].Path != path("a-dev") {
 			t.Errorf("user sees %v", got)
@@ -184,8 +184,8 @@ func TestWantsThatGrow(t *testing.T) {
 		if err := errors.Join(<-first, <-second); err != nil {
 			t.Fatal(err)
 		}
-		if !w.isValid("a-dev") || len(w.begun) != 1 {
-			t.Errorf("dev valid: %v, built %v", w.isValid("a-dev"), w.begun)
+		if !w.isValid("a-dev") || len(w.begun()) != 1 {
+			t.Errorf("dev valid: %v, built %v", w.isValid("a-dev"), w.begun())
 		}
 	})
 }
@@ -224,8 +224,8 @@ func TestLockWaitsStallNothing(t *testing.T) {
 		if err := <-got; err != nil {
 			t.Fatal(err)
 		}
-		if w.most != 1 || len(w.begun) != 4 {
-			t.Errorf("%d at a time, begun %v", w.most, w.begun)
+		if w.most != 1 || len(w.begun()) != 4 {
+			t.Errorf("%d at a time, begun %v", w.most, w.begun())
 		}
 	})
 }
@@ -245,8 +245,8 @@ func TestBuiltByAnotherProcess(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{path("a")}}); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.begun) != 0 || w.succ[a] == "" {
-			t.Errorf("begun %v, successor %q", w.begun, w.succ[a])
+		if len(w.begun()) != 0 || w.succ[a] == "" {
+			t.Errorf("begun %v, successor %q", w.begun(), w.succ[a])
 		}
 	})
 }

@@ -42,8 +42,8 @@ func TestOrphans(t *testing.T) {
 					t.Errorf("error %v after %v", err, time.Since(begin))
 				}
 				time.Sleep(time.Minute)
-				if !slices.Equal(w.cancelled, test.cancelled) || !slices.Equal(w.built, test.built) {
-					t.Errorf("cancelled %v, built %v", w.cancelled, w.built)
+				if !slices.Equal(w.cancelled(), test.cancelled) || !slices.Equal(w.built(), test.built) {
+					t.Errorf("cancelled %v, built %v", w.cancelled(), w.built())
 				}
 				if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
 					t.Errorf("left over: %+v", s)
@@ -73,8 +73,8 @@ func TestOrphansWantedByOthers(t *testing.T) {
 		if err := <-got; err != nil {
 			t.Error(err)
 		}
-		if !slices.Equal(w.begun, []string{"c", "other"}) {
-			t.Errorf("begun %v", w.begun)
+		if !slices.Equal(w.begun(), []string{"c", "other"}) {
+			t.Errorf("begun %v", w.begun())
 		}
 	})
 }
@@ -118,8 +118,8 @@ func TestGraceIsOverWhenSomebodyComes(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.begun) != 1 {
-			t.Errorf("begun %v", w.begun)
+		if len(w.begun()) != 1 {
+			t.Errorf("begun %v", w.begun())
 		}
 	})
 }
@@ -147,8 +147,8 @@ func TestCloseDrains(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Errorf("c, which was running: %v", err)
 		}
-		if !w.isValid("c") || len(w.begun) != 1 {
-			t.Errorf("begun %v", w.begun)
+		if !w.isValid("c") || len(w.begun()) != 1 {
+			t.Errorf("begun %v", w.begun())
 		}
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); !errors.Is(err, store.ErrCancelled) {
 			t.Errorf("after close: %v", err)

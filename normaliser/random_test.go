@@ -212,17 +212,17 @@ func TestRandomGraphs(t *testing.T) {
 				c.Errorf("error %v, targets realised in the model: %v", err, want)
 			}
 			time.Sleep(time.Hour)
-			for _, name := range w.begun {
+			for _, name := range w.begun() {
 				if !m.begun[name] {
 					c.Errorf("%s was built", name)
 				}
 			}
-			if len(w.begun) != len(slices.Compact(sorted(w.begun))) {
-				c.Errorf("built more than once: %v", w.begun)
+			if len(w.begun()) != len(slices.Compact(sorted(w.begun()))) {
+				c.Errorf("built more than once: %v", w.begun())
 			}
 			if keepGoing || err == nil {
-				if keepGoing && len(w.begun) != len(m.begun) {
-					c.Errorf("built %v, the model %v", sorted(w.begun), m.begun)
+				if keepGoing && len(w.begun()) != len(m.begun) {
+					c.Errorf("built %v, the model %v", sorted(w.begun()), m.begun)
 				}
 				for i, target := range res.Targets {
 					if target.Realised != want[i] || (target.Failure == nil) != want[i] {
@@ -307,8 +307,8 @@ func TestRandomCallers(t *testing.T) {
 			all.Wait()
 			time.Sleep(time.Hour)
 			checkNow(bad, n)
-			if len(w.built) != len(slices.Compact(sorted(w.built))) {
-				bad.Errorf("built more than once: %v", w.built)
+			if len(w.built()) != len(slices.Compact(sorted(w.built()))) {
+				bad.Errorf("built more than once: %v", w.built())
 			}
 			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
 				bad.Errorf("left over: %+v", s)

@@ -27,8 +27,8 @@ func TestDiamondIsBuiltOnce(t *testing.T) {
 		if got := time.Since(begin); got != 3*time.Second {
 			t.Errorf("took %v, want 3s: b and c side by side", got)
 		}
-		if !slices.Equal(sorted(w.built), []string{"a", "b", "c", "d"}) {
-			t.Errorf("built %v", w.built)
+		if !slices.Equal(sorted(w.built()), []string{"a", "b", "c", "d"}) {
+			t.Errorf("built %v", w.built())
 		}
 		if !res.Targets[0].Realised || !slices.Equal(res.Targets[0].Paths, paths("a")) {
 			t.Errorf("result: %+v", res.Targets[0])
@@ -52,8 +52,8 @@ func TestValidNeedsNothing(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a, path("a")}}); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.begun) != 0 {
-			t.Errorf("built %v", w.begun)
+		if len(w.begun()) != 0 {
+			t.Errorf("built %v", w.begun())
 		}
 		if w.succ[a] == "" {
 			t.Error("a was asked for by its derivation, but got no successor")
@@ -100,8 +100,8 @@ func TestCycleIsNamed(t *testing.T) {
 		if !errors.Is(err, store.ErrCycle) || strings.Count(err.Error(), " needs ") != 1 {
 			t.Errorf("error %v, want a cycle of one", err)
 		}
-		if len(w.begun) != 0 {
-			t.Errorf("built %v", w.begun)
+		if len(w.begun()) != 0 {
+			t.Errorf("built %v", w.begun())
 		}
 	})
 }

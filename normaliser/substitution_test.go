@@ -26,8 +26,8 @@ func TestSubstitutesInOrder(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: paths("p")}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"bad", "useless", "good"}; !slices.Equal(w.begun, want) {
-			t.Errorf("tried %v, want %v", w.begun, want)
+		if want := []string{"bad", "useless", "good"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("tried %v, want %v", w.begun(), want)
 		}
 		if len(w.failures) != 1 {
 			t.Errorf("remembered %v, want that of bad", w.failures)
@@ -90,8 +90,8 @@ func TestSubstitutesTransitively(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: paths("p")}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"fetch", "inner", "outer"}; !slices.Equal(w.begun, want) {
-			t.Errorf("built %v, want %v", w.begun, want)
+		if want := []string{"fetch", "inner", "outer"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("built %v, want %v", w.begun(), want)
 		}
 	})
 }
@@ -107,8 +107,8 @@ func TestSubstituteInsteadOfBuild(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"cache", "top"}; !slices.Equal(w.begun, want) {
-			t.Errorf("built %v, want %v", w.begun, want)
+		if want := []string{"cache", "top"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("built %v, want %v", w.begun(), want)
 		}
 		if w.succ[a] == "" {
 			t.Error("a has no successor")
@@ -131,8 +131,8 @@ func TestBuildWhenSubstitutesFail(t *testing.T) {
 		if _, err := n.Realise(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"cache", "in", "a", "top"}; !slices.Equal(w.begun, want) {
-			t.Errorf("built %v, want %v", w.begun, want)
+		if want := []string{"cache", "in", "a", "top"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("built %v, want %v", w.begun(), want)
 		}
 		if want := []string{"a", "a.drv", "cache.store", "in.drv", "top.drv"}; !slices.Equal(sorted(planned), want) {
 			t.Errorf("planned %v, want %v", sorted(planned), want)
@@ -156,8 +156,8 @@ func TestSubstituteIsTheDeriver(t *testing.T) {
 			if _, err := n.Realise(t.Context(), Request{Targets: paths(target)}); err != nil {
 				t.Fatalf("%s: %v", target, err)
 			}
-			if !slices.Equal(w.begun, []string{"e"}) {
-				t.Errorf("%s: built %v", target, w.begun)
+			if !slices.Equal(w.begun(), []string{"e"}) {
+				t.Errorf("%s: built %v", target, w.begun())
 			}
 		}
 	})
@@ -271,7 +271,7 @@ func TestClosureIsRealised(t *testing.T) {
 			t.Fatalf("%v, %+v", err, res)
 		}
 		if !w.isValid("a") || !w.isValid("b") {
-			t.Errorf("built %v", w.begun)
+			t.Errorf("built %v", w.begun())
 		}
 	})
 }
@@ -295,7 +295,7 @@ func TestPlan(t *testing.T) {
 			!slices.Equal(names(p.Unknown), []string{"missing.drv"}) || p.Expected != time.Minute {
 			t.Errorf("plan %+v", p)
 		}
-		if len(w.begun) != 0 || n.Status().Done != 0 {
+		if len(w.begun()) != 0 || n.Status().Done != 0 {
 			t.Error("it did something")
 		}
 	})
