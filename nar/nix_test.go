@@ -31,7 +31,7 @@ func newNix(t *testing.T) *nix {
 		}
 		t.Skipf("needs Nix (Debian: nix-bin): %v", err)
 	}
-	n := &nix{t: t, store: store.Dir(filepath.Join(t.TempDir(), "store"))}
+	n := &nix{t: t, store: store.Dir(filepath.Join(tempDir(t), "store"))}
 	n.reset()
 	return n
 }
@@ -40,8 +40,8 @@ func newNix(t *testing.T) *nix {
 func (n *nix) reset() {
 	n.t.Helper()
 	n.state = n.t.TempDir()
+	removeTree(n.t, string(n.store))
 	err := errors.Join(
-		os.RemoveAll(string(n.store)),
 		os.Mkdir(string(n.store), 0o755),
 		os.WriteFile(filepath.Join(n.state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = false\n"), 0o644))
 	if err != nil {
