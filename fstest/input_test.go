@@ -1,0 +1,152 @@
+package fstest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// oneLine checks that stderr is exactly one line that contains all of wants.
+func oneLine(t *testing.T, r result, status int, wants ...string) {
+	t.Helper()
+	if r.status != status {
+		t.Errorf("status %d, want %d: %s", r.status, status, r.stderr)
+	}
+	if strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "storefs: ") {
+		t.Errorf("not one line that begins with storefs: %q", r.stderr)
+	}
+	for _, w := range wants {
+		if !strings.Contains(r.stderr, w) {
+			t.Errorf("no %q in %q", w, r.stderr)
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	l := newLab(t)
+	file := l.star("a.star", `default = sh("x", "mkdir $out; echo hi > $out/f")`)
+	out := l.ok("build", file)[0]
+	before := strings.Join(l.ok("query", "requisites", out), "\n")
+	stream := l.Dir + "/stream"
+	if r := l.inShell(binary + " export $(" + binary + " query requisites " + out + ") > " + stream); r.status != 0 {
+		t.Fatal(r.stderr)
+	}
+	whole, err := os.ReadFile(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.write("cut", string(whole[:len(whole)/2]))
+	l.write("0123456789abcdfghijklmnpqrsvwxyz-bad.drv", `Derive([("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-bad","","")],[],[],"x86_64-linux","/bin/sh",["-c"`)
+	l.write("wrongpath.drv", `Derive([("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath","","")],[],[],"x86_64-linux","/bin/sh",[],[("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath")])`)
+	l.write("syntax.star", "default = derivation(\n  name = 'x'\n  builder = 3)\n")
+	l.write("raises.star", "def f():\n    fail('no such thing')\nf()\n")
+
+	tests := []struct {
+		name   string
+		args   []string
+		stdin  string
+		status int
+		wants  []string
+	}{
+		{"malformed drv", []string{"import", "0123456789abcdfghijklmnpqrsvwxyz-bad.drv"}, "", 2, []string{"bad.drv", "byte"}},
+		{"drv with wrong paths", []string{"import", "wrongpath.drv"}, "", 2, []string{"wrongpath"}},
+		{"truncated stream", []string{"import"}, "cut", 2, []string{"byte"}},
+		{"not a stream", []string{"import"}, "a.star", 2, nil},
+		{"unknown path", []string{"build", l.Store + "/00000000000000000000000000000000-nothing"}, "", 1, []string{"00000000000000000000000000000000-nothing"}},
+		{"foreign path", []string{"build", "/somewhere/else"}, "", 2, []string{"/somewhere/else"}},
+		{"missing file", []string{"build", "nothing.star"}, "", 2, []string{"nothing.star"}},
+		{"unknown target", []string{"build", "a.star:nothing"}, "", 2, []string{"nothing", "default"}},
+		{"syntax", []string{"build", "syntax.star"}, "", 2, []string{"syntax.star:3"}},
+		{"unknown flag", []string{"build", "--wrong"}, "", 2, []string{"--wrong"}},
+		{"no such command", []string{"buidl"}, "", 2, []string{"buidl"}},
+		{"bad jobs", []string{"build", "-j", "many", "a.star"}, "", 2, []string{"many"}},
+		{"query unrealised", []string{"query", "references", l.Store + "/00000000000000000000000000000000-nothing"}, "", 1, []string{"nothing"}},
+		{"init twice", []string{"init", "--store", l.Store}, "", 1, []string{l.State}},
+		{"relative store", []string{"--state", l.Dir + "/other", "init", "--store", "store"}, "", 2, []string{"store"}},
+		{"no state", []string{"--state", l.Dir + "/nothing", "query", "roots"}, "", 1, []string{l.Dir + "/nothing", "init"}},
+		{"delete in use", []string{"delete", l.inputOf(out)}, "", 1, []string{"referred"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := l.command(tt.args...)
+			if tt.stdin != "" {
+				f, err := os.Open(filepath.Join(l.Dir, tt.stdin))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				cmd.Stdin = f
+			}
+			oneLine(t, run(t, cmd), tt.status, tt.wants...)
+		})
+	}
+	t.Run("backtrace", func(t *testing.T) {
+		l.fails(2, []string{"raises.star:2", "no such thing", "raises.star:3"}, "build", "raises.star")
+	})
+	if after := strings.Join(l.ok("query", "requisites", out), "\n"); after != before {
+		t.Errorf("bad input changed the store: %s", after)
+	}
+	l.ok("verify", "--check-contents")
+}
+
+// inputOf is a path that path refers to through its derivation.
+func (l *lab) inputOf(path string) string {
+	l.t.Helper()
+	drv := l.ok("query", "deriver", path)[0]
+	for _, p := range l.ok("query", "references", drv) {
+		return p
+	}
+	l.t.Fatalf("%s has no references", drv)
+	return ""
+}
+
+func TestMountPoints(t *testing.T) {
+	l := newLab(t)
+	t.Run("not empty", func(t *testing.T) {
+		l.write("store/file", "")
+		oneLine(t, l.storefs("mount"), 1, l.Store, "empty")
+		os.Remove(l.Store + "/file")
+	})
+	t.Run("state inside the mount", func(t *testing.T) {
+		// A state directory in its own store directory.
+		inner := l.Dir + "/outer"
+		os.Mkdir(inner, 0o755)
+		r := l.storefs("--state", inner+"/state", "init", "--store", inner)
+		if r.status == 0 {
+			r = l.storefs("--state", inner+"/state", "mount")
+		}
+		oneLine(t, r, 1, inner)
+	})
+	t.Run("twice", func(t *testing.T) {
+		l.serve()
+		oneLine(t, l.storefs("mount"), 1, "in use", "pid")
+		l.stop()
+	})
+	t.Run("stale", func(t *testing.T) {
+		l.serve()
+		l.kill()
+		if _, err := os.Stat(l.Store); err == nil {
+			t.Skip("the kernel took the mount away with its server")
+		}
+		l.serve()
+		if _, err := os.ReadDir(l.Store); err != nil {
+			t.Error(err)
+		}
+		l.stop()
+	})
+	t.Run("busy", func(t *testing.T) {
+		l.serve()
+		cmd := exec.Command("sleep", "60")
+		cmd.Dir = l.Store
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { cmd.Process.Kill(); cmd.Wait() }()
+		l.stop()
+		if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), l.Store) {
+			t.Error("still mounted after the end")
+		}
+	})
+}

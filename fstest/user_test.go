@@ -1,0 +1,48 @@
+package fstest
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// An ordinary user builds, mounts and realises by touching, with nothing but
+// fusermount3, a /dev/fuse that may be opened, and user namespaces.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test drops from root to an ordinary user")
+	}
+	need(t, "fusermount3")
+	l := newLab(t)
+	file := l.star("a.star", `
+inner = sh("inner", "mkdir $out; echo made by $(busybox id -u) > $out/file")
+default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner.out})
+`)
+	if err := exec.Command("chown", "-R", "12345:12345", l.Dir).Run(); err != nil {
+		t.Fatal(err)
+	}
+	// /dev/fuse may be for root only here: a device of our own stands over it,
+	// in a mount namespace of our own.
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", `
+mknod -m 666 $LAB/fuse c 10 229
+mount --bind $LAB/fuse /dev/fuse
+exec setpriv --reuid=12345 --regid=12345 --clear-groups bash -euxc '
+export HOME=$LAB
+rm -rf $STOREFS_STATE
+$BIN init --store $STORE
+$BIN mount --background
+out=$($BIN query outputs $($BIN instantiate '`+file+`'))
+test "$(cat $out/file)" = "made by 1000"
+test "$(stat -c %u-%a-%Y $out/file)" = 12345-444-1
+$BIN status >/dev/null
+$BIN umount
+! mountpoint -q $STORE
+$BIN verify --check-contents
+'`)
+	cmd.Env = append(l.env, "LAB="+l.Dir, "BIN="+binary, "STORE="+l.Store)
+	cmd.Dir = l.Dir
+	if r := run(t, cmd); r.status != 0 {
+		log, _ := os.ReadFile(l.State + "/daemon.log")
+		t.Errorf("status %d\n%s%s%s", r.status, r.stdout, r.stderr, log)
+	}
+}
