@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -270,6 +271,9 @@ func TestOrdinaryUser(t *testing.T) {
 	needFuse(t)
 	for _, tool := range []string{"fusermount3", "unshare", "setpriv", "mknod"} {
 		needTool(t, tool)
+	}
+	if _, err := user.LookupId("65534"); err != nil {
+		missing(t, "no user nobody: fusermount3 needs a name")
 	}
 	tmp, err := os.MkdirTemp("", "fs-ordinary-")
 	if err != nil {

@@ -20,9 +20,6 @@ import (
 // soon is a generous bound for what must not wait for a build.
 const soon = 2 * time.Second
 
-// long is how long a build that nobody should wait for would take.
-const long = time.Hour
-
 // needFuse skips where there is no FUSE, except in continuous integration,
 // where it must be.
 func needFuse(t testing.TB) {

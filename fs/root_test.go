@@ -44,7 +44,7 @@ func TestListingFollowsChanges(t *testing.T) {
 	want = slices.Delete(want, 2, 3)
 	until(t, "not listed", func() bool { return slices.Equal(names(), want) })
 	must(t, dir, `cat $S/$1/share/doc`, "doc", name(2, "x"))
-	if b := s.builds[name(2, "x")]; b != 1 {
+	if b := s.built(name(2, "x")); b != 1 {
 		t.Errorf("%d builds of what was deleted", b)
 	}
 	// What is deleted and not known is not there.
@@ -82,7 +82,7 @@ func TestListingUnderAdditions(t *testing.T) {
 	s := newFakeStore(t)
 	dir, server := mount(t, s, nil)
 	want := map[string]bool{}
-	for i := 0; i < 4000; i += 2 {
+	for i := 0; i < 2000; i += 2 {
 		want[name(i, "x")] = true
 		if err := s.put(name(i, "x"), regular("")); err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestListingUnderAdditions(t *testing.T) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for i := 1; i < 4000; i += 2 {
+		for i := 1; i < 2000; i += 2 {
 			select {
 			case <-stop:
 				return
@@ -103,12 +103,12 @@ func TestListingUnderAdditions(t *testing.T) {
 			server.Changed()
 		}
 	}()
-	for range 8 {
+	for range 5 {
 		out, err := sh(t, dir, `python3 -c "
 import os, time
 for i, e in enumerate(os.scandir('$S')):
 	print(e.name, e.inode())
-	if i % 500 == 0: time.sleep(0.02)"`)
+	if i % 300 == 0: time.sleep(0.02)"`)
 		if err != nil {
 			t.Fatal(out, err)
 		}

@@ -257,6 +257,13 @@ func (s *fakeStore) begun() int {
 	return n
 }
 
+// built is how often the build of name was begun.
+func (s *fakeStore) built(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.builds[name]
+}
+
 // waiting is how many callers wait.
 func (s *fakeStore) waiting() int {
 	s.mu.Lock()

@@ -65,7 +65,7 @@ func TestFirstTouch(t *testing.T) {
 						t.Errorf("%s: %s", c, first)
 					}
 					// 0: of a promised directory much is known without it.
-					if b := s.builds[n]; b > 1 || b == 0 && promised != store.KindDirectory {
+					if b := s.built(n); b > 1 || b == 0 && promised != store.KindDirectory {
 						t.Errorf("%s: %d builds", c, b)
 					}
 				}
@@ -154,7 +154,7 @@ func TestWaitInLookup(t *testing.T) {
 			t.Errorf("%s: %q, %v", c, out, err)
 		}
 	}
-	close(s.known[blocked].hold)
+	s.finish(t)
 	if err := wait(); err != nil {
 		t.Error(err)
 	}
