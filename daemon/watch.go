@@ -43,7 +43,7 @@ func (s *Status) Text(now time.Time) string {
 	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
 		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
 	if s.Remaining > 0 {
-		fmt.Fprintf(&b, "about %s left\n", progress.Duration(s.Remaining))
+		fmt.Fprintf(&b, "about %s left\n", progress.About(s.Remaining))
 	}
 	for _, g := range s.Running {
 		fmt.Fprintf(&b, "  %s", progress.Duration(now.Sub(g.Since)))

@@ -106,7 +106,7 @@ func (l *Live) list(now time.Time) string {
 		head += fmt.Sprintf(", %d failed", t.failed)
 	}
 	if left := l.left(now); left > 0 {
-		head += ", about " + strings.Replace(Duration(left.Round(time.Second)), ".0s", "s", 1) + " left"
+		head += ", about " + About(left) + " left"
 	}
 	line(head)
 	n := min(len(t.running), maxJobs, max(1, height-3))

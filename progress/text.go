@@ -33,6 +33,11 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
+// About writes an estimate: in whole seconds.
+func About(d time.Duration) string {
+	return strings.Replace(Duration(d.Round(time.Second)), ".0s", "s", 1)
+}
+
 // Clean makes a line that a builder wrote harmless for a terminal: escape
 // sequences are left out, what a carriage return would have overwritten as
 // well, other control characters and invalid bytes are replaced.

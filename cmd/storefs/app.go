@@ -80,7 +80,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kong.Description(description+"\n\n"+statusHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.ExplicitGroups(groups()),
-		kong.Configuration(kongtoml.Loader, configFiles()...),
+		kong.Configuration(loadConfig, configFiles()...),
 		kong.Writers(a.stdout, a.stderr),
 		kong.Vars{
 			"state":       defaultState(),
@@ -124,6 +124,25 @@ func configFiles() []string {
 		return []string{"/etc/storefs.toml"}
 	}
 	return []string{"/etc/storefs.toml", filepath.Join(dir, "storefs.toml")}
+}
+
+// loadConfig reads a config file.
+func loadConfig(r io.Reader) (kong.Resolver, error) {
+	file, err := kongtoml.Loader(r)
+	return belowEnv{file}, err
+}
+
+// belowEnv lets the environment win over a config file: kong has it the other
+// way round.
+type belowEnv struct{ kong.Resolver }
+
+func (b belowEnv) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+	for _, name := range flag.Envs {
+		if _, ok := os.LookupEnv(name); ok {
+			return nil, nil
+		}
+	}
+	return b.Resolver.Resolve(ctx, parent, flag)
 }
 
 // print writes a result to stdout: as JSON if that was asked for, or else what

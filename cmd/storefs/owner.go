@@ -127,7 +127,10 @@ func (o *owner) close(hard context.Context) error {
 	o.server.Drain(hard, func(clients int) {
 		o.options.say(fmt.Sprintf("storefs: waiting for %s of other commands (interrupt again to cancel)", count(clients, "request")))
 	})
-	err = errors.Join(err, os.Remove(o.state.Socket()), <-o.served)
+	if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	err = errors.Join(err, <-o.served)
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
