@@ -115,7 +115,7 @@ type node struct {
 func (t *sourceTree) list(ctx context.Context, name, rel string, f *filter) (*node, error) {
 	info, err := t.root.Lstat(name)
 	if err != nil {
-		return nil, err
+		return nil, named(t.at(name), err)
 	}
 	n := &node{name: path.Base(name), info: info}
 	switch info.Mode().Type() {
@@ -130,12 +130,12 @@ func (t *sourceTree) list(ctx context.Context, name, rel string, f *filter) (*no
 	}
 	d, err := t.root.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, named(t.at(name), err)
 	}
 	defer d.Close()
 	entries, err := d.ReadDir(-1)
 	if err != nil {
-		return nil, err
+		return nil, named(t.at(name), err)
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	for _, e := range entries {
@@ -176,7 +176,7 @@ func (t *sourceTree) dump(ctx context.Context, w *narWriter, name string, n *nod
 	case fs.ModeSymlink:
 		target, err := t.root.Readlink(name)
 		if err != nil {
-			w.fail(err)
+			w.fail(named(t.at(name), err))
 			return
 		}
 		w.strings("(", "type", "symlink", "target", target, ")")
@@ -198,7 +198,7 @@ func (t *sourceTree) contents(ctx context.Context, w *narWriter, name string, n 
 	}
 	f, err := t.root.Open(name)
 	if err != nil {
-		w.fail(err)
+		w.fail(named(t.at(name), err))
 		return
 	}
 	defer f.Close()
@@ -242,7 +242,7 @@ func (e *evaluation) source(t *starlark.Thread, where, name string, f *filter) (
 		// may be one: it is stored as it is.
 		if dir := path.Dir(rel); dir != "." {
 			if _, err := e.tree.root.Stat(dir); err != nil {
-				return nil, err
+				return nil, named(dir, err)
 			}
 		}
 		host = filepath.Join(e.tree.dir, filepath.FromSlash(rel))

@@ -1,8 +1,8 @@
 package instantiate
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,24 +34,36 @@ func openTree(dir string) (*tree, error) {
 func (t *tree) close() { t.root.Close() }
 
 func (t *tree) read(rel string) ([]byte, error) {
-	f, err := t.root.Open(filepath.FromSlash(rel))
+	rel = filepath.FromSlash(rel)
+	st, err := t.root.Stat(rel)
 	if err != nil {
+		return nil, named(rel, err)
+	}
+	if err := onlyRegular(rel, st); err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return readRegular(f)
+	data, err := t.root.ReadFile(rel)
+	if err != nil {
+		return nil, named(rel, err)
+	}
+	return data, nil
 }
 
-// readRegular refuses what would block or never end.
-func readRegular(f *os.File) ([]byte, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
+// named leaves out which system call of package os failed.
+func named(name string, err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
 	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// onlyRegular refuses what would block or never end. It must be asked before
+// the file is opened: that is what blocks on a fifo.
+func onlyRegular(name string, st fs.FileInfo) error {
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("read %s: not a regular file", f.Name())
+		return fmt.Errorf("%s: not a regular file", name)
 	}
-	return io.ReadAll(f)
+	return nil
 }
 
 // readBuiltin is read(path): the content of a file as a string.
@@ -81,10 +93,10 @@ func (e *evaluation) readFile(t *starlark.Thread, name string) ([]byte, error) {
 	}
 	st, err := os.Stat(name)
 	if err != nil {
-		return nil, err
+		return nil, named(name, err)
 	}
-	if !st.Mode().IsRegular() { // before opening it, which would block on a fifo
-		return nil, fmt.Errorf("%s: not a regular file", name)
+	if err := onlyRegular(name, st); err != nil {
+		return nil, err
 	}
 	e.external = append(e.external, name)
 	return os.ReadFile(name)
