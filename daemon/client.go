@@ -23,12 +23,13 @@ type Client struct {
 	http    http.Client
 	hello   Hello
 	session *http.Response
+	piece   int // bytes of text that are sent at a time
 }
 
 // Dial connects to the socket, or returns ErrNoServer, or ErrClosing. A client
 // that only watches does not keep the owner from ending. Close the client.
 func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
-	c := &Client{}
+	c := &Client{piece: maxPiece}
 	c.http.Transport = &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, socket) },
 		DisableCompression: true,
@@ -266,7 +267,7 @@ func (c *Client) addAll(ctx context.Context, name string, texts []Text) ([]store
 	var all []store.Path
 	for len(texts) > 0 {
 		n, size := 0, 0
-		for n < len(texts) && (n == 0 || size+len(texts[n].Text) <= maxPiece) {
+		for n < len(texts) && (n == 0 || size+len(texts[n].Text) <= c.piece) {
 			size += len(texts[n].Text)
 			n++
 		}

@@ -13,6 +13,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"storefs/builder"
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
@@ -82,6 +83,9 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	end()
 	defer func() { err = errors.Join(err, own.close(ended)) }()
 
+	if err := builder.Check(); err != nil {
+		meter.Say("storefs: nothing can be built here: " + err.Error())
+	}
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),

@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"storefs/event"
+	"storefs/normaliser"
+	"storefs/store"
+)
+
+func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
+	f := newFake(t)
+	ours, running, alien := path("ours.drv"), path("running.drv"), path("alien.drv")
+	began := time.Now().Add(-time.Minute).Truncate(time.Second).UTC()
+	f.running(
+		normaliser.Running{Goal: running, Phase: event.PhaseBuild, Since: began, Expected: time.Hour},
+		normaliser.Running{Goal: alien, Phase: event.PhaseBuild, Since: began},
+	)
+	f.realise = func(_ context.Context, req normaliser.Request) (*normaliser.Result, error) {
+		if len(req.Targets) != 1 || req.Targets[0] != ours || !req.KeepGoing || !req.Orphans.Cancel || req.Limits.Timeout != time.Minute {
+			t.Errorf("request: %+v", req)
+		}
+		f.events.Publish(event.Event{Kind: event.Added, Goal: ours, Expected: time.Second})
+		f.events.Publish(event.Event{Kind: event.Done, Goal: alien})
+		req.Planned([]store.Path{ours, running})
+		f.events.Publish(event.Event{Kind: event.Started, Goal: alien})
+		f.events.Publish(event.Event{Kind: event.Log, Goal: ours, Text: "line"})
+		f.events.Publish(event.Event{Kind: event.Valid, Paths: []store.Path{alien}})
+		f.events.Publish(event.Event{Kind: event.Done, Goal: running})
+		f.events.Publish(event.Event{Kind: event.Done, Goal: ours, Text: event.OutcomeBuilt})
+		return &normaliser.Result{Targets: []normaliser.Target{{Path: ours, Paths: []store.Path{path("ours")}}}}, nil
+	}
+	_, socket := f.serve()
+	c := dial(t, socket)
+	for _, logs := range []bool{false, true} {
+		req := RealiseRequest{Targets: []store.Path{ours}, KeepGoing: true, Logs: logs}
+		req.Limits.Timeout = time.Minute
+		var got []string
+		res, err := c.Realise(t.Context(), req, func(s Seen) {
+			e := s.Event
+			if e.Kind == event.Started && (!e.Time.Equal(began) || e.Expected != time.Hour) {
+				t.Errorf("of a goal that runs already: %+v", e)
+			}
+			got = append(got, string(e.Kind)+" "+e.Goal.Name())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(res.Targets) != 1 || res.Targets[0].Paths[0] != path("ours") {
+			t.Errorf("result: %+v", res)
+		}
+		want := []string{
+			"added ours.drv", "added running.drv", "started running.drv", "phase running.drv",
+			"added ours.drv", "log ours.drv", "done running.drv", "done ours.drv",
+		}
+		if !logs {
+			want = slices.DeleteFunc(want, func(s string) bool { return strings.HasPrefix(s, "log") })
+		}
+		slices.Sort(got[:2]) // the goals of a request have no order
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestClientThatGoesCancels(t *testing.T) {
+	f := newFake(t)
+	begun, cancelled := make(chan struct{}), make(chan struct{})
+	f.realise = func(ctx context.Context, req normaliser.Request) (*normaliser.Result, error) {
+		req.Planned(nil)
+		close(begun)
+		<-ctx.Done()
+		close(cancelled)
+		return nil, ctx.Err()
+	}
+	_, socket := f.serve()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-begun; cancel() }()
+	_, err := dial(t, socket).Realise(ctx, RealiseRequest{}, nil)
+	if !errors.Is(err, store.ErrCancelled) || !errors.Is(err, context.Canceled) {
+		t.Errorf("error: %v", err)
+	}
+	<-cancelled
+}
+
+func TestWatch(t *testing.T) {
+	f := newFake(t)
+	f.running(normaliser.Running{Goal: path("a.drv"), Since: time.Now().Add(-time.Minute), Phase: event.PhaseBuild, Expected: time.Hour})
+	f.now.Jobs = 2
+	_, socket := f.serve()
+	c := dial(t, socket)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n := 0
+	err := c.Watch(ctx, false, func(s Seen) {
+		n++
+		switch n {
+		case 1:
+			if text := s.Status.Text(s.Status.Running[0].Since.Add(time.Minute)); !strings.Contains(text, "1m00s of 1h00m "+string(path("a.drv"))+" (build)") {
+				t.Error(text)
+			}
+			if s.Status == nil || s.Status.Jobs != 2 || len(s.Status.Events()) != 2 || s.Status.PID != 7 {
+				t.Errorf("first: %+v", s)
+			}
+			f.events.Publish(event.Event{Kind: event.Log, Goal: path("a.drv"), Text: "not asked for"})
+			f.events.Publish(event.Event{Kind: event.Valid, Paths: []store.Path{path("a")}})
+		case 2:
+			if s.Event == nil || s.Event.Kind != event.Valid {
+				t.Errorf("second: %+v", s)
+			}
+			cancel()
+		}
+	})
+	if !errors.Is(err, store.ErrCancelled) || n != 2 {
+		t.Errorf("%d: %v", n, err)
+	}
+}
