@@ -1,7 +1,6 @@
 package builder_test
 
 import (
-	"os"
 	"testing"
 
 	"storefs/builder"
@@ -10,9 +9,10 @@ import (
 
 func TestMain(m *testing.M) {
 	builder.Child()
-	os.Exit(m.Run())
+	m.Run()
 }
 
+// local opens the builder of this package.
 func local(t *testing.T, o *builder.Options) buildertest.Builder {
 	t.Helper()
 	l, err := builder.New(*o)
@@ -22,11 +22,4 @@ func local(t *testing.T, o *builder.Options) buildertest.Builder {
 	return l
 }
 
-func TestSmoke(t *testing.T) {
-	w := buildertest.NewWorld(t, local)
-	r := w.Built(w.Job("hello", "env; ls -la / /dev /etc /build $NIX_STORE; id; cat /proc/self/status /proc/mounts; ifconfig -a; uname -a; hostname; echo hello $out > $out", func(j *builder.Job) {
-		j.Log = func(l []byte) { t.Logf("%s", l) }
-	}))
-	t.Logf("%+v", r)
-	t.Log(w.Text(r))
-}
+func TestSuite(t *testing.T) { buildertest.Run(t, local) }

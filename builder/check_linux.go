@@ -31,7 +31,7 @@ func Check() error {
 	defer c.control.Close()
 	said := make(chan message)
 	go c.listen(said)
-	answer := message{text: "the child died"}
+	answer := message{says: saysFailed, text: "the child died"}
 	for m := range said {
 		answer = m
 	}
@@ -41,19 +41,28 @@ func Check() error {
 	if answer.text == errProbed.Error() {
 		return nil
 	}
-	return diagnose(errors.New("set up the sandbox: " + answer.text))
+	return answer.err("")
 }
 
-// diagnose adds to an error of making a sandbox which switch is likely to be its
-// reason, if one is set.
-func diagnose(err error) error {
-	if why := forbids(readSwitch, os.Geteuid() == 0); why != "" {
-		return fmt.Errorf("%w: %s", err, why)
+// diagnose makes an error of what failed while a sandbox was made, and says which
+// switch of the machine is likely to be the reason.
+func diagnose(what string, errno unix.Errno) error {
+	switch errno {
+	case unix.EPERM, unix.EACCES:
+		why := forbids(readSwitch, os.Geteuid() == 0)
+		if why == "" {
+			why = "user namespaces or mounts are forbidden here, by a container's seccomp profile or a security module"
+		}
+		return fmt.Errorf("%s: %s", what, why)
+	case unix.ENOSPC, unix.EUSERS:
+		// Not of the disk: so fails a clone that would make one too many.
+		why := forbids(readSwitch, os.Geteuid() == 0)
+		if why == "" {
+			why = "a limit on namespaces is reached (sysctl user.max_*_namespaces)"
+		}
+		return fmt.Errorf("%s: %s", what, why)
 	}
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: user namespaces are forbidden here: by a container's seccomp profile, or a security module", err)
-	}
-	return err
+	return errors.New(what)
 }
 
 // forbids names the switch that forbids user namespaces. read returns the

@@ -22,14 +22,6 @@ const (
 	controlFD = 4
 )
 
-// What a child says on its control socket: one of these, and a text.
-const (
-	saysReady    = 'r' // everything is set up; the builder starts when the parent answers
-	saysFailed   = 'f' // setting up failed
-	saysNoExec   = 'x' // the builder cannot be executed
-	parentSaysGo = 'g'
-)
-
 // Child becomes the builder, and never returns, if this process was started as
 // the child of a sandbox. Otherwise it does nothing. It must be the first thing
 // that main, or TestMain of tests that build, does.
@@ -41,7 +33,7 @@ func Child() {
 	// a thread. Exec keeps those of the thread that calls it.
 	runtime.LockOSThread()
 	says, err := becomeBuilder()
-	_, _ = unix.Write(controlFD, append([]byte{says}, err.Error()...))
+	_, _ = unix.Write(controlFD, message{says, errnoOf(err), err.Error()}.append(nil))
 	os.Exit(1)
 }
 
@@ -66,6 +58,9 @@ func becomeBuilder() (byte, error) {
 		return saysFailed, err
 	}
 	err = syscall.Exec(string(s.Builder), splitNUL(s.Args), splitNUL(s.Env))
+	if _, e := os.Stat(string(s.Builder)); errors.Is(err, unix.ENOENT) && e == nil {
+		err = fmt.Errorf("%w (the interpreter that it needs, not the file itself)", err)
+	}
 	return saysNoExec, err
 }
 
@@ -98,7 +93,7 @@ func (s *spec) setUp() error {
 // no builder ever runs without the signal: asking for the parent's pid would not
 // do, because it is 0 across pid namespaces.
 func awaitGo() error {
-	if _, err := unix.Write(controlFD, []byte{saysReady}); err != nil {
+	if _, err := unix.Write(controlFD, message{says: saysReady}.append(nil)); err != nil {
 		return fmt.Errorf("tell the parent: %w", err)
 	}
 	var answer [1]byte

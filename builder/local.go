@@ -115,13 +115,25 @@ func (l *Local) bindOf(p SandboxPath) (bind, error) {
 	case path.Clean(p.Inside) != p.Inside || p.Inside == "/":
 		return bad("not a clean path below /")
 	}
-	outside := path.Clean(p.Outside)
-	if object, rest, err := l.opts.Store.Split(outside); err == nil {
-		outside = path.Join(l.opts.Real, object.Base(), rest)
-	} else if outside == string(l.opts.Store) || strings.HasPrefix(outside, string(l.opts.Store)+"/") {
+	outside, err := l.hostPath(p.Outside)
+	if err != nil {
 		return bad(err.Error())
 	}
 	return bind{Outside: outside, Inside: p.Inside}, nil
+}
+
+// hostPath is where p is, if not below the store directory: that may be our own
+// mount, and what is in it is in Real.
+func (l *Local) hostPath(p string) (string, error) {
+	p = path.Clean(p)
+	if dir := string(l.opts.Store); p != dir && !strings.HasPrefix(p, dir+"/") {
+		return p, nil
+	}
+	object, rest, err := l.opts.Store.Split(p)
+	if err != nil {
+		return "", err
+	}
+	return path.Join(l.opts.Real, object.Base(), rest), nil
 }
 
 // hostSystem is this machine's platform by Nix's name.
@@ -253,14 +265,14 @@ func (b *build) spec(env []string) *spec {
 	}
 	if _, fixed := d.Fixed(); fixed {
 		s.Network = true
-		s.Binds = append(s.Binds, hostNetworkFiles()...)
+		s.Binds = append(s.Binds, b.hostNetworkFiles()...)
 	}
 	return s
 }
 
 // hostNetworkFiles is what a builder with the host's network needs to find and
 // trust other hosts.
-func hostNetworkFiles() []bind {
+func (l *Local) hostNetworkFiles() []bind {
 	var binds []bind
 	for _, f := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/services"} {
 		binds = append(binds, bind{Outside: f, Inside: f, Optional: true})
@@ -273,10 +285,14 @@ func hostNetworkFiles() []bind {
 		"/etc/pki/tls/certs/ca-bundle.crt",       // Fedora
 		"/var/lib/ca-certificates/ca-bundle.pem", // SUSE
 	} {
-		if f == "" {
+		if !path.IsAbs(f) {
 			continue
 		}
-		if _, err := os.Stat(f); err == nil {
+		f, err := l.hostPath(f)
+		if err == nil {
+			_, err = os.Stat(f)
+		}
+		if err == nil {
 			return append(binds, bind{Outside: f, Inside: inside, Optional: true})
 		}
 	}

@@ -61,21 +61,22 @@ func (l *buildLog) write(p []byte) error {
 		return fmt.Errorf("write log: %w", err)
 	}
 	for len(p) > 0 {
-		piece, ended := p, false
-		if i := bytes.IndexByte(p, '\n'); i >= 0 {
-			piece, ended = p[:i], true
+		if p[0] == '\n' {
+			l.endLine()
+			p = p[1:]
+			continue
 		}
-		if room := maxLine - len(l.partial); len(piece) > room {
-			piece, ended = piece[:room], false
+		// A line is cut when more of it comes, not when it is full: its end may
+		// be what comes.
+		if len(l.partial) == maxLine {
+			l.endLine()
+		}
+		piece := p[:min(len(p), maxLine-len(l.partial))]
+		if i := bytes.IndexByte(piece, '\n'); i >= 0 {
+			piece = piece[:i]
 		}
 		l.partial = append(l.partial, piece...)
 		p = p[len(piece):]
-		if ended {
-			p = p[1:]
-		}
-		if ended || len(l.partial) == maxLine && (len(p) == 0 || p[0] != '\n') {
-			l.endLine()
-		}
 	}
 	if over {
 		return fail(store.CauseBuilder, "the log is longer than %d bytes", l.max)

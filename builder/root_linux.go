@@ -176,6 +176,9 @@ func (s *spec) bindInputs() error {
 			if target, err = os.Readlink(real); err == nil {
 				err = os.Symlink(target, inside)
 			}
+			if errors.Is(err, fs.ErrExist) { // a host path that is the same object
+				err = nil
+			}
 		case letterDirectory:
 			if err = makeStubDir(inside); err == nil {
 				err = mount(real, inside, "", unix.MS_BIND, "")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"runtime"
@@ -51,8 +52,7 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 	said := make(chan message)
 	go c.listen(said)
 
-	limit := time.NewTimer(0)
-	<-limit.C
+	limit := time.NewTimer(math.MaxInt64)
 	defer limit.Stop()
 	cancelled := ctx.Done()
 	logEnd := logged

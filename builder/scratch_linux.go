@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -76,24 +75,4 @@ func (b *build) keep() (string, error) {
 		}
 		return os.Lchown(p, os.Geteuid(), os.Getegid())
 	})
-}
-
-// removeTree removes what a builder left: directories that even their owner may
-// not read or change among it.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	// WalkDir hands over each directory before it reads it.
-	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return errors.Join(err, os.RemoveAll(dir))
 }

@@ -2,14 +2,10 @@ package builder
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"storefs/store"
 )
 
 // namespaces are all those that a sandbox has of its own, but for the network
@@ -21,12 +17,6 @@ const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | u
 type child struct {
 	process *os.Process
 	control *os.File
-}
-
-// message is what a child says.
-type message struct {
-	says byte
-	text string
 }
 
 // spawn starts a child of the calling thread that follows s and writes what
@@ -78,7 +68,7 @@ func spawn(s *spec, ids identity, log *os.File) (*child, error) {
 	})
 	if err != nil {
 		ours.Close()
-		return nil, diagnose(fmt.Errorf("start a sandbox: %w", err))
+		return nil, diagnose("start a sandbox: "+err.Error(), errnoOf(err))
 	}
 	return &child{process, ours}, nil
 }
@@ -102,30 +92,4 @@ func specFile(s *spec) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// listen hands on what the child says, and closes said when it has become the
-// builder, or nothing.
-func (c *child) listen(said chan<- message) {
-	defer close(said)
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := c.control.Read(buf)
-		if n == 0 || err != nil {
-			return
-		}
-		said <- message{buf[0], string(buf[1:n])}
-	}
-}
-
-// start lets a child that is ready become the builder. A child that cannot be
-// told has died, and is told of otherwise.
-func (c *child) start() { _, _ = c.control.Write([]byte{parentSaysGo}) }
-
-// err is the failure that m tells of.
-func (m message) err(builder string) error {
-	if m.says == saysNoExec {
-		return fail(store.CauseBuilder, "cannot execute the builder %s: %s", builder, m.text)
-	}
-	return diagnose(errors.New("set up the sandbox: " + m.text))
 }

@@ -5,6 +5,7 @@ package buildertest
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"io"
 	"os"
@@ -12,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -35,6 +35,30 @@ type World struct {
 	// Shell is a store object with a busybox, as bin/busybox and by the names
 	// of what it can do.
 	Shell store.Info
+	// Probe is a program for what a shell cannot do.
+	Probe store.Info
+}
+
+// ProbeVariable names, in the environment, a compiled testdata/probe. Without it,
+// NewWorld compiles it.
+const ProbeVariable = "STOREFS_TEST_PROBE"
+
+//go:embed testdata/probe/main.go
+var probeSource []byte
+
+// CompileProbe makes the program that ProbeVariable names.
+func CompileProbe(t *testing.T, dir string) string {
+	t.Helper()
+	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "probe")
+	if err := os.WriteFile(source, probeSource, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(Need(t, "go"), "build", "-o", program, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("compile probe: %v\n%s", err, out)
+	}
+	return program
 }
 
 // NewWorld makes a world in temporary directories. open may change the options
@@ -48,6 +72,8 @@ func NewWorld(t *testing.T, open func(t *testing.T, o *builder.Options) Builder)
 		Real:   filepath.Join(state, "real"),
 		Builds: filepath.Join(state, "builds"),
 		Logs:   filepath.Join(state, "log"),
+		Cores:  3,
+		System: "x86_64-linux",
 	}}
 	for _, d := range []string{w.Options.Real, w.Options.Builds, w.Options.Logs} {
 		w.must(os.Mkdir(d, 0o755))
@@ -60,6 +86,13 @@ func NewWorld(t *testing.T, open func(t *testing.T, o *builder.Options) Builder)
 		for _, name := range []string{"sh", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mkfifo", "mknod", "rm", "sleep", "stat", "touch", "kill", "yes", "setsid", "hostname", "head", "wc", "ifconfig", "nc", "mount", "grep", "mv", "readlink", "dd", "uname", "sed"} {
 			w.must(os.Symlink("busybox", filepath.Join(p, "bin", name)))
 		}
+	})
+	w.Probe = w.Add("probe", func(p string) {
+		probe := os.Getenv(ProbeVariable)
+		if probe == "" {
+			probe = CompileProbe(t, t.TempDir())
+		}
+		CopyFile(t, probe, p)
 	})
 	return w
 }
@@ -146,13 +179,14 @@ func (w *World) Job(name, script string, edit func(*builder.Job)) builder.Job {
 	w.T.Helper()
 	d := &storeexpr.Derivation{
 		Outputs:  []storeexpr.Output{{Name: "out", Path: w.Path(name)}},
-		Sources:  []store.Path{w.Shell.Path},
+		Sources:  []store.Path{w.Shell.Path, w.Probe.Path},
 		Platform: "x86_64-linux",
 		Builder:  string(w.Shell.Path) + "/bin/sh",
 		Args:     []string{"-c", script},
 	}
-	job := builder.Job{Drv: w.Path(name + ".drv"), Derivation: d, Inputs: []store.Info{w.Shell}}
+	job := builder.Job{Drv: w.Path(name + ".drv"), Derivation: d, Inputs: []store.Info{w.Shell, w.Probe}}
 	Setenv(d, "PATH", string(w.Shell.Path)+"/bin")
+	Setenv(d, "probe", string(w.Probe.Path))
 	if edit != nil {
 		edit(&job)
 	}
@@ -217,24 +251,4 @@ func (w *World) Text(r *builder.Result) string {
 	b, err := os.ReadFile(r.Outputs[0].Scratch)
 	w.must(err)
 	return string(b)
-}
-
-// Lines collects the lines of a log.
-type Lines struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-// Add takes one line.
-func (l *Lines) Add(line []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, string(line))
-}
-
-// All are the lines up to now.
-func (l *Lines) All() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.lines)
 }

@@ -1,0 +1,96 @@
+package buildertest
+
+import (
+	"os"
+	"strings"
+
+	"storefs/builder"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// fixedTests are about outputs whose content is known beforehand.
+func fixedTests() tests {
+	const text = "fixed\n"
+	flat := store.HashOf(store.SHA256, []byte(text))
+	// fixed makes a job whose only output is fixed.
+	fixed := func(w *World, name, algo string, h store.Hash, script string) builder.Job {
+		return w.Job(name, script, func(j *builder.Job) {
+			j.Derivation.Outputs[0] = storeexpr.Output{Name: "out", Path: w.Path(name), Algo: algo, Hash: h.Base16()}
+		})
+	}
+	// The NAR of a file with that text.
+	archive := "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1\x00\x00\x00" +
+		"\x01\x00\x00\x00\x00\x00\x00\x00(\x00\x00\x00\x00\x00\x00\x00" +
+		"\x04\x00\x00\x00\x00\x00\x00\x00type\x00\x00\x00\x00" +
+		"\x07\x00\x00\x00\x00\x00\x00\x00regular\x00" +
+		"\x08\x00\x00\x00\x00\x00\x00\x00contents" +
+		"\x06\x00\x00\x00\x00\x00\x00\x00fixed\n\x00\x00" +
+		"\x01\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\x00"
+	return tests{
+		"fixed flat": func(w *World) {
+			for _, algo := range []store.Algo{store.MD5, store.SHA1, store.SHA256, store.SHA512} {
+				h := store.HashOf(algo, []byte(text))
+				r := w.Built(fixed(w, "flat-"+string(algo), string(algo), h, `echo fixed > $out`))
+				w.same("content address", r.Outputs[0].Info.CA, "fixed:"+h.String())
+			}
+		},
+		"fixed recursive": func(w *World) {
+			for _, algo := range []store.Algo{store.SHA256, store.SHA512} {
+				h := store.HashOf(algo, []byte(archive))
+				r := w.Built(fixed(w, "recursive-"+string(algo), "r:"+string(algo), h, `echo fixed > $out`))
+				w.same("content address", r.Outputs[0].Info.CA, "fixed:r:"+h.String())
+			}
+		},
+		"fixed and other": func(w *World) {
+			f := w.Failed(fixed(w, "other", "sha256", flat, `echo other > $out`))
+			got := store.HashOf(store.SHA256, []byte("other\n"))
+			w.expect(f, store.CauseHash, "hash mismatch in fixed output: want "+flat.SRI()+" got "+got.SRI())
+			f = w.Failed(fixed(w, "other-recursive", "r:sha256", flat, `echo fixed > $out`))
+			w.expect(f, store.CauseHash, "want "+flat.SRI()+" got "+store.HashOf(store.SHA256, []byte(archive)).SRI())
+		},
+		"fixed flat but no plain file": func(w *World) {
+			for _, script := range []string{`echo fixed > $out; chmod +x $out`, `mkdir $out`, `echo fixed > x; ln -s x $out`, `ln -s /etc/passwd $out`} {
+				w.expect(w.Failed(fixed(w, "no-file", "sha256", flat, script)), store.CauseHash, "one file")
+			}
+		},
+		"fixed with references": func(w *World) {
+			h := store.HashOf(store.SHA256, []byte(string(w.Shell.Path)+"\n"))
+			f := w.Failed(fixed(w, "refers", "sha256", h, `echo ${PATH%/bin} > $out`))
+			w.expect(f, store.CauseRefused, string(w.Shell.Path))
+		},
+		"fixed has the network": func(w *World) {
+			w.T.Setenv("STOREFS_TEST_IMPURE", "from outside")
+			w.T.Setenv("STOREFS_TEST_OTHER", "from outside")
+			host, err := os.Readlink("/proc/self/ns/net")
+			w.must(err)
+			var lines []string
+			job := fixed(w, "network", "sha256", flat, `readlink /proc/self/ns/net; env | grep -E '^(STOREFS|NIX_OUTPUT|ABSENT)'; cat /etc/nsswitch.conf; ls /etc; echo fixed > $out`)
+			Setenv(job.Derivation, "impureEnvVars", "STOREFS_TEST_IMPURE ABSENT")
+			Setenv(job.Derivation, "STOREFS_TEST_IMPURE", "from inside")
+			job.Log = func(line []byte) { lines = append(lines, string(line)) }
+			w.Built(job)
+			w.same("network", lines[0], host)
+			rest := strings.Join(lines, "\n")
+			for _, want := range []string{"STOREFS_TEST_IMPURE=from outside", "NIX_OUTPUT_CHECKED=1", "ABSENT=", "hosts: files dns\nservices: files"} {
+				if !strings.Contains(rest, want) {
+					w.T.Errorf("%q is not in\n%s", want, rest)
+				}
+			}
+			if strings.Contains(rest, "STOREFS_TEST_OTHER") {
+				w.T.Errorf("a variable that was not asked for:\n%s", rest)
+			}
+			if _, err := os.Stat("/etc/resolv.conf"); err == nil && !strings.Contains(rest, "resolv.conf") {
+				w.T.Errorf("no resolv.conf:\n%s", rest)
+			}
+		},
+		"impure variables are for fixed outputs": func(w *World) {
+			w.T.Setenv("STOREFS_TEST_IMPURE", "from outside")
+			job := w.Job("pure", `env > $out`, nil)
+			Setenv(job.Derivation, "impureEnvVars", "STOREFS_TEST_IMPURE")
+			if text := w.Text(w.Built(job)); strings.Contains(text, "from outside") || strings.Contains(text, "NIX_OUTPUT_CHECKED") {
+				w.T.Errorf("environment:\n%s", text)
+			}
+		},
+	}
+}

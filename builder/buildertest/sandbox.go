@@ -1,0 +1,224 @@
+package buildertest
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"storefs/builder"
+	"storefs/event"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// sandboxTests are about what a builder finds itself in.
+func sandboxTests() tests {
+	return tests{
+		"environment": func(w *World) {
+			job := w.Job("environment", `env > $out`, func(j *builder.Job) {
+				Setenv(j.Derivation, "HOME", "/its/own")
+				Setenv(j.Derivation, "TMPDIR", "/not/its/own")
+				Setenv(j.Derivation, "TERM", "dumb")
+				Setenv(j.Derivation, "placeholder", "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9/bin")
+			})
+			out := string(job.Derivation.Outputs[0].Path)
+			want := []string{
+				"HOME=/its/own", "NIX_BUILD_CORES=3", "NIX_BUILD_TOP=/build", "NIX_LOG_FD=2",
+				"NIX_STORE=" + string(w.Options.Store), "PATH=" + string(w.Shell.Path) + "/bin", "PWD=/build",
+				"SHLVL=1", "TEMP=/build", "TEMPDIR=/build", "TERM=xterm-256color", "TMP=/build", "TMPDIR=/build",
+				"out=" + out, "placeholder=" + out + "/bin", "probe=" + string(w.Probe.Path),
+			}
+			got := strings.Split(strings.TrimSpace(w.Text(w.Built(job))), "\n")
+			slices.Sort(got)
+			w.same("environment", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		},
+		"default environment": func(w *World) {
+			job := w.Job("default", "", func(j *builder.Job) {
+				j.Derivation.Env = nil
+				j.Derivation.Args[1] = "echo $PATH $HOME > " + string(j.Derivation.Outputs[0].Path)
+			})
+			w.same("PATH and HOME", w.Text(w.Built(job)), "/path-not-set /homeless-shelter\n")
+		},
+		"arguments": func(w *World) {
+			job := w.Job("arguments", "", func(j *builder.Job) {
+				j.Derivation.Args = []string{"-c", `printf '%s|' "$0" "$@" > $out`, "zero", "", "two words", "\xff\xfe", "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9"}
+			})
+			w.same("arguments", w.Text(w.Built(job)), "zero||two words|\xff\xfe|"+string(job.Derivation.Outputs[0].Path)+"|")
+		},
+		"argv0": func(w *World) {
+			r := w.Built(w.Job("argv0", `head -c 2 /proc/1/cmdline > $out`, nil))
+			w.same("argv[0]", w.Text(r), "sh")
+		},
+		"identity": func(w *World) {
+			r := w.Built(w.Job("identity", `exec > $out; id; umask; hostname; cat /proc/sys/kernel/domainname; pwd; echo $$
+				cat /proc/self/personality; ulimit -c; ls /proc/self/fd | wc -l; readlink /proc/self/fd/0`, nil))
+			w.same("identity", w.Text(r), "uid=1000(nixbld) gid=100(nixbld)"+w.otherGroups()+`
+0022
+localhost
+(none)
+/build
+1
+00040000
+0
+4
+/dev/null
+`)
+		},
+		"no rights": func(w *World) {
+			r := w.Built(w.Job("rights", `grep -E '^(Cap|NoNewPrivs|Seccomp:|NSsid)' /proc/1/status > $out`, nil))
+			none := "\t0000000000000000\n"
+			w.same("status", w.Text(r), "NSsid:\t1\nCapInh:"+none+"CapPrm:"+none+"CapEff:"+none+"CapBnd:"+none+"CapAmb:"+none+"NoNewPrivs:\t1\nSeccomp:\t2\n")
+		},
+		"files": func(w *World) {
+			r := w.Built(w.Job("files", `exec > $out; ls -A / /dev /etc /tmp /build /dev/shm /dev/pts; cat /etc/*
+				echo x > /dev/null && head -c 3 /dev/zero | wc -c && echo x > /dev/shm/x && echo x > /tmp/x && echo x > /build/x && echo writable
+				(echo x > /x; echo x > /etc/x; echo x > /dev/x; echo x > /proc/x; echo x >> /etc/passwd) 2>&1 | wc -l
+				stat -c %a /build /tmp / /dev/shm`, nil))
+			w.same("files", w.Text(r), `/:
+build
+dev
+etc
+gnu
+proc
+tmp
+
+/build:
+
+/dev:
+fd
+full
+null
+ptmx
+pts
+random
+shm
+stderr
+stdin
+stdout
+tty
+urandom
+zero
+
+/dev/pts:
+ptmx
+
+/dev/shm:
+
+/etc:
+group
+hosts
+passwd
+
+/tmp:
+root:x:0:
+nixbld:!:100:
+nogroup:x:65534:
+127.0.0.1 localhost
+::1 localhost
+root:x:0:0:Nix build user:/build:/noshell
+nixbld:x:1000:100:Nix build user:/build:/noshell
+nobody:x:65534:65534:Nobody:/:/noshell
+3
+writable
+5
+700
+1777
+755
+1777
+`)
+		},
+		"terminals": func(w *World) {
+			w.Built(w.Job("terminals", `exec 3<>/dev/ptmx && ls /dev/pts | grep -q 0 && ! (: < /dev/tty) 2>/dev/null && echo > $out`, nil))
+		},
+		"network is absent": func(w *World) {
+			r := w.Built(w.Job("network", `exec > $out; readlink /proc/self/ns/net; grep -c : /proc/net/dev; nc -w 1 -l -p 1234 127.0.0.1 </dev/null & sleep 0.2; nc -w 1 127.0.0.1 1234 </dev/null && echo loopback`, nil))
+			lines := strings.Split(w.Text(r), "\n")
+			if host, _ := os.Readlink("/proc/self/ns/net"); lines[0] == host {
+				w.T.Error("the builder is in the network of the host")
+			}
+			w.same("interfaces", strings.Join(lines[1:], "\n"), "1\nloopback\n")
+		},
+		"log": func(w *World) {
+			var lines []string
+			r := w.Built(w.Job("log", `echo one; echo two >&2; echo; printf 'no end'; echo > $out`, func(j *builder.Job) {
+				j.Log = func(line []byte) { lines = append(lines, string(line)) }
+			}))
+			w.same("lines", strings.Join(lines, "|"), "one|two||no end")
+			text, err := os.ReadFile(r.LogFile)
+			w.must(err)
+			w.same("log file", string(text), "one\ntwo\n\nno end")
+			drv := w.Path("log.drv").Base()
+			w.same("name of the log", r.LogFile, w.Options.Logs+"/drvs/"+drv[:2]+"/"+drv[2:])
+		},
+		"long lines": func(w *World) {
+			var lengths []int
+			w.Built(w.Job("long", `head -c 131072 /dev/zero; echo; head -c 65537 /dev/zero; echo; echo end; echo > $out`, func(j *builder.Job) {
+				j.Log = func(line []byte) { lengths = append(lengths, len(line)) }
+			}))
+			if want := []int{65536, 65536, 65536, 1, 3}; !slices.Equal(lengths, want) {
+				w.T.Errorf("lines have lengths %v, want %v", lengths, want)
+			}
+		},
+		"phases": func(w *World) {
+			var phases []string
+			w.Built(w.Job("phases", `echo > $out`, func(j *builder.Job) {
+				j.Phase = func(p string) { phases = append(phases, p) }
+			}))
+			w.same("phases", strings.Join(phases, " "), event.PhaseSandbox+" "+event.PhaseBuild+" "+event.PhaseScan)
+		},
+		"many at once": func(w *World) {
+			var group sync.WaitGroup
+			errs := make(chan error, 20)
+			for i := range cap(errs) {
+				name := string(rune('a'+i)) + "-of-many"
+				job := w.Job(name, `echo $$ $NIX_STORE > $out; sleep 0.1`, nil)
+				group.Go(func() {
+					r, err := w.build(job)
+					if err == nil {
+						r.Release()
+					}
+					errs <- err
+				})
+			}
+			group.Wait()
+			for range cap(errs) {
+				w.must(<-errs)
+			}
+		},
+		"derivation of 2004": func(w *World) {
+			job := w.Job("of-2004", `echo $other > $result; mkdir $other`, func(j *builder.Job) {
+				j.Derivation.Form = storeexpr.Form2004
+				a, b := w.Path("a-result"), w.Path("b-result")
+				j.Derivation.Outputs = []storeexpr.Output{{Path: a}, {Path: b}}
+				Setenv(j.Derivation, "result", string(a))
+				Setenv(j.Derivation, "other", string(b))
+			})
+			r := w.Built(job)
+			if len(r.Outputs) != 2 || r.Outputs[0].Name != "" || r.Outputs[1].Name != "" {
+				w.T.Fatalf("outputs: %+v", r.Outputs)
+			}
+			if refs := r.Outputs[0].Info.References; !slices.Equal(refs, []store.Path{w.Path("b-result")}) {
+				w.T.Errorf("references: %v", refs)
+			}
+		},
+	}
+}
+
+func (w *World) same(what, got, want string) {
+	w.T.Helper()
+	if got != want {
+		w.T.Errorf("%s:\n%s\nwant:\n%s", what, got, want)
+	}
+}
+
+// otherGroups is what id prints of groups that an ordinary user cannot drop.
+func (w *World) otherGroups() string {
+	groups, err := os.Getgroups()
+	w.must(err)
+	if os.Geteuid() == 0 || len(groups) == 0 || len(groups) == 1 && groups[0] == os.Getegid() {
+		return ""
+	}
+	w.T.Skip("this user has supplementary groups")
+	return ""
+}

@@ -1,0 +1,79 @@
+package builder
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
+)
+
+// message is what a child says on its control socket.
+type message struct {
+	says  byte
+	errno unix.Errno // the reason of a failure, 0 if it is no system call's
+	text  string
+}
+
+// What a child says.
+const (
+	saysReady  = 'r' // everything is set up; the builder starts when the parent answers
+	saysFailed = 'f' // setting up failed
+	saysNoExec = 'x' // the builder cannot be executed
+)
+
+// maxMessage is the length in bytes of the longest message. A longer text is
+// cut.
+const maxMessage = 16 << 10
+
+func (m message) append(b []byte) []byte {
+	b = append(b, m.says)
+	b = binary.LittleEndian.AppendUint16(b, uint16(m.errno))
+	return append(b, m.text[:min(len(m.text), maxMessage-3)]...)
+}
+
+func parseMessage(b []byte) message {
+	if len(b) < 3 {
+		return message{says: saysFailed, text: "it speaks another language"}
+	}
+	return message{b[0], unix.Errno(binary.LittleEndian.Uint16(b[1:])), string(b[3:])}
+}
+
+// errnoOf is the error number that err wraps, or 0.
+func errnoOf(err error) unix.Errno {
+	var errno syscall.Errno
+	errors.As(err, &errno)
+	return errno
+}
+
+// err is the failure that m tells of.
+func (m message) err(builder string) error {
+	if m.says == saysNoExec {
+		return fail(store.CauseBuilder, "cannot execute the builder %s: %s", builder, m.text)
+	}
+	if m.errno == unix.ENOSPC || m.errno == unix.EDQUOT {
+		return fmt.Errorf("set up the sandbox: %s (%w)", m.text, m.errno)
+	}
+	return diagnose("set up the sandbox: "+m.text, m.errno)
+}
+
+// listen hands on what the child says, and closes said when it has become the
+// builder, or nothing.
+func (c *child) listen(said chan<- message) {
+	defer close(said)
+	buf := make([]byte, maxMessage)
+	for {
+		n, err := c.control.Read(buf)
+		if n == 0 || err != nil {
+			return
+		}
+		said <- parseMessage(buf[:n])
+	}
+}
+
+// start lets a child that is ready become the builder: one byte, whichever. A
+// child that cannot be told has died, and is told of otherwise.
+func (c *child) start() { _, _ = c.control.Write([]byte{0}) }
