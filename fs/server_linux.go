@@ -101,9 +101,11 @@ func mount(opts Options) (*Server, error) {
 	go s.serve()
 	var found bool
 	if s.at, found = mountAt(dir); !found || !s.at.ours() {
-		err := errors.Join(errors.New("the mount is not in /proc/self/mountinfo"), unmountAt(dir, direct, true))
-		<-s.done
-		return nil, err
+		err := unmountAt(dir, direct, true)
+		if err == nil {
+			<-s.done
+		}
+		return nil, errors.Join(errors.New("the mount is not in /proc/self/mountinfo"), err)
 	}
 	s.at.setReadAhead(log)
 	return s, nil
