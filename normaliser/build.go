@@ -83,7 +83,7 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	case <-patience.C:
 	}
 	n.setPhase(j, event.PhaseLock)
-	n.post(func(gr *graph) { gr.set(j.goal, locking) })
+	n.post(func(gr *graph) { gr.lockedOut(j.goal) })
 	if a = <-got; a.err != nil {
 		return nil, a.err
 	}
@@ -94,6 +94,14 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	case <-ctx.Done():
 		a.unlock()
 		return nil, ctx.Err()
+	}
+}
+
+// lockedOut takes the slot of a goal whose worker waits for a lock.
+func (gr *graph) lockedOut(g *goal) {
+	gr.set(g, locking)
+	if gr.closing {
+		g.run.cancel()
 	}
 }
 

@@ -189,14 +189,14 @@ func TestFailureOfMany(t *testing.T) {
 		w.drv("bad")
 		w.fails["bad"] = true
 		last := "bad"
-		for i := range 20000 {
+		for i := range many / 5 {
 			name := fmt.Sprint("c", i)
 			w.drv(name, last)
 			last = name
 		}
 		w.transaction = 5 * time.Millisecond
 		var wide []string
-		for i := range 20000 {
+		for i := range many / 5 {
 			name := fmt.Sprint("w", i)
 			w.drv(name, "bad")
 			wide = append(wide, name)
@@ -207,7 +207,7 @@ func TestFailureOfMany(t *testing.T) {
 		if err == nil {
 			t.Fatal("no error")
 		}
-		if len(w.failures) != 40002 {
+		if len(w.failures) != 2*many/5+2 {
 			t.Errorf("%d failures remembered", len(w.failures))
 		}
 		if w.setBatches > 3 {
@@ -221,12 +221,12 @@ func TestFailureOfMany(t *testing.T) {
 				t.Fatalf("chain ends with %s", f.Chain[len(f.Chain)-1])
 			}
 		}
-		if logs > 2*maxLogs || links > 40002*shortChain {
+		if logs > 2*maxLogs || links > (2*many/5+2)*shortChain {
 			t.Errorf("%d lines of log, %d links remembered", logs, links)
 		}
 		f := res.Targets[0].Failure
-		if len(f.Chain)+f.Elided != 20001 {
-			t.Errorf("chain of %d and %d more, want 20001", len(f.Chain), f.Elided)
+		if len(f.Chain)+f.Elided != many/5+1 {
+			t.Errorf("chain of %d and %d more, want %d", len(f.Chain), f.Elided, many/5+1)
 		}
 	})
 }

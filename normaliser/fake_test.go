@@ -50,7 +50,9 @@ type world struct {
 	unreachable bool
 	quick       bool          // builds take no time
 	hold        chan struct{} // that no build ends before, if there is one
+	stubborn    time.Duration // that a cancelled build takes to end
 	onBuilt     func(name string)
+	onExpr      func(name string) // before an expression is read
 	setBatches  int
 	transaction time.Duration // that failures are written in
 	jobs        map[string]builder.Job
@@ -155,6 +157,9 @@ func (w *world) isValid(name string) bool {
 }
 
 func (w *world) Expr(p store.Path) (storeexpr.Expr, error) {
+	if w.onExpr != nil {
+		w.onExpr(short(p))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e, ok := w.exprs[p]
@@ -367,6 +372,7 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 		select {
 		case <-time.After(takes):
 		case <-ctx.Done():
+			time.Sleep(w.stubborn)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.log.cancelled = append(w.log.cancelled, name)

@@ -34,6 +34,7 @@ const (
 	modeFetch                  // the input is a path goal for its own text; then it is planned
 	modeClosure                // inputs are its elements; then it is done
 	modeSubstitute             // a path goal: the input is the substitute being tried
+	modeLive                   // of nodes only: there was a goal for it when the plan was made
 )
 
 // state is where a goal stands.

@@ -18,6 +18,7 @@ import (
 // the graph.
 type graph struct {
 	goals    map[key]*goal
+	live     *liveGoals // the keys of goals, for planners
 	counts   [numStates]int
 	builds   pool // of builders
 	subs     pool // of substitution, and of builders that only a substitute needs
@@ -84,6 +85,7 @@ func (gr *graph) set(g *goal, s state) {
 		g.pool.used++
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
+		gr.live.delete(g.key)
 		gr.ended = append(gr.ended, g)
 		if s == failed {
 			gr.recall(g)
@@ -114,6 +116,7 @@ func (gr *graph) add(n *node, o *origin, by *goal) *goal {
 		g.substitutes = &attempts{}
 	}
 	gr.goals[g.key] = g
+	gr.live.set(g.key, g.wants)
 	gr.counts[waiting]++
 	return g
 }

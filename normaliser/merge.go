@@ -20,7 +20,7 @@ import (
 // goals are there, before anybody is told of them.
 func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal)) {
 	goals := make([]*goal, len(p.nodes))
-	var fresh, relinked []*goal
+	var fresh, relinked, joined []*goal
 	for i := range p.nodes {
 		n := &p.nodes[i]
 		g := gr.goals[n.key]
@@ -34,6 +34,9 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 			fresh = append(fresh, g)
 		}
 		goals[i] = g
+		if n.mode == modeLive {
+			joined = append(joined, g)
+		}
 		if !isNew && !gr.adapt(g, n) {
 			continue
 		}
@@ -49,6 +52,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 	}
 	gr.breakCycles(relinked)
 	gr.handDown(goals)
+	gr.raiseInputs(joined)
 	gr.announce(fresh)
 	for i, g := range goals {
 		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) {
@@ -66,10 +70,28 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 	}
 }
 
+// current reports whether all that the plan took for live still is.
+func (gr *graph) current(p *plan) bool {
+	for i := range p.nodes {
+		if n := &p.nodes[i]; n.mode == modeLive {
+			if g := gr.goals[n.key]; g == nil || !g.wants.covers(n.wants) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // adapt changes a live goal to what a newer plan found; it reports whether the
 // inputs of the node are to become its own.
 func (gr *graph) adapt(g *goal, n *node) bool {
-	g.wants = g.wants.union(n.wants)
+	if !g.wants.covers(n.wants) {
+		g.wants = g.wants.union(n.wants)
+		gr.live.set(g.key, g.wants)
+	}
+	if n.mode == modeLive {
+		return false
+	}
 	if g.state != waiting && g.state != buildable {
 		// Its worker began with fewer wants; when it ends, it is planned again
 		// if that is not enough.
@@ -137,6 +159,26 @@ func (gr *graph) handDown(goals []*goal) {
 			}
 			gr.flag(e.to, g.inherited())
 			gr.raise(e.to, g.level+e.to.cost())
+		}
+	}
+}
+
+// maxRaised bounds the inputs that are looked at below a plan. Levels only
+// order goals: that those far below are too low for a while does no harm, but
+// to raise all of a long chain each time that one more waits for it would.
+const maxRaised = 1000
+
+// raiseInputs gives higher levels to what is below the goals at which a plan
+// ended.
+func (gr *graph) raiseInputs(joined []*goal) {
+	queue := joined
+	for i := 0; i < len(queue) && i < maxRaised; i++ {
+		g := queue[i]
+		for _, e := range g.inputs {
+			if l := g.level + e.to.cost(); !e.dead && e.to.level < l {
+				gr.raise(e.to, l)
+				queue = append(queue, e.to)
+			}
 		}
 	}
 }

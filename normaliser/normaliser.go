@@ -51,6 +51,7 @@ type Normaliser struct {
 	substituter Substituter
 	events      *event.Bus
 	memory      *failureLog
+	live        *liveGoals
 
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
@@ -79,6 +80,7 @@ func New(o Options) *Normaliser {
 		substituter: o.Substituter,
 		events:      o.Events,
 		memory:      newFailureLog(o.Store),
+		live:        &liveGoals{goals: map[key]wants{}},
 		inbox:       make(chan func(*graph)),
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),
@@ -86,6 +88,7 @@ func New(o Options) *Normaliser {
 	n.workers, n.cancel = context.WithCancel(context.Background())
 	gr := &graph{
 		goals:     map[key]*goal{},
+		live:      n.live,
 		builds:    pool{slots: o.Jobs},
 		subs:      pool{slots: o.SubstituteJobs},
 		walks:     pool{slots: walkJobs},
@@ -149,12 +152,15 @@ func (n *Normaliser) Close(ctx context.Context) error {
 	return fmt.Errorf("close the normaliser: what still ran was cancelled: %w", ctx.Err())
 }
 
-// close drops what has not begun.
+// close drops what has not begun. Waiting for a lock is not a beginning.
 func (gr *graph) close() {
 	gr.closing = true
 	for _, g := range gr.goals {
-		if !g.hasWorker() {
+		switch g.state {
+		case waiting, buildable:
 			gr.drop(g)
+		case locking, locked:
+			g.run.cancel()
 		}
 	}
 }

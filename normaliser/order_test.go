@@ -269,3 +269,77 @@ func TestCancelWhileLockedOut(t *testing.T) {
 		}
 	})
 }
+
+// A plan ends at goals that are there already. They, and what they need, take
+// part in the order as if it had been walked.
+func TestPlanEndsAtLiveGoals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("busy")
+		w.drv("low")
+		w.drv("mid", "low")
+		w.drv("other")
+		top := w.drv("top", "mid")
+		for name, d := range map[string]time.Duration{"other": 60, "top": 100} {
+			w.expected[path(name+".drv")] = d * time.Second
+		}
+		n := w.start(t, 1)
+		go n.Realise(t.Context(), Request{Targets: paths("busy")})
+		synctest.Wait()
+		for _, name := range []string{"other", "mid"} {
+			go n.Realise(t.Context(), Request{Targets: paths(name)})
+		}
+		synctest.Wait()
+		read := map[string]bool{}
+		w.onExpr = func(name string) { read[name] = true }
+		var planned []string
+		go n.Realise(t.Context(), Request{
+			Targets: []store.Path{top},
+			Planned: func(goals []store.Path) { planned = append(planned, names(goals)...) },
+		})
+		synctest.Wait()
+		if !read["top"] || read["mid"] || read["low"] {
+			t.Errorf("read %v", read)
+		}
+		if want := []string{"low.drv", "mid.drv", "top.drv"}; !slices.Equal(sorted(planned), want) {
+			t.Errorf("planned %v, want %v", planned, want)
+		}
+		w.onExpr = nil
+		time.Sleep(time.Minute)
+		if want := []string{"busy", "low", "mid", "top", "other"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("order %v, want %v", w.begun(), want)
+		}
+	})
+}
+
+// While a plan is made, the goal at which it ended ends, well or not.
+func TestPlanIsMadeAgain(t *testing.T) {
+	for fails, tries := range map[bool]int{false: 3, true: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := "x", "y" // in the order in which a plan looks at them
+			if path("y.drv") < path("x.drv") {
+				first, second = "y", "x"
+			}
+			w := newWorld()
+			w.drv(first)
+			w.drv(second)
+			w.fails[first] = fails
+			top := w.drv("top", first, second)
+			n := w.start(t, 1)
+			go n.Realise(t.Context(), Request{Targets: paths(first)})
+			synctest.Wait()
+			w.onExpr = func(name string) {
+				if name == second {
+					time.Sleep(2 * time.Second)
+				}
+			}
+			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}})
+			if errors.Is(err, store.ErrBuildFailed) != fails {
+				t.Errorf("fails %v: error %v", fails, err)
+			}
+			if len(w.begun()) != tries {
+				t.Errorf("fails %v: begun %v", fails, w.begun())
+			}
+		})
+	}
+}

@@ -84,23 +84,17 @@ func TestWantedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		a := w.drv("a")
+		w.stubborn = time.Minute
 		n := w.start(t, 1)
-		g := make(chan struct{})
-		w.mu.Lock() // the cancelled build cannot end
-		w.mu.Unlock()
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() {
-			n.Realise(ctx, Request{Targets: []store.Path{a}, Orphans: Orphans{Cancel: true}})
-			close(g)
-		}()
-		synctest.Wait()
-		cancel()
-		<-g
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		n.Realise(ctx, Request{Targets: []store.Path{a}, Orphans: Orphans{Cancel: true}})
+		begin := time.Now()
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); err != nil {
 			t.Fatal(err)
 		}
-		if !w.isValid("a") {
-			t.Error("a is not valid")
+		if !w.isValid("a") || time.Since(begin) != time.Minute+time.Second || len(w.begun()) != 2 {
+			t.Errorf("valid: %v after %v, begun %v", w.isValid("a"), time.Since(begin), w.begun())
 		}
 	})
 }
@@ -182,6 +176,37 @@ func TestCloseCancels(t *testing.T) {
 		}
 		if len(w.failures) != 0 {
 			t.Errorf("remembered %v", w.failures)
+		}
+	})
+}
+
+// Waiting for another process is not worth waiting for.
+func TestCloseWhileLockedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("a")
+		w.drv("b")
+		w.drv("c")
+		heldA, heldB := make(chan struct{}), make(chan struct{})
+		w.locks[path("a")], w.locks[path("b")] = heldA, heldB
+		n := w.start(t, 1)
+		errs := make(chan error, 3)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: paths("a", "b", "c"), KeepGoing: true})
+			errs <- err
+		}()
+		time.Sleep(time.Second)
+		close(heldA) // but c has the slot
+		synctest.Wait()
+		begin := time.Now()
+		if err := n.Close(t.Context()); err != nil || time.Since(begin) > time.Second {
+			t.Errorf("close: %v after %v", err, time.Since(begin))
+		}
+		if err := <-errs; !errors.Is(err, store.ErrCancelled) {
+			t.Errorf("error %v", err)
+		}
+		if !slices.Equal(w.begun(), []string{"c"}) || !w.isValid("c") {
+			t.Errorf("begun %v", w.begun())
 		}
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"storefs/store"
@@ -18,14 +17,29 @@ import (
 // realised. Else it is, or joins, the *store.Failure of every target that
 // failed (without KeepGoing, of the first), or wraps store.ErrCancelled.
 func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
+	// A plan may end at goals that are in the graph; if they are gone when it
+	// gets there, what became of them is found out by walking again, in the end
+	// by walking everything.
+	for _, live := range []*liveGoals{n.live, n.live, n.live, nil} {
+		res, merged, err := n.try(ctx, r, live)
+		if merged {
+			return res, err
+		}
+	}
+	panic("normaliser: a plan that stands alone was not merged")
+}
+
+// try makes a plan, and follows it if it still holds.
+func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals) (_ *Result, merged bool, _ error) {
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
+	p.live = live
 	index := make([]int32, len(r.Targets))
 	waits := false
 	for i, t := range r.Targets {
 		var err error
 		if index[i], err = n.planTarget(p, t, r.Check, &res.Targets[i]); err != nil {
-			return res, n.gone(ctx, err)
+			return res, true, n.gone(ctx, err)
 		}
 		waits = waits || index[i] != realised
 	}
@@ -38,12 +52,16 @@ func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
 			res.Failures = append(res.Failures, t.Failure)
 		}
 	}
-	if waits {
-		if err := n.await(ctx, r, p, index, res); err != nil {
-			return res, errors.Join(res.err(), err)
-		}
+	if !waits {
+		return res, true, res.err()
 	}
-	return res, res.err()
+	merged, err := n.await(ctx, r, p, index, res)
+	if err != nil {
+		err = errors.Join(res.err(), err)
+	} else {
+		err = res.err()
+	}
+	return res, merged, err
 }
 
 // gone is the error of a caller whose context ended.
@@ -131,12 +149,17 @@ func targetFailure(t store.Path, err error) *store.Failure {
 	return f
 }
 
-// await posts the plan and waits for what comes of it.
-func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result) error {
+// await posts the plan and waits for what comes of it, unless it does not hold
+// any more.
+func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result) (merged bool, _ error) {
 	req := &request{Request: r, reply: make(chan verdict, 1)}
 	pl := p.plan
-	if !n.post(func(gr *graph) { gr.begin(req, &pl, index) }) {
-		return errClosing
+	begun := make(chan bool, 1)
+	if !n.post(func(gr *graph) { begun <- gr.begin(req, &pl, index) }) {
+		return true, errClosing
+	}
+	if !<-begun {
+		return false, nil
 	}
 	var v verdict
 	select {
@@ -146,7 +169,7 @@ func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []i
 		if n.post(func(gr *graph) { n.leave(gr, req); close(left) }) {
 			<-left // Planned is not called any more
 		}
-		return n.gone(ctx, ctx.Err())
+		return true, n.gone(ctx, ctx.Err())
 	}
 	for i := range res.Targets {
 		if index[i] != realised {
@@ -161,7 +184,7 @@ func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []i
 		}
 	}
 	res.Failures = append(res.Failures, v.roots...)
-	return v.err
+	return true, v.err
 }
 
 // err is the error of Realise for the result.
@@ -178,11 +201,14 @@ func (r *Result) err() error {
 	return errors.Join(errs...)
 }
 
-// begin merges the plan of a request.
-func (gr *graph) begin(req *request, p *plan, index []int32) {
+// begin merges the plan of a request; false if it does not hold any more.
+func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 	if gr.closing {
 		req.reply <- verdict{err: errClosing, failures: make([]*store.Failure, len(index)), realised: make([]bool, len(index))}
-		return
+		return true
+	}
+	if !gr.current(p) {
+		return false
 	}
 	gr.requests[req] = struct{}{}
 	if req.Jobs > 0 {
@@ -227,6 +253,7 @@ func (gr *graph) begin(req *request, p *plan, index []int32) {
 			}
 		}
 	}
+	return true
 }
 
 // leave: the caller of req has gone.
@@ -302,40 +329,5 @@ func (gr *graph) setSlots() {
 	gr.builds.slots = gr.minSlots
 	for j := range gr.jobs {
 		gr.builds.slots = max(gr.builds.slots, j)
-	}
-}
-
-// observe gives req a flag of its own, by which it learns of goals. A request
-// for which there is no flag left learns of all goals.
-func (gr *graph) observe(req *request) {
-	if gr.observing|gr.spent == ^(flagObserver - 1) {
-		for _, g := range gr.goals {
-			g.flags &^= gr.spent
-		}
-		gr.spent = 0
-	}
-	for b := flagObserver; b != 0; b <<= 1 {
-		if (gr.observing|gr.spent)&b == 0 {
-			req.observer = b
-			gr.observing |= b
-			gr.observers[b] = req
-			return
-		}
-	}
-	for _, g := range gr.goals {
-		req.observed = append(req.observed, g.path)
-	}
-	gr.allSeeing = append(gr.allSeeing, req)
-}
-
-func (gr *graph) unobserve(req *request) {
-	switch {
-	case req.Planned == nil:
-	case req.observer == 0:
-		gr.allSeeing = slices.DeleteFunc(gr.allSeeing, func(r *request) bool { return r == req })
-	case gr.observers[req.observer] == req:
-		delete(gr.observers, req.observer)
-		gr.observing &^= req.observer
-		gr.spent |= req.observer
 	}
 }

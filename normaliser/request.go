@@ -82,11 +82,3 @@ type verdict struct {
 	roots    []*store.Failure
 	err      error // besides the failures
 }
-
-// tell gives the caller the goals that were found for it since the last time.
-func (r *request) tell() {
-	if len(r.observed) > 0 {
-		r.Planned(r.observed)
-		r.observed = nil
-	}
-}

@@ -132,7 +132,7 @@ func TestManyGoals(t *testing.T) {
 // Many callers want one goal each of a graph that is being built.
 func TestManyCallers(t *testing.T) {
 	w := newWorld()
-	const size = 2000
+	const size = many / 50
 	shapes["chain"](w, size)
 	w.quick = true
 	hold := make(chan struct{})

@@ -1,0 +1,46 @@
+package normaliser
+
+import "slices"
+
+// observe gives req a flag of its own, by which it learns of goals. A request
+// for which there is no flag left learns of all goals.
+func (gr *graph) observe(req *request) {
+	if gr.observing|gr.spent == ^(flagObserver - 1) {
+		for _, g := range gr.goals {
+			g.flags &^= gr.spent
+		}
+		gr.spent = 0
+	}
+	for b := flagObserver; b != 0; b <<= 1 {
+		if (gr.observing|gr.spent)&b == 0 {
+			req.observer = b
+			gr.observing |= b
+			gr.observers[b] = req
+			return
+		}
+	}
+	for _, g := range gr.goals {
+		req.observed = append(req.observed, g.path)
+	}
+	gr.allSeeing = append(gr.allSeeing, req)
+}
+
+func (gr *graph) unobserve(req *request) {
+	switch {
+	case req.Planned == nil:
+	case req.observer == 0:
+		gr.allSeeing = slices.DeleteFunc(gr.allSeeing, func(r *request) bool { return r == req })
+	case gr.observers[req.observer] == req:
+		delete(gr.observers, req.observer)
+		gr.observing &^= req.observer
+		gr.spent |= req.observer
+	}
+}
+
+// tell gives the caller the goals that were found for it since the last time.
+func (r *request) tell() {
+	if len(r.observed) > 0 {
+		r.Planned(r.observed)
+		r.observed = nil
+	}
+}
