@@ -59,7 +59,7 @@ func (d *derivation) CompareSameType(op syntax.Token, y starlark.Value, _ int) (
 func (d *derivation) Binary(op syntax.Token, y starlark.Value, side starlark.Side) (starlark.Value, error) {
 	s, ok := starlark.AsString(y)
 	if op != syntax.PLUS || !ok {
-		return nil, nil //nolint:nilnil // "not defined", as the interface has it
+		return nil, nil // "not defined", as the interface has it
 	}
 	if side == starlark.Left {
 		return starlark.String(d.String() + s), nil

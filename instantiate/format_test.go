@@ -27,7 +27,9 @@ def f(y):
 	if err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
 		t.Errorf("got %v, want where it cannot be read", err)
 	}
-	if _, err = Format("x.star", []byte("x = \"a\\中\"\n")); err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
-		t.Errorf("got %v, want that the formatter fails", err)
+	for _, odd := range []string{"x = \"a\\中\"\n", "x = " + strings.Repeat("-", 3_000_000) + "1\n"} {
+		if _, err = Format("x.star", []byte(odd)); err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
+			t.Errorf("%.20q: got %v, want an error", odd, err)
+		}
 	}
 }
