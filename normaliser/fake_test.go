@@ -52,13 +52,13 @@ type world struct {
 	hold        chan struct{} // that no build ends before, if there is one
 	stubborn    time.Duration // that a cancelled build takes to end
 	onBuilt     func(name string)
-	onExpr      func(name string) // before an expression is read
+	slow        map[string]time.Duration // expressions that take time to read
 	setBatches  int
 	transaction time.Duration // that failures are written in
 	jobs        map[string]builder.Job
 
-	log       struct{ begun, built, cancelled []string } // names in order
-	now, most int                                        // builds running
+	log       struct{ begun, built, cancelled, read []string } // names in order
+	now, most int                                              // builds running
 	released  int
 	lookups   int
 }
@@ -70,7 +70,7 @@ func newWorld() *world {
 		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
 		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
 		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
-		fails: map[string]bool{}, hashes: map[string]string{}, jobs: map[string]builder.Job{},
+		fails: map[string]bool{}, hashes: map[string]string{}, jobs: map[string]builder.Job{}, slow: map[string]time.Duration{},
 	}
 }
 
@@ -157,9 +157,11 @@ func (w *world) isValid(name string) bool {
 }
 
 func (w *world) Expr(p store.Path) (storeexpr.Expr, error) {
-	if w.onExpr != nil {
-		w.onExpr(short(p))
-	}
+	w.mu.Lock()
+	slow := w.slow[short(p)]
+	w.log.read = append(w.log.read, short(p))
+	w.mu.Unlock()
+	time.Sleep(slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e, ok := w.exprs[p]
@@ -323,10 +325,12 @@ func (w *world) Substitutes(ctx context.Context, p store.Path) ([]substitute.Sub
 	return w.subs[p], nil
 }
 
-// begun, built and cancelled are the names of builds, in order.
+// begun, built and cancelled are the names of builds, read those of
+// expressions, in order.
 func (w *world) begun() []string     { return w.names(&w.log.begun) }
 func (w *world) built() []string     { return w.names(&w.log.built) }
 func (w *world) cancelled() []string { return w.names(&w.log.cancelled) }
+func (w *world) read() []string      { return w.names(&w.log.read) }
 
 func (w *world) names(of *[]string) []string {
 	w.mu.Lock()

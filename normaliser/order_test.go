@@ -290,21 +290,19 @@ func TestPlanEndsAtLiveGoals(t *testing.T) {
 			go n.Realise(t.Context(), Request{Targets: paths(name)})
 		}
 		synctest.Wait()
-		read := map[string]bool{}
-		w.onExpr = func(name string) { read[name] = true }
-		var planned []string
+		before := len(w.read())
+		planned := make(chan []store.Path, 1)
 		go n.Realise(t.Context(), Request{
 			Targets: []store.Path{top},
-			Planned: func(goals []store.Path) { planned = append(planned, names(goals)...) },
+			Planned: func(goals []store.Path) { planned <- slices.Clone(goals) },
 		})
-		synctest.Wait()
-		if !read["top"] || read["mid"] || read["low"] {
-			t.Errorf("read %v", read)
+		got := sorted(names(<-planned))
+		if want := []string{"low.drv", "mid.drv", "top.drv"}; !slices.Equal(got, want) {
+			t.Errorf("planned %v, want %v", got, want)
 		}
-		if want := []string{"low.drv", "mid.drv", "top.drv"}; !slices.Equal(sorted(planned), want) {
-			t.Errorf("planned %v, want %v", planned, want)
+		if read := slices.Compact(w.read()[before:]); !slices.Equal(read, []string{"top"}) {
+			t.Errorf("read %v, want no more than top", read)
 		}
-		w.onExpr = nil
 		time.Sleep(time.Minute)
 		if want := []string{"busy", "low", "mid", "top", "other"}; !slices.Equal(w.begun(), want) {
 			t.Errorf("order %v, want %v", w.begun(), want)
@@ -325,14 +323,10 @@ func TestPlanIsMadeAgain(t *testing.T) {
 			w.drv(second)
 			w.fails[first] = fails
 			top := w.drv("top", first, second)
+			w.slow[second] = 2 * time.Second
 			n := w.start(t, 1)
 			go n.Realise(t.Context(), Request{Targets: paths(first)})
 			synctest.Wait()
-			w.onExpr = func(name string) {
-				if name == second {
-					time.Sleep(2 * time.Second)
-				}
-			}
 			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}})
 			if errors.Is(err, store.ErrBuildFailed) != fails {
 				t.Errorf("fails %v: error %v", fails, err)
