@@ -69,6 +69,9 @@ type DB struct {
 // Options.LockTimeout, ErrVersion, or ErrDamaged.
 func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 	b, err := openFile(path, opts)
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) && pathErr.Path == path {
+		err = pathErr.Err // the path is named once
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

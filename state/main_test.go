@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // roleEnv makes the test binary play a part in a test instead of running all of
@@ -18,7 +20,7 @@ const roleEnv = "STATE_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "":
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	case "registrar":
 		exit(registrar(os.Args[1]))
 	case "verifier":
@@ -55,7 +57,8 @@ func play(t testing.TB, role string, uid uint32, args ...string) *exec.Cmd {
 		c.Path = copyOf(t, self)
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	}
-	c.Env = append(os.Environ(), roleEnv+"="+role)
+	// The race detector makes a process that ends wait for a second.
+	c.Env = append(os.Environ(), roleEnv+"="+role, "GORACE=atexit_sleep_ms=0")
 	c.Dir = "/"
 	return c
 }
@@ -88,6 +91,16 @@ func openDir(t testing.TB) string {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// openMemoryDir is memoryDir for other users.
+func openMemoryDir(t testing.TB) string {
+	t.Helper()
+	dir := memoryDir(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 

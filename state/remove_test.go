@@ -75,11 +75,7 @@ func hostile(t *testing.T, dir, outside string, depth int, uid uint32) {
 func TestRemoveAll(t *testing.T) {
 	for _, uid := range users() {
 		t.Run(fmt.Sprint("uid", uid), func(t *testing.T) {
-			parent := memoryDir(t)
-			if err := os.Chmod(parent, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			top := ownedDir(t, parent, uid)
+			top := ownedDir(t, openMemoryDir(t), uid)
 			outside := filepath.Join(openDir(t), "outside")
 			if err := os.WriteFile(outside, []byte("mine"), 0o644); err != nil {
 				t.Fatal(err)
