@@ -87,7 +87,6 @@ const (
 	flagMain                        // needed otherwise than through a substitute
 	// The remaining bits each stand for a request that wants to know its goals.
 	flagObserver
-	numFlags = 64
 )
 
 // origin is what a goal takes from the request that first wanted it.

@@ -108,7 +108,7 @@ func TestJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.drv("base")
-		var errs = make(chan error)
+		errs := make(chan error)
 		for i := range 100 {
 			a := w.drv(fmt.Sprint("a", i%10), "base")
 			_ = a
