@@ -27,6 +27,14 @@ def f(y):
 	if err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
 		t.Errorf("got %v, want where it cannot be read", err)
 	}
+	got, err = Format("x.star", []byte(`x = ['é', 'it\'s', '"', '\\', r'\d', '''ü
+"''']`))
+	want = `x = ["é", "it's", '"', "\\", r"\d", '''ü
+"''']
+`
+	if err != nil || string(got) != want {
+		t.Errorf("got (%v)\n%s\nwant\n%s", err, got, want)
+	}
 	for _, odd := range []string{"x = \"a\\中\"\n", "x = " + strings.Repeat("-", 3_000_000) + "1\n"} {
 		if _, err = Format("x.star", []byte(odd)); err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
 			t.Errorf("%.20q: got %v, want an error", odd, err)

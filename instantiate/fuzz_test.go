@@ -74,17 +74,20 @@ func FuzzEval(f *testing.F) {
 	})
 }
 
-// Formatting changes nothing that a file says to the formatter itself.
+// What was formatted can be formatted again.
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte("x = [a for a in b if c] # d\n"))
 	f.Add([]byte("def f(a, *b, **c):\n  'doc'\n  return lambda x: x\n"))
+	f.Add([]byte("'ɲ'"))
+	f.Add([]byte("'''\xed+020\n0'\xed+0+'\n'''"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		once, err := Format("x.star", src)
 		if err != nil {
 			return
 		}
-		if _, err := Format("x.star", once); err != nil {
-			t.Errorf("the formatted form of\n%s\ncannot be read: %v\n%s", src, err, once)
+		twice, err := Format("x.star", once)
+		if err != nil || !bytes.Equal(once, twice) {
+			t.Errorf("formatted once\n%s\nand twice (%v)\n%s", once, err, twice)
 		}
 	})
 }
