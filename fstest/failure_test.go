@@ -42,7 +42,7 @@ top = sh("top", "cat $in; mkdir $out", env = {"in": middle.out})
 			}
 		}
 	}
-	log, err := os.ReadFile(l.Store + "/.storefs/log/" + filepath.Base(l.ok("instantiate", file + ":broken")[0]))
+	log, err := os.ReadFile(l.Store + "/.storefs/log/" + filepath.Base(l.ok("instantiate", file+":broken")[0]))
 	if err != nil || !strings.Contains(string(log), "the last words") {
 		t.Errorf("log: %q, %v", log, err)
 	}

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 )
 
 func TestHundredProcessesOneBuilder(t *testing.T) {

@@ -43,7 +43,7 @@ const nixExpr = `let
   tools = ./tools;
   sh = name: script: extra: derivation ({ inherit name; system = "x86_64-linux"; builder = "${tools}/bin/sh"; PATH = "${tools}/bin"; args = [ "-euc" script ]; } // extra);
   fixed = sh "fixed.txt" "echo -n fixed > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "fixed"; };
-  base = sh "base" "mkdir -p $out/bin $dev; echo $dev > $out/self; echo $out > $dev/ref; cp $PATH/busybox $out/bin/tool; ln -s $dev/ref $out/link; cat $fixed > $out/fixed" { outputs = [ "out" "dev" ]; inherit fixed; };
+  base = sh "base" "mkdir -p $out/bin $dev; echo $out > $out/self; echo $out > $dev/ref; cp $PATH/busybox $out/bin/tool; ln -s $out/self $out/link; cat $fixed > $out/fixed" { outputs = [ "out" "dev" ]; inherit fixed; };
   text = sh "text" "cat $bodyPath > $out" { passAsFile = [ "body" ]; body = "ünïcode \" \\ $\n\t end"; };
 in sh "top" "mkdir $out; echo ${base.dev} > $out/dev; ln -s ${text} $out/text; chmod 751 $out/dev; touch $out/empty; mkdir -p $out/a/b; echo $out > $out/a/b/self" { }
 `

@@ -18,7 +18,7 @@ func TestOrdinaryUser(t *testing.T) {
 inner = sh("inner", "mkdir $out; echo made by $(busybox id -u) > $out/file")
 default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner.out})
 `)
-	if err := exec.Command("chown", "-R", "12345:12345", l.Dir).Run(); err != nil {
+	if err := exec.Command("chown", "-R", "65534:65534", l.Dir).Run(); err != nil {
 		t.Fatal(err)
 	}
 	// /dev/fuse may be for root only here: a device of our own stands over it,
@@ -26,14 +26,14 @@ default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner
 	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", `
 mknod -m 666 $LAB/fuse c 10 229
 mount --bind $LAB/fuse /dev/fuse
-exec setpriv --reuid=12345 --regid=12345 --clear-groups bash -euxc '
+exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -euxc '
 export HOME=$LAB
 rm -rf $STOREFS_STATE
 $BIN init --store $STORE
 $BIN mount --background
 out=$($BIN query outputs $($BIN instantiate '`+file+`'))
 test "$(cat $out/file)" = "made by 1000"
-test "$(stat -c %u-%a-%Y $out/file)" = 12345-444-1
+test "$(stat -c %u-%a-%Y $out/file)" = 65534-444-1
 $BIN status >/dev/null
 $BIN umount
 ! mountpoint -q $STORE

@@ -48,7 +48,9 @@ func (b *bench) mount() error {
 		{"find, 10,000 files", func(r string) []string { return []string{"find", r, "-size", "+1000000"} }},
 		{"ls -lR, 10,000 files", func(r string) []string { return []string{"ls", "-lR", r} }},
 		{"tar, 10,000 small files", func(r string) []string { return []string{"tar", "cf", "/dev/null", "--exclude=big", "-C", r, "."} }},
-		{"read 256 MiB", func(r string) []string { return []string{"dd", "if=" + r + "/big", "of=/dev/null", "bs=128k", "status=none"} }},
+		{"read 256 MiB", func(r string) []string {
+			return []string{"dd", "if=" + r + "/big", "of=/dev/null", "bs=128k", "status=none"}
+		}},
 		{"exec a program 100 times", func(r string) []string {
 			return []string{"sh", "-c", "for i in $(seq 100); do " + r + "/prog version >/dev/null; done"}
 		}},
