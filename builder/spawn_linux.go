@@ -2,6 +2,7 @@ package builder
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"syscall"
 
@@ -84,8 +85,8 @@ func specFile(s *spec) (*os.File, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "spec")
-	if _, err := f.Write(text); err == nil {
-		_, err = f.Seek(0, 0)
+	if _, err = f.Write(text); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
 		f.Close()

@@ -122,19 +122,19 @@ func limitTests() tests {
 	const forever = `trap '' TERM INT HUP; sleep 1000 & (setsid sleep 1000 &); echo started; sleep 1000; sleep 1000`
 	return tests{
 		"timeout": func(w *World) {
-			f := w.Failed(w.Job("timeout", forever, func(j *builder.Job) { j.Limits.Timeout = 300 * time.Millisecond }))
-			w.expect(f, store.CauseTimeout, "timed out after 300ms")
+			f := w.Failed(w.Job("timeout", forever, func(j *builder.Job) { j.Limits.Timeout = time.Second }))
+			w.expect(f, store.CauseTimeout, "timed out after 1s")
 			if !slices.Equal(f.Log, []string{"started"}) {
 				w.T.Errorf("log: %q", f.Log)
 			}
 		},
 		"silence": func(w *World) {
-			f := w.Failed(w.Job("silence", `for i in 1 2 3 4 5 6 7; do echo $i; sleep 0.1; done; sleep 1000`, func(j *builder.Job) {
-				j.Limits.MaxSilent = 400 * time.Millisecond
+			f := w.Failed(w.Job("silence", `for i in 1 2 3 4 5; do echo $i; sleep 0.3; done; sleep 1000`, func(j *builder.Job) {
+				j.Limits.MaxSilent = time.Second
 				j.Limits.Timeout = time.Minute
 			}))
-			w.expect(f, store.CauseTimeout, "timed out after 400ms without output")
-			if len(f.Log) != 7 {
+			w.expect(f, store.CauseTimeout, "timed out after 1s without output")
+			if len(f.Log) != 5 {
 				w.T.Errorf("log: %q", f.Log)
 			}
 		},

@@ -2,9 +2,11 @@ package buildertest
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 
 	"storefs/builder"
 	"storefs/event"
@@ -184,6 +186,54 @@ writable
 			group.Wait()
 			for range cap(errs) {
 				w.must(<-errs)
+			}
+		},
+		"sandbox paths": func(w *World) {
+			dir := w.T.TempDir()
+			w.must(os.WriteFile(filepath.Join(dir, "file"), []byte("of the host\n"), 0o644))
+			link := filepath.Join(w.T.TempDir(), "link")
+			w.must(os.Symlink(filepath.Join(dir, "file"), link))
+			shell := string(w.Path("busybox"))
+			in := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+				o.SandboxPaths = []builder.SandboxPath{
+					{Inside: "/bin/sh", Outside: shell + "/bin/busybox"}, // of the store, and no input
+					{Inside: shell, Outside: shell},
+					{Inside: "/deep/host", Outside: dir},
+					{Inside: "/etc/linked", Outside: link},
+					{Inside: "/dev/other-null", Outside: "/dev/null"},
+				}
+				return w.open(t, o)
+			})
+			r := in.Built(in.Job("paths", `exec > $out 2>&1; cat /deep/host/file /etc/linked; echo x > /dev/other-null && echo device
+				echo x > /deep/host/new; rm -f /deep/host/file; echo x > /etc/linked; touch `+shell+`/x; ls $NIX_STORE | wc -l`, func(j *builder.Job) {
+				j.Derivation.Builder = "/bin/sh"
+				j.Derivation.Args[0] = "-c"
+				j.Inputs = nil
+			}))
+			w.same("paths", in.Text(r), `of the host
+of the host
+device
+sh: can't create /deep/host/new: Read-only file system
+rm: can't remove '/deep/host/file': Read-only file system
+sh: can't create /etc/linked: Read-only file system
+touch: `+shell+`/x: Read-only file system
+2
+`)
+			in.Built(in.Job("both", `echo > $out`, nil)) // the shell is an input too
+			broken := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+				o.SandboxPaths = []builder.SandboxPath{{Inside: "/x", Outside: dir + "/absent"}}
+				return w.open(t, o)
+			})
+			broken.expect(broken.Failed(broken.Job("broken", `echo > $out`, nil)), store.CauseSystem, "sandbox path /x: stat "+dir+"/absent")
+		},
+		"store below other directories of the sandbox": func(w *World) {
+			for _, dir := range []store.Dir{"/tmp/s", "/build/a/store", "/store", "/usr/local/share/objects"} {
+				in := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+					o.Store = dir
+					return w.open(t, o)
+				})
+				r := in.Built(in.Job("placed", `echo $NIX_STORE > $out; : > /tmp/x; : > /build/x`, nil))
+				w.same("store", in.Text(r), string(dir)+"\n")
 			}
 		},
 		"derivation of 2004": func(w *World) {

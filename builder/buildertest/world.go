@@ -37,6 +37,8 @@ type World struct {
 	Shell store.Info
 	// Probe is a program for what a shell cannot do.
 	Probe store.Info
+
+	open func(t *testing.T, o *builder.Options) Builder
 }
 
 // ProbeVariable names, in the environment, a compiled testdata/probe. Without it,
@@ -67,7 +69,7 @@ func NewWorld(t *testing.T, open func(t *testing.T, o *builder.Options) Builder)
 	t.Helper()
 	state := t.TempDir()
 	t.Cleanup(func() { Writable(state) })
-	w := &World{T: t, Options: builder.Options{
+	w := &World{T: t, open: open, Options: builder.Options{
 		Store:  "/gnu/store.d",
 		Real:   filepath.Join(state, "real"),
 		Builds: filepath.Join(state, "builds"),
@@ -155,11 +157,14 @@ func (w *World) Path(name string) store.Path {
 	return p
 }
 
-// Add puts an object called name into the store: fill makes it.
+// Add puts an object called name into the store, in place of an earlier one: fill
+// makes it.
 func (w *World) Add(name string, fill func(path string), refs ...store.Path) store.Info {
 	w.T.Helper()
 	p := w.Path(name)
 	real := filepath.Join(w.Options.Real, p.Base())
+	Writable(real)
+	w.must(os.RemoveAll(real))
 	fill(real)
 	sum, err := nar.Ingest(w.T.Context(), real, nar.IngestOptions{UID: -1, GID: -1})
 	w.must(err)
