@@ -55,7 +55,9 @@ func TestStandardLibrarySurvivesKills(t *testing.T) {
 	for i := range 20 {
 		k.serve()
 		events := k.watch()
-		hello := exec.Command(out + "/bin/hello")
+		// Through a shell: a Go program that forks is suspended until the exec
+		// of its child is through, which here is after the build.
+		hello := exec.Command("sh", "-c", "exec "+out+"/bin/hello")
 		blocked := make(chan error, 1)
 		go func() { blocked <- hello.Run() }()
 		time.Sleep(time.Duration(200+rand.IntN(1500)) * time.Millisecond)
