@@ -76,7 +76,7 @@ func (s *spec) makeSystem() error {
 	}
 	for name, target := range map[string]string{
 		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
-		"stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+		"stderr": "/proc/self/fd/2", "ptmx": "/dev/pts/ptmx",
 	} {
 		if err := os.Symlink(target, "dev/"+name); err != nil {
 			return err

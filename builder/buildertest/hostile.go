@@ -1,6 +1,7 @@
 package buildertest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +43,7 @@ func hostileTests() tests {
 			}
 		},
 		"daemons": func(w *World) {
-			mark := "1234" + strings.TrimPrefix(filepath.Base(w.Options.Builds), "builds") + ".5"
+			mark := fmt.Sprintf("%d.%d", 100_000+os.Getpid(), time.Now().UnixNano()%1e9)
 			start := time.Now()
 			w.Built(w.Job("daemons", `i=0; while [ $i -lt 50 ]; do (setsid sh -c 'trap "" TERM; (sleep `+mark+` &) ; sleep `+mark+`' &); i=$((i+1)); done; echo > $out`, nil))
 			if took := time.Since(start); took > 10*time.Second {

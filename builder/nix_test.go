@@ -1,0 +1,159 @@
+package builder_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"storefs/builder"
+	"storefs/builder/buildertest"
+	"storefs/nar"
+	"storefs/store"
+	"storefs/storeexpr"
+)
+
+// nixExpressions are derivations whose outputs say what the builder was given.
+const nixExpressions = `
+let
+  busybox = builtins.path { path = ./busybox; name = "busybox"; };
+  text = builtins.toFile "text" "see ${busybox}";
+  make = name: script: attrs: derivation ({
+    inherit name;
+    system = "x86_64-linux";
+    builder = "${busybox}/bin/sh";
+    args = [ "-c" ("b=${busybox}/bin/busybox; " + script) "zero" (builtins.placeholder "out") "ü" ];
+    } // attrs);
+in {
+  environment = make "environment" "$b env | $b sort > $out; printf '%s\n' \"$0\" \"$@\" >> $out; $b cat /proc/1/cmdline >> $out" {
+    HOME = "/home"; TERM = "dumb"; TMP = "x"; empty = ""; self = builtins.placeholder "out";
+  };
+  files = make "files" "$b mkdir $out; cd $out; $b cat $bigPath > big; $b ls -A /build > ls; $b cat /build/graph > graph" {
+    big = "0123456789 ${builtins.placeholder "out"}"; passAsFile = "big";
+    exportReferencesGraph = [ "graph" text ];
+  };
+  structured = make "structured" "out=${builtins.placeholder "out"}; $b mkdir $out; $b cp .attrs.json .attrs.sh $out; $b env | $b sort | $b grep -v ATTRS > $out/env" {
+    __structuredAttrs = true;
+    outputs = [ "out" ];
+    exportReferencesGraph.graph = [ text ];
+    list = [ 1 "it's" true null ]; object = { a = 1; "b c" = "d"; }; nested = { x = [ [ 1 ] ]; };
+    yes = true; no = false; big = 5000000000; negative = -3; text = "line\nline\ttab \"quoted\" back\\slash ü"; "odd name" = 1;
+  };
+  place = make "place" ("{ $b id; umask; $b hostname; $b cat /proc/sys/kernel/domainname; $b uname -m; $b pwd; echo $$; $b ls -A / /etc /dev /dev/shm /tmp /build; "
+    + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "
+    + "for l in /proc/self/fd/0 /dev/fd /dev/stdin /dev/stdout /dev/stderr /dev/ptmx; do $b readlink $l; done; $b cut -d: -f1 /proc/net/dev; $b ls -A ${builtins.storeDir}; "
+    + "(echo > x; $b chmod u+s x || $b chmod 2755 x || echo denied) 2>&1; } > $out") { };
+  several = make "several" "$b mkdir -p $out $dev/d; echo $dev > $out/dev; $b ln -s $dev/d $dev/link; echo run > $dev/d/run; $b chmod 700 $dev/d/run; $b chmod 000 $out/dev" {
+    outputs = [ "dev" "out" ];
+  };
+  self = make "self" "echo $out ${text} > $out" { allowedReferences = [ "out" text ]; };
+  fixed = make "fixed" "echo hello > $out" {
+    outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+  };
+  fixed-recursive = make "fixed-recursive" "$b env | $b grep NIX_OUTPUT_CHECKED > y; $b mkdir $out; $b cp y $out" {
+    outputHashMode = "recursive"; outputHashAlgo = "sha1"; outputHash = "HASH";
+  };
+}`
+
+// TestAsNix builds derivations with a real Nix and then here: hashes and
+// references of all outputs must be equal.
+func TestAsNix(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("Nix's sandbox needs root")
+	}
+	buildertest.Need(t, "nix-store")
+	top := t.TempDir()
+	dir := filepath.Join(top, "store")
+	state := t.TempDir()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(name string, args ...string) []string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "NIX_STORE_DIR="+dir, "NIX_STATE_DIR="+state, "NIX_LOG_DIR="+state, "NIX_CONF_DIR="+state, "HOME="+state, "NIX_REMOTE=")
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, stderr.String())
+		}
+		return strings.Fields(string(out))
+	}
+	check(os.Mkdir(dir, 0o755))
+	check(os.WriteFile(filepath.Join(state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = true\nsandbox-fallback = false\ncores = 3\nsandbox-paths =\nsystem-features = benchmark big-parallel nixos-test\n"), 0o644))
+	bin := filepath.Join(state, "busybox", "bin")
+	check(os.MkdirAll(bin, 0o755))
+	buildertest.CopyFile(t, buildertest.Need(t, "busybox"), filepath.Join(bin, "busybox"))
+	check(os.Symlink("busybox", filepath.Join(bin, "sh")))
+
+	// The hash of the fixed recursive output.
+	fixed := filepath.Join(t.TempDir(), "fixed")
+	check(os.Mkdir(fixed, 0o755))
+	check(os.WriteFile(filepath.Join(fixed, "y"), []byte("NIX_OUTPUT_CHECKED=1\n"), 0o644))
+	hash := run("nix-hash", "--type", "sha1", fixed)[0]
+	file := filepath.Join(state, "default.nix")
+	check(os.WriteFile(file, []byte(strings.Replace(nixExpressions, "HASH", hash, 1)), 0o644))
+
+	drvs := run("nix-instantiate", file)
+	for i := range drvs {
+		drvs[i], _, _ = strings.Cut(drvs[i], "!") // and an output's name
+	}
+	run("nix-store", append([]string{"-r"}, drvs...)...)
+
+	builds, logs := filepath.Join(top, "builds"), t.TempDir()
+	check(os.Mkdir(builds, 0o755))
+	l, err := builder.New(builder.Options{Store: store.Dir(dir), Real: dir, Builds: builds, Logs: logs, System: "x86_64-linux", Cores: 3})
+	check(err)
+	info := func(p string) store.Info {
+		sum, err := nar.HashPath(t.Context(), p)
+		check(err)
+		i := store.Info{Path: store.Path(p), Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size}
+		for _, r := range run("nix-store", "-q", "--references", p) {
+			i.References = append(i.References, store.Path(r))
+		}
+		slices.Sort(i.References)
+		return i
+	}
+	for _, drv := range drvs {
+		text, err := os.ReadFile(drv)
+		check(err)
+		expr, err := storeexpr.Parse(text)
+		check(err)
+		d := expr.(*storeexpr.Derivation)
+		job := builder.Job{Drv: store.Path(drv), Derivation: d}
+		var sources []string
+		for _, s := range d.Sources {
+			sources = append(sources, string(s))
+		}
+		for _, p := range run("nix-store", append([]string{"-q", "--requisites"}, sources...)...) {
+			in := info(p)
+			in.CA = "fixed:r:" + in.NarHash.String()
+			if in.Path.Name() == "text" {
+				text, err := os.ReadFile(p)
+				check(err)
+				in.CA = "text:" + store.HashOf(store.SHA256, text).String()
+			}
+			job.Inputs = append(job.Inputs, in)
+		}
+		t.Run(job.Drv.Name(), func(t *testing.T) {
+			r, err := l.Build(t.Context(), job)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Release()
+			for _, o := range r.Outputs {
+				want := info(string(o.Info.Path))
+				if o.Info.NarHash != want.NarHash || o.Info.Kind != want.Kind || !slices.Equal(o.Info.References, want.References) {
+					diff, _ := exec.Command("diff", "-ru", string(o.Info.Path), o.Scratch).Output()
+					t.Errorf("output %s: %+v\nof Nix: %+v\n%s", o.Name, o.Info, want, diff)
+				}
+			}
+		})
+	}
+}
