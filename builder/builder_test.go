@@ -13,7 +13,7 @@ func TestMain(m *testing.M) {
 }
 
 // local opens the builder of this package.
-func local(t *testing.T, o *builder.Options) buildertest.Builder {
+func local(t testing.TB, o *builder.Options) buildertest.Builder {
 	t.Helper()
 	l, err := builder.New(*o)
 	if err != nil {

@@ -194,7 +194,7 @@ writable
 			link := filepath.Join(w.T.TempDir(), "link")
 			w.must(os.Symlink(filepath.Join(dir, "file"), link))
 			shell := string(w.Path("busybox"))
-			in := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+			in := NewWorld(w.T, func(t testing.TB, o *builder.Options) Builder {
 				o.SandboxPaths = []builder.SandboxPath{
 					{Inside: "/bin/sh", Outside: shell + "/bin/busybox"}, // of the store, and no input
 					{Inside: shell, Outside: shell},
@@ -220,7 +220,7 @@ touch: `+shell+`/x: Read-only file system
 2
 `)
 			in.Built(in.Job("both", `echo > $out`, nil)) // the shell is an input too
-			broken := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+			broken := NewWorld(w.T, func(t testing.TB, o *builder.Options) Builder {
 				o.SandboxPaths = []builder.SandboxPath{{Inside: "/x", Outside: dir + "/absent"}}
 				return w.open(t, o)
 			})
@@ -228,7 +228,7 @@ touch: `+shell+`/x: Read-only file system
 		},
 		"store below other directories of the sandbox": func(w *World) {
 			for _, dir := range []store.Dir{"/tmp/s", "/build/a/store", "/store", "/usr/local/share/objects"} {
-				in := NewWorld(w.T, func(t *testing.T, o *builder.Options) Builder {
+				in := NewWorld(w.T, func(t testing.TB, o *builder.Options) Builder {
 					o.Store = dir
 					return w.open(t, o)
 				})

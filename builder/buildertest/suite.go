@@ -14,7 +14,7 @@ type tests map[string]func(w *World)
 
 // Run runs the whole suite with the builder that open opens. The process must be
 // one that may build: see builder.Child.
-func Run(t *testing.T, open func(t *testing.T, o *builder.Options) Builder) {
+func Run(t *testing.T, open func(t testing.TB, o *builder.Options) Builder) {
 	shared := NewWorld(t, open)
 	for _, group := range []tests{
 		sandboxTests(), inputTests(), outputTests(), fixedTests(), referenceTests(),

@@ -29,7 +29,7 @@ type Builder interface {
 
 // World is a store with a shell in it, and a builder that builds in it.
 type World struct {
-	T       *testing.T
+	T       testing.TB
 	Options builder.Options
 	Builder Builder
 	// Shell is a store object with a busybox, as bin/busybox and by the names
@@ -38,7 +38,7 @@ type World struct {
 	// Probe is a program for what a shell cannot do.
 	Probe store.Info
 
-	open func(t *testing.T, o *builder.Options) Builder
+	open func(t testing.TB, o *builder.Options) Builder
 }
 
 // ProbeVariable names, in the environment, a compiled testdata/probe. Without it,
@@ -49,7 +49,7 @@ const ProbeVariable = "STOREFS_TEST_PROBE"
 var probeSource []byte
 
 // CompileProbe makes the program that ProbeVariable names.
-func CompileProbe(t *testing.T, dir string) string {
+func CompileProbe(t testing.TB, dir string) string {
 	t.Helper()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "probe")
 	if err := os.WriteFile(source, probeSource, 0o644); err != nil {
@@ -65,7 +65,7 @@ func CompileProbe(t *testing.T, dir string) string {
 
 // NewWorld makes a world in temporary directories. open may change the options
 // that it is given before it opens a builder with them.
-func NewWorld(t *testing.T, open func(t *testing.T, o *builder.Options) Builder) *World {
+func NewWorld(t testing.TB, open func(t testing.TB, o *builder.Options) Builder) *World {
 	t.Helper()
 	state := t.TempDir()
 	t.Cleanup(func() { Writable(state) })
@@ -110,7 +110,7 @@ func Writable(dir string) {
 }
 
 // Need finds a program, or skips the test.
-func Need(t *testing.T, program string) string {
+func Need(t testing.TB, program string) string {
 	t.Helper()
 	p, err := exec.LookPath(program)
 	if err != nil {
@@ -123,7 +123,7 @@ func Need(t *testing.T, program string) string {
 }
 
 // CopyFile copies an executable.
-func CopyFile(t *testing.T, from, to string) {
+func CopyFile(t testing.TB, from, to string) {
 	t.Helper()
 	src, err := os.Open(from)
 	if err != nil {

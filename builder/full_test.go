@@ -1,0 +1,36 @@
+package builder_test
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/builder"
+	"storefs/builder/buildertest"
+	"storefs/store"
+)
+
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount a small file system")
+	}
+	w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+		if err := unix.Mount("tmpfs", o.Builds, "tmpfs", 0, "size=16m"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(o.Builds, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		return local(t, o)
+	})
+	const fill = `dd if=/dev/zero of=x bs=1M count=100`
+	if f := w.Failed(w.Job("full", fill+` || exit 1`, nil)); f.Cause != store.CauseNoSpace || f.Status != 1 {
+		t.Errorf("failure: %s", f.Text())
+	}
+	if f := w.Failed(w.Job("room", fill+`; rm x; exit 1`, nil)); f.Cause != store.CauseBuilder {
+		t.Errorf("failure: %s", f.Text())
+	}
+}
