@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -34,7 +35,7 @@ type Server struct {
 	Options
 	http   http.Server
 	ctx    context.Context // of all requests
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	open   context.Context // ends when no new clients are taken
 	close  context.CancelFunc
 
@@ -48,7 +49,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{Options: o, changed: make(chan struct{})}
 	s.open, s.close = context.WithCancel(context.Background())
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.http = http.Server{
 		Handler:     s.routes(),
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
@@ -129,7 +130,7 @@ func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
 // connection is gone.
 func (s *Server) Close() {
 	s.close()
-	s.cancel()
+	s.cancel(ErrClosing)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if s.http.Shutdown(ctx) != nil {
@@ -184,8 +185,14 @@ func (s *Server) stop(w http.ResponseWriter, _ *http.Request) error {
 // clients send long ones in pieces.
 const maxBody = 256 << 20
 
+// readJSON reads the body to its end: only then does the HTTP server look
+// whether the client is still there, and end the request's context if not.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v); err != nil {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/alecthomas/kong"
 	kongtoml "github.com/alecthomas/kong-toml"
@@ -19,7 +20,9 @@ import (
 // app is what all commands share.
 type app struct {
 	cli
-	hard   context.Context // ends with the second signal
+	hard     context.Context // ends with the signal after the one that ends the command
+	draining atomic.Bool     // the command has ended, and others are waited for
+
 	stdin  *os.File
 	stdout *os.File
 	stderr *os.File

@@ -46,7 +46,10 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 
 // alone calls f as the owner's own client.
 func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) error) (err error) {
-	defer func() { err = errors.Join(err, own.close(a.hard)) }()
+	defer func() {
+		a.draining.Store(true)
+		err = errors.Join(err, own.close(a.hard))
+	}()
 	c, err := daemon.Dial(ctx, a.socket(), false)
 	if err != nil {
 		return fmt.Errorf("connect to itself: %w", err)

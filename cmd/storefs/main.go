@@ -26,19 +26,20 @@ var errInterrupted = errors.New("interrupted")
 
 // run returns the exit status.
 func run() int {
-	// The first signal ends what was asked for; the second one also what others
-	// asked of this process.
+	// The first signal ends what was asked for; another one, or one that comes
+	// when that has ended, also what others asked of this process.
 	ctx, interrupt := context.WithCancelCause(context.Background())
 	defer interrupt(nil)
 	hard, kill := context.WithCancelCause(context.Background())
 	defer kill(nil)
+	a := &app{hard: hard, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	listening := make(chan struct{})
 	go func() {
 		defer close(listening)
 		for range signals {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !a.draining.Load() {
 				interrupt(errInterrupted)
 			} else {
 				kill(errInterrupted)
@@ -51,7 +52,6 @@ func run() int {
 		<-listening
 	}()
 
-	a := &app{hard: hard, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	err := a.run(ctx, os.Args[1:])
 	if err != nil {
 		a.report(err)

@@ -125,7 +125,7 @@ const unmountTime = 2 * time.Second
 func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
 	o.server.Drain(hard, func(clients int) {
-		o.options.say(fmt.Sprintf("storefs: waiting for %s of other commands (interrupt again to cancel)", count(clients, "request")))
+		o.options.say(fmt.Sprintf("storefs: done; waiting for other commands that use this process: %d (an interrupt cancels them)", clients))
 	})
 	if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
