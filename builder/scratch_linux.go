@@ -69,6 +69,9 @@ func (b *build) keep() (string, error) {
 	if err := os.Rename(b.scratch, kept); err != nil {
 		return "", err
 	}
+	if b.ids.uid == os.Geteuid() {
+		return kept, nil
+	}
 	return kept, filepath.WalkDir(kept, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

@@ -98,6 +98,10 @@ func failureTests() tests {
 		"keep": func(w *World) {
 			job := w.Job("keep", `echo > $out; echo kept > file; mkdir -p d; echo > d/f; chmod 0 d; ln -s /etc/passwd link; exit 1`, func(j *builder.Job) { j.KeepFailed = true })
 			f := w.Failed(job)
+			w.expect(f, store.CauseBuilder, "exit status 1")
+			if strings.Contains(f.Message, "cannot") {
+				w.T.Errorf("message: %s", f.Message)
+			}
 			defer os.RemoveAll(f.Kept)
 			defer Writable(f.Kept)
 			if filepath.Dir(f.Kept) != w.Options.Builds || !strings.HasPrefix(filepath.Base(f.Kept), "kept-") {
