@@ -78,7 +78,7 @@ func httpStatus(err error) int {
 // Failures collects all failures that err consists of or wraps.
 func Failures(err error) []*store.Failure {
 	var all []*store.Failure
-	switch e := err.(type) { //nolint:errorlint // this walks the tree itself
+	switch e := err.(type) {
 	case nil:
 	case *store.Failure:
 		all = []*store.Failure{e}
