@@ -36,6 +36,7 @@ func (b *build) compile(p *packageSpec) error {
 	if err := os.Mkdir(b.out, 0o755); err != nil {
 		return err
 	}
+	fmt.Printf("compile %s: %d Go files, %d of assembly, %d imports\n", p.Path, len(p.Go), len(p.Asm), len(p.Imports))
 	archive := filepath.Join(b.out, archiveName)
 	// No name of this build may get into the archive.
 	trim := "-trimpath=" + p.Source + "=>" + p.Path + ";" + b.work + "=>"
