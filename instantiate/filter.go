@@ -49,7 +49,7 @@ func parsePattern(s string) ([]string, error) {
 	}
 	p := strings.Split(path.Clean(s), "/")
 	if p[0] == ".." {
-		return nil, fmt.Errorf("pattern %q: begins with ..", s)
+		return nil, fmt.Errorf("pattern %q: leads upwards", s)
 	}
 	for _, c := range p {
 		if _, err := path.Match(c, ""); err != nil {

@@ -36,13 +36,17 @@ func (l *library) AddNAR(ctx context.Context, name string, recursive bool, algo 
 }
 
 func (l *library) AddTexts(ctx context.Context, texts []daemon.Text) ([]store.Path, error) {
-	paths := make([]store.Path, 0, len(texts))
-	for _, t := range texts {
-		info, err := l.state.AddText(ctx, t.Name, t.Text, t.References)
-		if err != nil {
-			return nil, err
-		}
-		paths = append(paths, info.Path)
+	all := make([]state.NewText, len(texts))
+	for i, t := range texts {
+		all[i] = state.NewText{Name: t.Name, Text: t.Text, References: t.References}
+	}
+	infos, err := l.state.AddTexts(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]store.Path, len(infos))
+	for i, info := range infos {
+		paths[i] = info.Path
 	}
 	return paths, nil
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -30,7 +31,7 @@ func run() error {
 	l := make(pipeListener)
 	srv := &http.Server{Handler: http.HandlerFunc(greet)}
 	go srv.Serve(l) // it ends with the program
-	client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return l.dial() }}}
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return l.dial() }}}
 	resp, err := client.Get("http://hello/world")
 	if err != nil {
 		return err
