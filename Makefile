@@ -7,6 +7,10 @@ PACKAGES  ?= ./...
 
 export CGO_ENABLED ?= 0
 
+# Tests send signals, and a job in the background is started with some of them
+# ignored: not so the tests.
+SIGNALS   := $(shell env --default-signal=HUP,INT,QUIT true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT)
+
 .PHONY: help build demo test deps lint race fuzz chaos bench fmt clean
 
 help: ## this list
@@ -33,7 +37,7 @@ lint: ## gofumpt, vet, staticcheck (import rules are a test in fstest)
 	$(TOOLS) staticcheck ./...
 
 race: ## all tests with the race detector
-	CGO_ENABLED=1 $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -p 2 -timeout 12m $(PACKAGES)
+	CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -p 2 -timeout 12m $(PACKAGES)
 
 fuzz: ## each fuzz target for FUZZTIME (5s)
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz
