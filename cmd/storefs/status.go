@@ -68,7 +68,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 	}
 	err := client.Watch(ctx, c.PrintBuildLogs, show)
 	if errors.Is(err, store.ErrCancelled) && ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil // that is how watching ends
 	}
 	return err
 }
