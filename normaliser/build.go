@@ -212,7 +212,7 @@ func (n *Normaliser) check(ctx context.Context, j *job) error {
 		f := &store.Failure{
 			Path:    j.path,
 			Cause:   store.CauseDeterminism,
-			Message: fmt.Sprintf("built again, %s is another: %v, was %v", o.Info.Path, o.Info.NarHash, info.NarHash),
+			Message: fmt.Sprintf("not deterministic: built again, %s is another: %v, was %v", o.Info.Path, o.Info.NarHash, info.NarHash),
 			Time:    time.Now(),
 			Builder: d.Builder,
 			LogFile: res.LogFile,
