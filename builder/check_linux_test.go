@@ -152,39 +152,6 @@ func TestMapped(t *testing.T) {
 	}
 }
 
-func TestRemoveTree(t *testing.T) {
-	top := t.TempDir()
-	outside := filepath.Join(top, "outside")
-	if err := os.Mkdir(outside, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(top, "dir")
-	deep := dir
-	for range 3 * maxOpen {
-		deep = filepath.Join(deep, "d")
-	}
-	for _, err := range []error{
-		os.MkdirAll(deep, 0o755),
-		os.WriteFile(filepath.Join(deep, "f"), nil, 0),
-		os.Symlink(outside, filepath.Join(deep, "link")),
-		os.Chmod(deep, 0),
-		os.Chmod(filepath.Dir(deep), 0o500),
-		os.Chmod(dir, 0o100),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 { // removed already is as good
-		if err := removeTree(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if left, err := os.ReadDir(top); err != nil || len(left) != 1 {
-		t.Errorf("left: %v %v", left, err)
-	}
-}
-
 func TestDiagnoseIsNotAboutTheDisk(t *testing.T) {
 	b := &build{Local: &Local{}}
 	b.job.Derivation = new(storeexpr.Derivation)

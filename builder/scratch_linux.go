@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/tree"
 )
 
 // keptPrefix begins the names of scratch directories that were kept.
@@ -59,7 +61,7 @@ func (b *build) discard() {
 	if b.scratch == "" {
 		return
 	}
-	_ = removeTree(b.scratch)
+	_ = tree.RemoveAll(b.scratch)
 }
 
 // keep leaves the scratch directory of a failed build for its user to look at,

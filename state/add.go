@@ -14,6 +14,7 @@ import (
 	"storefs/db"
 	"storefs/nar"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // AddNAR adds a source: r is the NAR of a file, link or directory that is to be
@@ -43,7 +44,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 		r = io.TeeReader(r, content)
 	}
 	scratch := s.newScratch("add")
-	defer RemoveAll(scratch)
+	defer tree.RemoveAll(scratch)
 	sum, err := restore(ctx, r, scratch)
 	if err != nil {
 		return store.Info{}, err
@@ -215,7 +216,7 @@ func (s *State) writeText(p store.Path, text []byte, refs []store.Path, ca strin
 		err = nar.Dump(h, scratch)
 	}
 	if err != nil {
-		return object{}, errors.Join(err, RemoveAll(scratch))
+		return object{}, errors.Join(err, tree.RemoveAll(scratch))
 	}
 	refs = slices.Clone(refs)
 	slices.Sort(refs)

@@ -8,6 +8,7 @@ import (
 
 	"storefs/event"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // Delete makes paths invalid and removes them, with the closure expressions
@@ -24,7 +25,7 @@ func (s *State) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, 
 	deleted, trash, err := s.unregister(ctx, paths)
 	s.publish(event.Event{Kind: event.Deleted, Paths: deleted})
 	for _, t := range trash {
-		err = errors.Join(err, RemoveAll(t))
+		err = errors.Join(err, tree.RemoveAll(t))
 	}
 	return deleted, err
 }

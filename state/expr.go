@@ -9,6 +9,7 @@ import (
 	"storefs/db"
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/tree"
 )
 
 // NewExpr is a store expression that is to be added.
@@ -126,7 +127,7 @@ func (b *batch) commit(ctx context.Context) error {
 func (b *batch) cleanUp() {
 	for _, o := range b.objects {
 		// What cannot be removed now is swept by the next owner.
-		_ = RemoveAll(o.scratch)
+		_ = tree.RemoveAll(o.scratch)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"storefs/nar"
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/tree"
 )
 
 // Import reads a stream of `nix-store --export` and makes all of its members
@@ -53,7 +54,7 @@ func (b *batch) importNext(ctx context.Context, x *nar.ExportReader) (store.Path
 	keep := false
 	defer func() {
 		if !keep {
-			_ = RemoveAll(scratch)
+			_ = tree.RemoveAll(scratch)
 		}
 	}()
 	sum, err := restore(ctx, archive, scratch)

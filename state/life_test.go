@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"storefs/tree"
+
 	"storefs/store"
 )
 
@@ -123,7 +125,7 @@ func TestOpenRefuses(t *testing.T) {
 	config := func(text string) func(dir string) error {
 		return func(dir string) error { return os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o644) }
 	}
-	if err := damage(t, RemoveAll); !errors.Is(err, ErrNotState) {
+	if err := damage(t, tree.RemoveAll); !errors.Is(err, ErrNotState) {
 		t.Errorf("nothing there: %v", err)
 	}
 	if err := damage(t, config("{\n\n]")); !errors.Is(err, ErrNotState) {

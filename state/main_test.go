@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"storefs/tree"
 )
 
 // roleEnv makes the test binary play a part in a test instead of running all of
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 	case "verifier":
 		exit(verifyAll(os.Args[1]))
 	case "remover":
-		exit(RemoveAll(os.Args[1]))
+		exit(tree.RemoveAll(os.Args[1]))
 	case "locker":
 		exit(locker(os.Args[1]))
 	case "life":
@@ -87,7 +89,7 @@ func openDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := RemoveAll(dir); err != nil {
+		if err := tree.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"storefs/store"
+	"storefs/tree"
 )
 
 // nix runs the real Nix with a store, a state and a configuration of its own.
@@ -164,7 +165,7 @@ func TestNix(t *testing.T) {
 	if err := s.Export(ctx, &again, all); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(RemoveAll(string(n.dir)), RemoveAll(n.state)); err != nil {
+	if err := errors.Join(tree.RemoveAll(string(n.dir)), tree.RemoveAll(n.state)); err != nil {
 		t.Fatal(err)
 	}
 	n.output(t, again.Bytes(), "nix-store", "--import")

@@ -9,6 +9,7 @@ import (
 	"storefs/db"
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/tree"
 )
 
 // Output is one canonical output in scratch.
@@ -63,7 +64,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 		return nil, "", err
 	}
 	// The closure's text is ours to remove, the outputs are not.
-	defer RemoveAll(closure.scratch)
+	defer tree.RemoveAll(closure.scratch)
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}
@@ -101,7 +102,7 @@ func (s *State) normalise(ctx context.Context, drv store.Path) (store.Path, erro
 	if err != nil {
 		return "", err
 	}
-	defer RemoveAll(closure.scratch)
+	defer tree.RemoveAll(closure.scratch)
 	return closure.info.Path, s.place(ctx, b.objects, b.reg)
 }
 

@@ -12,6 +12,7 @@ import (
 	"storefs/event"
 	"storefs/nar"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // An output that is valid already stays, and the new one is not taken.
@@ -145,7 +146,7 @@ func TestVerifyAndRepair(t *testing.T) {
 	s, d, _ := small(t)
 	dev, out := d.Outputs[0].Path, d.Outputs[1].Path
 	overwrite(t, s.Real(dev)+"/file", "damaged")
-	if err := RemoveAll(s.Real(out)); err != nil {
+	if err := tree.RemoveAll(s.Real(out)); err != nil {
 		t.Fatal(err)
 	}
 	src := must(s.DB().Info(out))(t).References[0]

@@ -11,6 +11,7 @@ import (
 	"storefs/db"
 	"storefs/event"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // object is a canonical store object in scratch, on its way into real/.
@@ -81,7 +82,7 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 	}
 	if err != nil {
 		for _, p := range placed {
-			if e := RemoveAll(s.Real(p)); e != nil {
+			if e := tree.RemoveAll(s.Real(p)); e != nil {
 				return fmt.Errorf("%w (and %w)", err, e)
 			}
 		}
@@ -96,7 +97,7 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 func (s *State) moveIn(o object) error {
 	to := s.Real(o.info.Path)
 	if _, err := os.Lstat(to); err == nil {
-		if err := RemoveAll(to); err != nil {
+		if err := tree.RemoveAll(to); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/tree"
 )
 
 // hostile makes a tree of what is hard to remove: closed and read-only
@@ -94,14 +96,14 @@ func TestRemoveAll(t *testing.T) {
 			}
 		})
 	}
-	if err := RemoveAll(filepath.Join(t.TempDir(), "nothing", "there")); err != nil {
+	if err := tree.RemoveAll(filepath.Join(t.TempDir(), "nothing", "there")); err != nil {
 		t.Errorf("nothing to remove: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveAll(file); err != nil {
+	if err := tree.RemoveAll(file); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(file); err == nil {

@@ -12,6 +12,7 @@ import (
 	"storefs/nar"
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/tree"
 )
 
 const testStore = store.Dir("/t/store")
@@ -37,7 +38,7 @@ func memoryDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // not the testing package's, which fails at read-only directories
-		if err := RemoveAll(dir); err != nil {
+		if err := tree.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"storefs/tree"
 )
 
 // sweepChunk is how many names are compared with the database at a time: a
@@ -66,7 +68,7 @@ func sweepDir(dir string, choose func(names []string) ([]string, error)) error {
 			return err
 		}
 		for _, n := range doomed {
-			if err := RemoveAll(dir + "/" + n); err != nil {
+			if err := tree.RemoveAll(dir + "/" + n); err != nil {
 				return fmt.Errorf("leftover: %w", err)
 			}
 		}

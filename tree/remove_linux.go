@@ -1,4 +1,6 @@
-package state
+// Package tree removes file trees that builders and store objects leave: read-only,
+// closed, or deeper than a path can name. It knows nothing of stores.
+package tree
 
 import (
 	"errors"
