@@ -23,6 +23,9 @@ type notifier struct {
 	listing bool
 	deleted []string
 	wake    chan struct{} // capacity 1
+	// pending is closed when what waits has been told, telling when what is
+	// being told has; nil if there is no such thing.
+	pending, telling chan struct{}
 }
 
 func newNotifier() *notifier { return &notifier{wake: make(chan struct{}, 1)} }
@@ -32,11 +35,30 @@ func (n *notifier) add(deleted []string) {
 	n.mu.Lock()
 	n.listing = true
 	n.deleted = append(n.deleted, deleted...)
+	if n.pending == nil {
+		n.pending = make(chan struct{})
+	}
 	n.mu.Unlock()
 	select {
 	case n.wake <- struct{}{}:
 	default:
 	}
+}
+
+// told returns a channel that is closed when everything that was added before
+// has been told.
+func (n *notifier) told() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.pending != nil:
+		return n.pending
+	case n.telling != nil:
+		return n.telling
+	}
+	now := make(chan struct{})
+	close(now)
+	return now
 }
 
 // postpone is how long deletions wait before it is looked again whether they
@@ -65,6 +87,8 @@ func (n *notifier) run(k kernel, blocked func() bool, stop <-chan struct{}) {
 			n.deleted = deleted
 			deleted = nil
 			again = time.After(postpone)
+		} else {
+			n.telling, n.pending = n.pending, nil
 		}
 		n.mu.Unlock()
 		// The answers do not matter: ENOENT means that the kernel keeps no
@@ -75,5 +99,11 @@ func (n *notifier) run(k kernel, blocked func() bool, stop <-chan struct{}) {
 		if listing {
 			k.InodeNotify(fuse.FUSE_ROOT_ID, 0, 0)
 		}
+		n.mu.Lock()
+		if n.telling != nil {
+			close(n.telling)
+			n.telling = nil
+		}
+		n.mu.Unlock()
 	}
 }

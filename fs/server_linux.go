@@ -176,6 +176,11 @@ func (s *Server) Deleted(names []string) {
 	s.notes.add(names)
 }
 
+// Told returns a channel that is closed when the kernel has heard of all
+// changes and deletions of which the server was told before. That may take as
+// long as a caller waits in a LOOKUP, or never come if the mount ends.
+func (s *Server) Told() <-chan struct{} { return s.notes.told() }
+
 // busyTime is how long processes that were blocked may take to leave the mount
 // before it counts as busy.
 const busyTime = 500 * time.Millisecond

@@ -21,6 +21,8 @@ import (
 type library struct {
 	state      *state.State
 	normaliser *normaliser.Normaliser
+	// forget tells the mount, if there is one, of what was deleted.
+	forget func(ctx context.Context, deleted []store.Path)
 }
 
 var (
@@ -219,7 +221,11 @@ func (l *library) Failure(p store.Path) (*store.Failure, error) { return l.state
 func (l *library) LogFile(drv store.Path) string { return l.state.Log(drv) }
 
 func (l *library) Delete(ctx context.Context, paths []store.Path) ([]store.Path, error) {
-	return l.state.Delete(ctx, paths...)
+	deleted, err := l.state.Delete(ctx, paths...)
+	if len(deleted) > 0 {
+		l.forget(ctx, deleted)
+	}
+	return deleted, err
 }
 
 func (l *library) Verify(ctx context.Context, o daemon.VerifyOptions, report func(daemon.Damage)) (daemon.Verified, error) {

@@ -14,6 +14,7 @@ import (
 	"storefs/fs"
 	"storefs/normaliser"
 	"storefs/state"
+	"storefs/store"
 	"storefs/substitute"
 )
 
@@ -80,7 +81,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Events:      own.events,
 		Jobs:        o.jobs,
 	})
-	own.library = &library{state: own.state, normaliser: own.normaliser}
+	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
 	own.server = daemon.New(daemon.Options{
 		Hello:     own.hello,
 		Realiser:  own.normaliser,
@@ -98,6 +99,31 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	}
 	go func() { own.served <- own.server.Serve(listener) }()
 	return own, nil
+}
+
+// forgetTime is how long a deletion waits for the kernel to hear of it: callers
+// who wait in a LOOKUP (mount --wait=lookup) keep it from that.
+const forgetTime = time.Second
+
+// forget tells the mount of deleted paths, and waits until the kernel has heard
+// of it: whoever deletes a path and touches it then must not get the old one.
+func (o *owner) forget(ctx context.Context, deleted []store.Path) {
+	o.mu.Lock()
+	mounted := o.mounted
+	o.mu.Unlock()
+	if mounted == nil {
+		return
+	}
+	names := make([]string, len(deleted))
+	for i, p := range deleted {
+		names[i] = p.Base()
+	}
+	mounted.Deleted(names)
+	select {
+	case <-mounted.Told():
+	case <-time.After(forgetTime):
+	case <-ctx.Done():
+	}
 }
 
 func (o *owner) hello() daemon.Hello {
