@@ -26,6 +26,8 @@ type Options struct {
 	Records   Records
 	Caretaker Caretaker
 	Events    *event.Bus
+	// Mount is what the mount does, or nil; a nil Mount: there never is one.
+	Mount func() *MountStatus
 	// Stop ends the owner, soon after it returned. A nil Stop: clients cannot.
 	Stop func()
 }

@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,18 @@ type Status struct {
 	Hello
 	normaliser.Status
 	Clients int `json:"clients"` // connected, but for those that only watch
+	// Mount is what the mount does, nil if there is none.
+	Mount *MountStatus `json:"mount,omitempty"`
+}
+
+// MountStatus is what a mount does.
+type MountStatus struct {
+	Data string `json:"data"` // how the contents of files reach the kernel
+	// Nodes are the files and directories that the kernel remembers.
+	Nodes int `json:"nodes"`
+	// Requests are how many requests of the kernel were answered, by their
+	// names. What the kernel has in its caches asks for none.
+	Requests map[string]uint64 `json:"requests"`
 }
 
 // Status is the state of the owner now.
@@ -24,7 +38,11 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	n := s.sessions
 	s.mu.Unlock()
-	return Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
+	now := Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
+	if s.Mount != nil {
+		now.Mount = s.Mount()
+	}
+	return now
 }
 
 // Headline is one line: which store, and who owns it.
@@ -42,6 +60,13 @@ func (s *Status) Text(now time.Time) string {
 	b.WriteString(s.Headline() + "\n")
 	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
 		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
+	if m := s.Mount; m != nil {
+		fmt.Fprintf(&b, "mount: data %s, %d files known to the kernel; requests:", m.Data, m.Nodes)
+		for _, name := range slices.Sorted(maps.Keys(m.Requests)) {
+			fmt.Fprintf(&b, " %s %d", name, m.Requests[name])
+		}
+		b.WriteString("\n")
+	}
 	if s.Remaining > 0 {
 		fmt.Fprintf(&b, "about %s left\n", progress.About(s.Remaining))
 	}

@@ -77,7 +77,7 @@ func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 
 func (r *raw) Forget(id, count uint64) {
 	if r.nodes.forget(id, count) {
-		r.backing.forget(id)
+		r.data.forget(id)
 		r.snapshots.forget(id)
 	}
 }
@@ -129,15 +129,21 @@ func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 	return target, fuse.OK
 }
 
-func (r *raw) Open(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return r.data.open()
+func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n := r.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	return r.data.open(n, out)
 }
 
-// OpenDir need not wait for a placeholder: opening a directory asks for its
-// permissions first, and those for its attributes.
-func (r *raw) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return r.data.open()
-}
+func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { r.data.release(in.NodeId) }
+
+// OpenDir is refused once and for all: the kernel opens directories by itself
+// from then on, and keeps their listings. It need not wait for a placeholder:
+// opening a directory asks for its permissions first, and those for its
+// attributes.
+func (r *raw) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
 func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n := r.nodes.get(in.NodeId)

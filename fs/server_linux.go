@@ -16,6 +16,8 @@ import (
 // Server is a mounted store. End it by Unmount, and wait for its end by Wait.
 type Server struct {
 	raw    *raw
+	counts *counted
+	data   Data // never DataAuto
 	fuse   *fuse.Server
 	at     mounted
 	direct bool // mounted by a system call, and not by fusermount3
@@ -57,6 +59,9 @@ func mount(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Data == "" || opts.Data == DataAuto {
+		opts.Data = DataNoOpen
+	}
 	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func mount(opts Options) (*Server, error) {
 		limit:         limit,
 		nodes:         newNodes(),
 		backing:       b,
-		data:          data{b},
+		data:          data{backing: b},
 		snapshots:     newSnapshots(),
 		changed:       &changeTime{},
 		ctx:           ctx,
@@ -86,7 +91,11 @@ func mount(opts Options) (*Server, error) {
 		b.close()
 		return nil, err
 	}
-	server, err := fuse.NewServer(r, dir, mountOptions(opts, direct, log))
+	if opts.Data != DataNoOpen {
+		r.data.handles = newHandles(b)
+	}
+	counts := &counted{RawFileSystem: r}
+	server, err := fuse.NewServer(counts, dir, mountOptions(opts, b, direct, log))
 	if err != nil {
 		// It may have mounted and then failed to agree with the kernel.
 		if m, found := mountAt(dir); found && m.ours() {
@@ -97,7 +106,12 @@ func mount(opts Options) (*Server, error) {
 		}
 		return fail(err)
 	}
-	s := &Server{raw: r, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
+	if opts.Data == DataPassthrough {
+		if err := r.data.handles.passthrough(server, opts.Real); err != nil {
+			return fail(errors.Join(err, unmountAt(dir, direct, true)))
+		}
+	}
+	s := &Server{raw: r, counts: counts, data: opts.Data, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
 	go s.serve()
 	var found bool
 	if s.at, found = mountAt(dir); !found || !s.at.ours() {
@@ -111,7 +125,7 @@ func mount(opts Options) (*Server, error) {
 	return s, nil
 }
 
-func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOptions {
+func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse.MountOptions {
 	o := &fuse.MountOptions{
 		AllowOther: opts.AllowOther,
 		FsName:     fsName,
@@ -127,13 +141,17 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 		EnableSymlinkCaching: true,
 		DisableXAttrs:        true,
 		DisableSplice:        true,
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		MaxWrite:             1 << 20,
+		MaxStackDepth:        stackDepth(b.real),
 
 		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {
 			log.Error("panic in a request", "panic", v)
 			return fuse.EIO
 		},
+	}
+	if opts.Data != DataPassthrough {
+		o.DisabledCapabilities = fuse.CAP_PASSTHROUGH
 	}
 	if !direct {
 		o.Options = append(o.Options, "ro", "nosuid", "nodev")
@@ -151,6 +169,9 @@ func (s *Server) serve() {
 	close(stop)
 	notes.Wait()
 	s.raw.calls.Wait()
+	if s.raw.data.handles != nil {
+		s.raw.data.handles.close()
+	}
 	s.raw.backing.close()
 	close(s.done)
 }
@@ -158,6 +179,16 @@ func (s *Server) serve() {
 // Wait returns when the mount has ended, by Unmount or by somebody else's
 // umount, and nothing of the server runs any more.
 func (s *Server) Wait() { <-s.done }
+
+// Data is how the contents of files reach the kernel: never DataAuto.
+func (s *Server) Data() Data { return s.data }
+
+// Nodes is how many files and directories the kernel remembers, the root among
+// them.
+func (s *Server) Nodes() int { return s.raw.nodes.size() }
+
+// Requests are how many requests of the kernel were answered, by their names.
+func (s *Server) Requests() map[string]uint64 { return s.counts.requests() }
 
 // Changed says that the names that are valid have changed. It never blocks.
 func (s *Server) Changed() {

@@ -91,6 +91,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Records:   own.library,
 		Caretaker: own.library,
 		Events:    own.events,
+		Mount:     own.mount,
 		Stop:      o.stop,
 	})
 	listener, err := daemon.Listen(own.state.Socket())
@@ -138,6 +139,17 @@ func (o *owner) hello() daemon.Hello {
 		Mountpoint:   o.at,
 		SandboxPaths: o.options.sandbox.SandboxPath,
 	}
+}
+
+// mount is what the mount does, nil if there is none.
+func (o *owner) mount() *daemon.MountStatus {
+	o.mu.Lock()
+	m := o.mounted
+	o.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return &daemon.MountStatus{Data: string(m.Data()), Nodes: m.Nodes(), Requests: m.Requests()}
 }
 
 // unmountTime is how long a mount that is in use may keep its owner from

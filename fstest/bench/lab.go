@@ -40,8 +40,8 @@ func (l *lab) output(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-func (l *lab) mount() error {
-	l.server = exec.Command(l.b.storefs, "mount")
+func (l *lab) mount(args ...string) error {
+	l.server = exec.Command(l.b.storefs, append([]string{"mount"}, args...)...)
 	l.server.Env = append(os.Environ(), l.env()...)
 	if err := l.server.Start(); err != nil {
 		return err

@@ -1,7 +1,7 @@
 // Command bench measures storefs beside a peer or a limit, in turns, in one
 // run, and prints ratios: absolute times mean nothing on a shared machine.
 //
-//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,engine,gostd]
+//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,engine,gostd] [-data auto]
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ type pair struct {
 type bench struct {
 	storefs string
 	runs    int
+	data    []string // of the mounts that are measured
+	work    *regexp.Regexp
+	self    string // this program
 	dir     string // scratch of this run
 }
 
@@ -32,15 +36,28 @@ func main() {
 	storefs := flag.String("storefs", "bin/storefs", "the binary to measure")
 	runs := flag.Int("runs", 5, "runs of each command, after one that is not counted")
 	only := flag.String("only", "mount,engine,gostd", "the parts to run")
+	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
+	work := flag.String("work", "", "the part mount: a regular expression of the workloads to run")
+	peer := flag.Bool("loopback", false, "only mount go-fuse's loopback: REAL DIR")
 	flag.Parse()
-	if err := run(*storefs, *runs, strings.Split(*only, ",")); err != nil {
+	var err error
+	if *peer {
+		err = loopback(flag.Arg(0), flag.Arg(1))
+	} else {
+		err = run(*storefs, *runs, strings.Split(*only, ","), strings.Split(*data, ","), *work)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(storefs string, runs int, parts []string) error {
+func run(storefs string, runs int, parts, data []string, work string) error {
 	storefs, err := filepath.Abs(storefs)
+	if err != nil {
+		return err
+	}
+	workRE, err := regexp.Compile(work)
 	if err != nil {
 		return err
 	}
@@ -49,7 +66,11 @@ func run(storefs string, runs int, parts []string) error {
 		return err
 	}
 	defer removeAll(dir)
-	b := &bench{storefs: storefs, runs: runs, dir: dir}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := &bench{storefs: storefs, runs: runs, data: data, work: workRE, self: self, dir: dir}
 	all := map[string]func() error{"mount": b.mount, "engine": b.engine, "gostd": b.gostd}
 	fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
 	for _, name := range parts {
