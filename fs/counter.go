@@ -26,14 +26,15 @@ const (
 	opStatFs
 	opStatx
 	opAccess
-	opOther
+	opXattr
+	opIoctl
 	ops
 )
 
 func (o op) String() string {
 	return [ops]string{
 		"lookup", "forget", "getattr", "readlink", "open", "read", "lseek", "release", "flush", "opendir",
-		"readdir", "readdirplus", "releasedir", "statfs", "statx", "access", "other",
+		"readdir", "readdirplus", "releasedir", "statfs", "statx", "access", "xattr", "ioctl",
 	}[o]
 }
 
@@ -137,16 +138,16 @@ func (c *counted) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status 
 }
 
 func (c *counted) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
-	c.n[opOther].Add(1)
+	c.n[opXattr].Add(1)
 	return c.RawFileSystem.GetXAttr(cancel, h, attr, dest)
 }
 
 func (c *counted) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	c.n[opOther].Add(1)
+	c.n[opXattr].Add(1)
 	return c.RawFileSystem.ListXAttr(cancel, h, dest)
 }
 
 func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
-	c.n[opOther].Add(1)
+	c.n[opIoctl].Add(1)
 	return c.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
 }

@@ -7,12 +7,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// data is how the contents of files reach the kernel.
+// Data is how the contents of files reach the kernel.
 //
-// Without handles, OPEN is refused once and for all: no-open, which the kernel
-// settles for the whole connection at the first ENOSYS, so that it cannot be
-// chosen file by file. With handles, every file is opened here too, and an
-// open file keeps its descriptor.
+// The kernel settles it for the whole mount: the first OPEN that is answered
+// ENOSYS ends all OPENs, and passthrough is chosen in the answer to an OPEN. So
+// small files without OPEN and big ones by passthrough exclude each other.
+type Data string
+
+// The ways.
+const (
+	// DataAuto is DataNoOpen: warm, it costs what the backing file system
+	// costs, whatever the size of files, while an OPEN for each makes walks
+	// over small files several times as slow. Only the first read of a big
+	// file that the backing file system has in memory is faster by
+	// passthrough, and no privilege and no file system makes more of it.
+	DataAuto Data = "auto"
+	// DataNoOpen: the kernel opens files by itself, without a request, and
+	// keeps what it read in its page cache. It needs no privilege. What a
+	// process has open can be read after its deletion only as far as the
+	// kernel has it.
+	DataNoOpen Data = "noopen"
+	// DataPassthrough: the kernel asks at each open, and then reads the backing
+	// file by itself, so that nothing is in memory twice. It needs Linux 6.9
+	// and CAP_SYS_ADMIN outside of user namespaces.
+	DataPassthrough Data = "passthrough"
+	// DataCached: the kernel asks at each open, and keeps what it read in its
+	// page cache.
+	DataCached Data = "cached"
+)
+
+// choose is d, or what auto means.
+func (d Data) choose() Data {
+	if d == "" || d == DataAuto {
+		return DataNoOpen
+	}
+	return d
+}
+
+// data serves the contents of files. Without handles, OPEN is refused once and
+// for all; with them, every file is opened here too, and what is open keeps its
+// descriptor.
 type data struct {
 	backing *backing
 	handles *handles // nil: no-open

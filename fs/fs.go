@@ -73,27 +73,6 @@ type Callers struct {
 	Cgroups []string
 }
 
-// Data is how the contents of files reach the kernel.
-type Data string
-
-// The ways.
-const (
-	// DataAuto is the best that works here.
-	DataAuto Data = "auto"
-	// DataNoOpen: the kernel opens files by itself, without a request, and
-	// keeps what it read in its page cache. It needs no privilege, and is the
-	// fastest for many small files. What is open does not outlive deletion.
-	DataNoOpen Data = "noopen"
-	// DataPassthrough: the kernel asks at each open, and then reads from the
-	// backing file system by itself. It needs Linux 6.9 and CAP_SYS_ADMIN
-	// outside of user namespaces, is the fastest for big files, and keeps
-	// nothing twice in memory.
-	DataPassthrough Data = "passthrough"
-	// DataCached: the kernel asks at each open, and keeps what it read in its
-	// page cache.
-	DataCached Data = "cached"
-)
-
 // Options says what to mount where.
 type Options struct {
 	// Mountpoint is an existing empty directory.

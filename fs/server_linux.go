@@ -59,9 +59,7 @@ func mount(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opts.Data == "" || opts.Data == DataAuto {
-		opts.Data = DataNoOpen
-	}
+	opts.Data = opts.Data.choose()
 	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err
@@ -141,8 +139,10 @@ func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse
 		EnableSymlinkCaching: true,
 		DisableXAttrs:        true,
 		DisableSplice:        true,
-		MaxWrite:             1 << 20,
-		MaxStackDepth:        stackDepth(b.real),
+		// Also the size of the largest READ: with the default of 128 KiB, the
+		// first read of a big file takes a third longer.
+		MaxWrite:      1 << 20,
+		MaxStackDepth: stackDepth(b.real),
 
 		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {

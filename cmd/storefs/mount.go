@@ -25,7 +25,7 @@ type mountCmd struct {
 	Background bool `short:"b" negatable:"" help:"Return when the mount is ready, and serve it from the background; messages go to STATE/daemon.log."`
 
 	Wait          string         `enum:"placeholder,lookup" default:"placeholder" help:"Where callers wait for what is not realised: behind a placeholder, or (lookup) in the lookup itself, for use below an overlayfs or an NFS export."`
-	Data          string         `enum:"auto,noopen,passthrough,cached" default:"auto" help:"How the contents of files reach the kernel. [${default}]"`
+	Data          string         `enum:"auto,noopen,passthrough,cached" default:"auto" help:"How the contents of files reach the kernel: without a request for each open, read by it from the disk directly (passthrough: for big files; needs CAP_SYS_ADMIN and Linux 6.9), or with one for each open, through its page cache (cached). [${default}: noopen]"`
 	FailureTTL    time.Duration  `name:"failure-ttl" default:"60s" placeholder:"TIME" help:"How long the lookup of a path that failed fails at once, without another build. [${default}]"`
 	CancelOrphans *time.Duration `placeholder:"TIME" help:"End a build that nobody waits for any more after this time. [never: it goes on]"`
 	DenyCommand   []string       `placeholder:"NAME" help:"Commands that start no build (as in /proc/PID/comm). May be repeated."`
