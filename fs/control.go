@@ -41,7 +41,7 @@ func (r *raw) lookupControl(n *node, name string, out *fuse.EntryOut) fuse.Statu
 	if err != nil {
 		return status(err)
 	}
-	f := r.nodes.single(n, name, kindControlFile, text)
+	f := r.nodes.single(n, name, kindControlFile, string(text))
 	out.NodeId = f.id
 	out.SetAttrTimeout(forever)
 	r.controlAttr(&out.Attr, f)

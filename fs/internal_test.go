@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -272,21 +273,21 @@ func TestNodes(t *testing.T) {
 			}
 			seen[m.id] = true
 		}
-		if table.forget(n.id, 1) || !table.forget(n.id, 1) {
+		if forgotten(table, n) || !forgotten(table, n) {
 			t.Error("forgotten at the wrong time")
 		}
 		// The kernel may forget a directory before what is in it.
 		if got := inner.path(); !slices.Equal(got, []string{"x", "y"}) {
 			t.Errorf("path %q", got)
 		}
-		if !table.forget(inner.id, 1) {
+		if !forgotten(table, inner) {
 			t.Error("not forgotten")
 		}
 	}
 	if table.size() != 1 || len(table.children) != 0 {
 		t.Errorf("%d nodes, %d children left", table.size(), len(table.children))
 	}
-	if table.forget(table.root.id, 100) || table.get(table.root.id) == nil {
+	if freed, _ := table.forget(table.root.id, 100); freed || table.get(table.root.id) == nil {
 		t.Error("the root was forgotten")
 	}
 	// A promise is one node, and becomes the object.
@@ -297,6 +298,44 @@ func TestNodes(t *testing.T) {
 	table.unname("z")
 	if q := table.promise("z"); q == p || !q.pending.Load() || table.object("z", false) == q {
 		t.Error("a deleted object, or a broken promise, goes on")
+	}
+}
+
+func forgotten(table *nodes, n *node) bool {
+	freed, _ := table.forget(n.id, 1)
+	return freed
+}
+
+// What the kernel remembers costs little, and what it forgets nothing.
+func TestNodesGiveMemoryBack(t *testing.T) {
+	const count, most = 100_000, 300 // bytes a node
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	table := newNodes()
+	dir := table.child(table.root, "dir", kindObject)
+	for i := range count {
+		table.child(dir, fmt.Sprintf("%032d-a-name-%06d", i, i), kindObject)
+	}
+	if each := (inUse() - before) / count; each > most {
+		t.Errorf("%d bytes a node", each)
+	}
+	shrunk := false
+	for id := dir.id; id <= dir.id+count; id++ {
+		if n := table.get(id); n != dir {
+			_, s := table.forget(id, 1)
+			shrunk = shrunk || s
+		}
+	}
+	if left := inUse() - before; !shrunk || left > 1<<20 {
+		t.Errorf("%d bytes left, shrunk: %v", left, shrunk)
+	}
+	if table.size() != 2 || table.child(table.root, "dir", kindObject) != dir {
+		t.Error("what is left was lost")
 	}
 }
 

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"hash/fnv"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -38,7 +39,7 @@ type node struct {
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64
-	text    []byte // kindControlFile
+	text    string // kindControlFile
 }
 
 // top reports whether n is a store object itself.
@@ -73,7 +74,16 @@ type nodes struct {
 	last     uint64
 	byID     map[uint64]*node
 	children map[childKey]*node
+	// most is the greatest length of byID since the maps were made.
+	most int
 }
+
+// Maps never give memory back: they are made anew when so little is left of
+// what they held, if that was much.
+const (
+	shrinkTo   = 8       // most ÷ length
+	shrinkFrom = 1 << 14 // most
+)
 
 func newNodes() *nodes {
 	t := &nodes{
@@ -146,7 +156,7 @@ func (t *nodes) promise(name string) *node {
 }
 
 // single makes a node that no later lookup will find, and counts one lookup.
-func (t *nodes) single(parent *node, name string, kind nodeKind, text []byte) *node {
+func (t *nodes) single(parent *node, name string, kind nodeKind, text string) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.add(parent, name, kind)
@@ -159,6 +169,7 @@ func (t *nodes) add(parent *node, name string, kind nodeKind) *node {
 	t.last++
 	n := &node{id: t.last, parent: parent, name: name, kind: kind}
 	t.byID[n.id] = n
+	t.most = max(t.most, len(t.byID))
 	return n
 }
 
@@ -170,24 +181,37 @@ func (t *nodes) unname(name string) {
 	delete(t.children, childKey{t.root.id, name})
 }
 
-// forget takes back n lookups and reports whether that freed the node.
-func (t *nodes) forget(id, n uint64) bool {
+// forget takes back n lookups and reports whether that freed the node, and
+// whether there is now much memory to give back.
+func (t *nodes) forget(id, n uint64) (freed, shrunk bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := t.byID[id]
 	if m == nil || m == t.root {
-		return false
+		return false, false
 	}
 	if m.lookups > n {
 		m.lookups -= n
-		return false
+		return false, false
 	}
 	delete(t.byID, id)
 	key := childKey{m.parent.id, m.name}
 	if t.children[key] == m {
 		delete(t.children, key)
 	}
-	return true
+	if t.most < shrinkFrom || len(t.byID) > t.most/shrinkTo {
+		return true, false
+	}
+	t.byID, t.children, t.most = remade(t.byID), remade(t.children), len(t.byID)
+	return true, true
+}
+
+// remade is a copy of m that is no larger than it must be; maps.Clone would
+// make one of the same capacity.
+func remade[K comparable](m map[K]*node) map[K]*node {
+	c := make(map[K]*node, len(m))
+	maps.Copy(c, m)
+	return c
 }
 
 // size is the number of nodes, the root among them.

@@ -134,7 +134,7 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		// A node of its own for every lookup: the kernel locks the page that
 		// a link is read into, and callers that wait for that cannot be
 		// killed.
-		n := r.nodes.single(r.nodes.root, name, kindLink, nil)
+		n := r.nodes.single(r.nodes.root, name, kindLink, "")
 		out.NodeId = n.id
 		out.Attr = r.dirAttr(topIno(name))
 		out.Attr.Mode = syscall.S_IFLNK | 0o777

@@ -1,7 +1,7 @@
 // Command bench measures storefs beside a peer or a limit, in turns, in one
 // run, and prints ratios: absolute times mean nothing on a shared machine.
 //
-//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,engine,gostd] [-data auto]
+//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,engine,gostd] [-data auto]
 package main
 
 import (
@@ -28,6 +28,7 @@ type bench struct {
 	runs    int
 	data    []string // of the mounts that are measured
 	work    *regexp.Regexp
+	paths   int    // in the part million
 	self    string // this program
 	dir     string // scratch of this run
 }
@@ -35,16 +36,17 @@ type bench struct {
 func main() {
 	storefs := flag.String("storefs", "bin/storefs", "the binary to measure")
 	runs := flag.Int("runs", 5, "runs of each command, after one that is not counted")
-	only := flag.String("only", "mount,engine,gostd", "the parts to run")
+	only := flag.String("only", "mount,million,engine,gostd", "the parts to run")
 	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
 	work := flag.String("work", "", "the part mount: a regular expression of the workloads to run")
+	paths := flag.Int("paths", 1_000_000, "the part million: how many")
 	peer := flag.Bool("loopback", false, "only mount go-fuse's loopback: REAL DIR")
 	flag.Parse()
 	var err error
 	if *peer {
 		err = loopback(flag.Arg(0), flag.Arg(1))
 	} else {
-		err = run(*storefs, *runs, strings.Split(*only, ","), strings.Split(*data, ","), *work)
+		err = run(*storefs, *runs, strings.Split(*only, ","), strings.Split(*data, ","), *work, *paths)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -52,7 +54,7 @@ func main() {
 	}
 }
 
-func run(storefs string, runs int, parts, data []string, work string) error {
+func run(storefs string, runs int, parts, data []string, work string, paths int) error {
 	storefs, err := filepath.Abs(storefs)
 	if err != nil {
 		return err
@@ -70,8 +72,8 @@ func run(storefs string, runs int, parts, data []string, work string) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{storefs: storefs, runs: runs, data: data, work: workRE, self: self, dir: dir}
-	all := map[string]func() error{"mount": b.mount, "engine": b.engine, "gostd": b.gostd}
+	b := &bench{storefs: storefs, runs: runs, data: data, work: workRE, paths: paths, self: self, dir: dir}
+	all := map[string]func() error{"mount": b.mount, "million": b.million, "engine": b.engine, "gostd": b.gostd}
 	fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
 	for _, name := range parts {
 		part, ok := all[name]
