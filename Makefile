@@ -11,10 +11,10 @@ export CGO_ENABLED ?= 0
 # ignored: not so the tests.
 SIGNALS   := $(shell env --default-signal=HUP,INT,QUIT true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT)
 
-.PHONY: help build demo test deps lint race fuzz chaos bench fmt clean
+.PHONY: help build demo test deps lint race fuzz chaos bench bench-mount fmt clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: bin/storefs ## bin/storefs
 
@@ -44,6 +44,9 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 
 bench: build ## speed, as ratios to peers measured in the same run
 	$(GO) run ./fstest/bench -storefs bin/storefs
+
+bench-mount: build ## the mount beside ext4, bindfs and a go-fuse loopback; a million paths (as root: drops the system's caches)
+	$(GO) run ./fstest/bench -storefs bin/storefs -only mount,million
 
 fmt: ## format the Go files
 	$(TOOLS) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
