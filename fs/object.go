@@ -2,6 +2,7 @@ package fs
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -118,18 +119,28 @@ func (r *raw) inos(n *node) (own, up uint64, err error) {
 	return own, up, err
 }
 
+// useTime is how long the kernel may go on without a word that a store object is
+// in use: one LOOKUP in that time costs nothing, and whoever collects garbage
+// thinks in days.
+const useTime = time.Hour
+
 // lookupObject finds the valid store object called name.
-func (r *raw) lookupObject(name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	st, err := statAt(r.backing.real, name)
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO
 	}
-	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT == unix.S_IFDIR), &st)
+	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
+	if r.used != nil && r.rules.permission(callerOf(h)) == MayBuild {
+		// Asked again after a while, to see that it is in use still.
+		out.SetEntryTimeout(useTime)
+		r.used(name)
+	}
 	return fuse.OK
 }
 
-// settle waits until n, if it is a promised directory, is the real one.
+// settle waits until n, if it is a promise, is the real object.
 func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Status {
 	if !n.pending.Load() {
 		return fuse.OK
@@ -141,10 +152,10 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 	if err != nil {
 		return lost(err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != n.promised {
 		// The kernel does not let a node change its type: it has to look the
 		// name up again.
-		r.log.Error("an object that was promised to be a directory is none", "name", n.name)
+		r.log.Debug("an object is not of the type that it was shown as", "name", n.name)
 		r.nodes.unname(n.name)
 		return fuse.Status(syscall.ESTALE)
 	}

@@ -67,7 +67,9 @@ func mount(opts Options) (*Server, error) {
 		store:         opts.Store,
 		realiser:      opts.Realiser,
 		control:       opts.Control,
-		deny:          opts.Deny,
+		rules:         opts.Rules,
+		facts:         opts.Facts,
+		used:          opts.Used,
 		waitInLookup:  opts.WaitInLookup,
 		log:           log,
 		uid:           uint32(unix.Geteuid()),
@@ -125,7 +127,7 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
 		EnableSymlinkCaching: true,
-		DisableXAttrs:        true,
+		DisableXAttrs:        opts.Facts == nil,
 		DisableSplice:        true,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
 
