@@ -114,9 +114,12 @@ type Options struct {
 	// Rules say who may start what: for each caller the first one that holds it.
 	// Whoever is in none of them may build.
 	Rules []Rule
-	// Facts, if not nil, are shown as extended attributes of store objects, and
-	// in the control directory's info/NAME.
+	// Facts, if not nil, are shown as extended attributes of store objects
+	// (user.storefs.KEY), and in the control directory's info/NAME.
 	Facts Facts
+	// NoAttributes leaves the extended attributes out: then the kernel need not
+	// ask for those that programs expect of every file.
+	NoAttributes bool
 	// Used, if not nil, is told of store objects that callers who may build
 	// look up: of each at most once an hour for as long as the kernel remembers
 	// it. It must not block.

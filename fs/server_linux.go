@@ -127,7 +127,7 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
 		EnableSymlinkCaching: true,
-		DisableXAttrs:        opts.Facts == nil,
+		DisableXAttrs:        opts.Facts == nil || opts.NoAttributes,
 		DisableSplice:        true,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
 

@@ -18,6 +18,7 @@ type Waiter struct {
 	Goal  store.Path `json:"goal,omitempty"`  // what Path needs: a derivation, or Path itself
 	State string     `json:"state"`           // one of the Wait… words
 	Phase string     `json:"phase,omitempty"` // of a running goal: one of the phases of package event
+	Began time.Time  `json:"began,omitzero"`  // of a running goal: when it got its slot
 	// Expected is how long the goal took the last time, 0 if that is not known.
 	Expected time.Duration `json:"expected,omitempty"`
 	// Left is an estimate of the time until Path is realised if slots are free:
@@ -149,7 +150,7 @@ func (o *outlook) tell(g *goal, w *Waiter) {
 	switch {
 	case g.run != nil:
 		r := g.running()
-		w.State, w.Phase = WaitRun, r.Phase
+		w.State, w.Phase, w.Began = WaitRun, r.Phase, r.Since
 	case g.state == buildable:
 		w.State = WaitSlot
 	default:

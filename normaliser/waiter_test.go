@@ -46,7 +46,7 @@ func TestWaiters(t *testing.T) {
 		slowest := &Running{Goal: path("a.drv"), Phase: "build", Since: begin.Add(time.Second), Expected: 10 * time.Second, Waiters: 2}
 		want := []Waiter{
 			{Path: path("top"), Since: begin.Add(1 * time.Second), Goal: path("top.drv"), State: WaitInput, Expected: 5 * time.Second, Left: 32 * time.Second, Goals: 4, Slowest: slowest},
-			{Path: path("a"), More: 1, Since: begin.Add(2 * time.Second), Goal: path("a.drv"), State: WaitRun, Phase: "build", Expected: 10 * time.Second, Left: 7 * time.Second, Goals: 1},
+			{Path: path("a"), More: 1, Since: begin.Add(2 * time.Second), Goal: path("a.drv"), State: WaitRun, Phase: "build", Began: begin.Add(time.Second), Expected: 10 * time.Second, Left: 7 * time.Second, Goals: 1},
 			{Path: path("never"), Since: begin.Add(3 * time.Second), Goal: path("never.drv"), State: WaitSlot, Goals: 1},
 			{Path: path("slow"), Since: begin.Add(4 * time.Second), State: WaitPlan},
 		}
