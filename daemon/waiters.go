@@ -88,6 +88,15 @@ func Watched(waiters []normaliser.Waiter, now time.Time) []progress.Waiter {
 	return list
 }
 
+// Sentence is all that there is to say to the waiter itself, in one line.
+func Sentence(w *normaliser.Waiter, now time.Time) string {
+	s := fmt.Sprintf("%s waits for %s: %s", command(w), progress.Name(w.Path), Doing(w, now))
+	if w.Left > 0 {
+		s += "; about " + progress.About(w.Left) + " left"
+	}
+	return s
+}
+
 // sameWaiters reports whether nothing but time has passed between the two.
 func sameWaiters(a, b []normaliser.Waiter) bool {
 	return slices.EqualFunc(a, b, func(a, b normaliser.Waiter) bool {

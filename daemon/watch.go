@@ -100,7 +100,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		now := s.Realiser.Status()
 		seen := remaining(now)
 		if !sameWaiters(now.Waiters, waiters) {
-			waiters = now.Waiters
+			waiters = append([]normaliser.Waiter{}, now.Waiters...) // also none must be said
 			seen = append(seen, Seen{Waiters: &waiters})
 		}
 		return seen

@@ -298,6 +298,25 @@ ready = sh("ready", "mkdir $out; echo ready > $out/file")
 	l.fails(2, []string{"build, cached-only and deny"}, "mount", "--policy=all=never")
 }
 
+// Who asks for it is told on the terminal, and nobody else.
+func TestNoticeOnTerminal(t *testing.T) {
+	need(t, "script")
+	l := newLab(t)
+	file := l.star("a.star", `
+a = sh("a", "sleep 2; mkdir $out; echo text > $out/file")
+b = sh("b", "sleep 2; mkdir $out; echo text > $out/file")
+`)
+	a, b := l.outputs(file + ":a")[0], l.outputs(file + ":b")[0]
+	l.serve()
+	r := l.inShell("STOREFS_NOTIFY=1 script -qec 'cat " + a + "/file' /dev/null </dev/null")
+	if !strings.Contains(r.stdout, "storefs: cat waits for a: build ") || !strings.Contains(r.stdout, "text") {
+		t.Errorf("%+v", r)
+	}
+	if r := l.inShell("script -qec 'cat " + b + "/file' /dev/null </dev/null"); strings.TrimSpace(r.stdout) != "text" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestJobsPerUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		missing(t, "this test drops from root to an ordinary user")

@@ -114,9 +114,14 @@ func (l *Live) list(now time.Time) string {
 		head += ", about " + About(left) + " left"
 	}
 	line(head)
-	// Two thirds of the lines at most are for those who wait.
-	waiting := min(len(l.waiters), maxJobs, max(1, (height-3)*2/3))
-	n := min(len(t.running), maxJobs, max(1, height-3-waiting))
+	// The head, a line that says how many more there are, and one that is free.
+	room := height - 3
+	waiting := 0
+	if len(l.waiters) > 0 {
+		room -= 2 // a head, and how many more
+		waiting = min(len(l.waiters), maxJobs, max(1, room*2/3))
+	}
+	n := min(len(t.running), maxJobs, max(1, room-waiting))
 	for _, j := range t.running[:n] {
 		s := fmt.Sprintf("  %7s", Duration(now.Sub(j.started)))
 		if j.expected > 0 {

@@ -133,6 +133,21 @@ func (c control) Status() ([]byte, error) {
 	return []byte(s.Text(time.Now())), nil
 }
 
+// waitsFor says in one line what a caller waits for.
+func (c control) waitsFor(call fs.Call) string {
+	p, err := c.dir.Join(call.Name)
+	if err != nil {
+		return ""
+	}
+	now := time.Now()
+	for _, w := range c.server.Status().Waiters {
+		if w.Path == p && w.PID == int(call.PID) {
+			return daemon.Sentence(&w, now)
+		}
+	}
+	return ""
+}
+
 func (c control) Waiters() ([]byte, error) {
 	s := c.server.Status()
 	return []byte(daemon.WaitersText(s.Waiters, time.Now())), nil

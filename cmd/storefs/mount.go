@@ -17,6 +17,7 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/notice"
 	"storefs/progress"
 )
 
@@ -41,6 +42,8 @@ func (*mountCmd) Help() string {
 Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
 
 Why something takes its time shows in .storefs/waiters and .storefs/status, and what is known of NAME, without realising it, in .storefs/info/NAME, .storefs/why/NAME and its extended attributes (getfattr -d).
+
+A process whose environment had STOREFS_NOTIFY=1 when it began is told on its terminal what it waits for, once that takes longer than a second.
 
 All other commands with the same state directory work while it is mounted: they ask this process.`
 }
@@ -86,14 +89,15 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	if err := builder.Check(); err != nil {
 		meter.Say("storefs: nothing can be built here: " + err.Error())
 	}
+	pages := control{own.state.Store(), own.server}
 	known := facts{own.state, own.normaliser}
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),
 		State:        own.state.Dir(),
 		Store:        names{own.state},
-		Realiser:     c.realiser(own),
-		Control:      control{own.state.Store(), own.server},
+		Realiser:     notice.New(c.realiser(own), pages.waitsFor),
+		Control:      pages,
 		WaitInLookup: c.Wait == "lookup",
 		AllowOther:   c.AllowOther,
 		Rules:        c.rules(),
