@@ -252,6 +252,9 @@ ready = sh("ready", "mkdir $out; echo ready > $out/file")
 		out[n] = l.outputs(file + ":" + n)[0]
 	}
 	out["ready"] = l.ok("build", file+":ready")[0]
+	tools, closure := l.source2004()
+	given := l.Store + "/0000000000000000000000000000000a-given"
+	l.ok("substitute", given, l.derive2004("given", given, tools, closure, "mkdir $out; echo given > $out/file"))
 	bin := l.Dir + "/bin"
 	for _, name := range []string{"updatedb", "frugal", "trusted"} {
 		l.write("bin/"+name, "")
@@ -278,6 +281,9 @@ ready = sh("ready", "mkdir $out; echo ready > $out/file")
 	}
 	if n := events().started(); n != 0 {
 		t.Errorf("%d builds started", n)
+	}
+	if r := run(as("frugal", given)); r.stdout != "given\n" {
+		t.Errorf("%+v", r)
 	}
 	if r := run(as("trusted", out["a"])); r.stdout != "a\n" {
 		t.Errorf("%+v", r)

@@ -21,6 +21,15 @@ func (w *world) crowd(prefix string, n int) []store.Path {
 	return all
 }
 
+// requests are one for each caller, for ten new derivations.
+func requests(w *world, callers []*Caller) []Request {
+	rs := make([]Request, len(callers))
+	for i, c := range callers {
+		rs[i] = Request{Targets: w.crowd(fmt.Sprintf("%d-%d-", len(w.exprs), i), 10), Caller: c, Jobs: 8}
+	}
+	return rs
+}
+
 // at counts the names that begin with prefix.
 func at(names []string, prefix string) int {
 	n := 0
@@ -66,23 +75,25 @@ func TestJobsPerUser(t *testing.T) {
 		w := newWorld()
 		n := w.startWith(t, Options{Jobs: 5, JobsPerUser: 2})
 		begin := time.Now()
-		realise := func(prefix string, c *Caller, wantMost int) {
+		together := func(wantMost int, callers ...*Caller) {
 			t.Helper()
 			w.most = 0
-			if _, err := n.Realise(t.Context(), Request{Targets: w.crowd(prefix, 10), Caller: c, Jobs: 8}); err != nil {
-				t.Error(err)
+			var all sync.WaitGroup
+			for _, r := range requests(w, callers) {
+				all.Go(func() {
+					if _, err := n.Realise(t.Context(), r); err != nil {
+						t.Error(err)
+					}
+				})
 			}
+			all.Wait()
 			if w.most != wantMost {
-				t.Errorf("%s: %d at a time, want %d", prefix, w.most, wantMost)
+				t.Errorf("%d at a time, want %d", w.most, wantMost)
 			}
 		}
-		realise("a", &Caller{UID: 0}, 2) // root is a user
-		realise("b", nil, 8)             // the store itself is none
-		var all sync.WaitGroup
-		for uid := range uint32(4) {
-			all.Go(func() { realise(fmt.Sprint("u", uid), &Caller{UID: uid}, 8) })
-		}
-		all.Wait()
+		together(2, &Caller{UID: 0}) // root is a user
+		together(8, nil)             // the store itself is none
+		together(8, &Caller{UID: 0}, &Caller{UID: 1}, &Caller{UID: 2}, &Caller{UID: 3})
 		if d := time.Since(begin); d != 12*time.Second {
 			t.Errorf("took %v", d)
 		}
@@ -128,10 +139,13 @@ func TestVeryManyUsers(t *testing.T) {
 		n := w.startWith(t, Options{Jobs: 3, JobsPerUser: 1})
 		for round := range 3 {
 			var all sync.WaitGroup
-			for uid := range uint32(2 * maxUsers) {
-				targets := w.crowd(fmt.Sprintf("r%d-u%d-", round, uid), 2)
+			var targets [2 * maxUsers][]store.Path
+			for i := range targets {
+				targets[i] = w.crowd(fmt.Sprintf("r%d-u%d-", round, i), 2)
+			}
+			for i, list := range targets {
 				all.Go(func() {
-					if _, err := n.Realise(t.Context(), Request{Targets: targets, Caller: &Caller{UID: 1000*uint32(round) + uid}}); err != nil {
+					if _, err := n.Realise(t.Context(), Request{Targets: list, Caller: &Caller{UID: uint32(1000*round + i)}}); err != nil {
 						t.Error(err)
 					}
 				})
