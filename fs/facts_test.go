@@ -24,6 +24,8 @@ for p in sys.argv[1:]:
 " `
 
 func TestFacts(t *testing.T) {
+	needTool(t, "python3")
+	needTool(t, "getfattr")
 	for _, promised := range []store.Kind{store.KindUnknown, store.KindDirectory, store.KindRegular, store.KindSymlink} {
 		t.Run(fmt.Sprintf("promised %q", promised), func(t *testing.T) {
 			s := newFakeStore(t)
@@ -198,17 +200,23 @@ func TestUsed(t *testing.T) {
 			defer mu.Unlock()
 			uses[name]++
 		}
-		o.Rules = []fs.Rule{{Callers: fs.Callers{Commands: []string{"head"}}, Permission: fs.MayFetch}}
+		o.Rules = []fs.Rule{{Callers: fs.Callers{Commands: []string{"tail"}}, Permission: fs.MayFetch}}
 	})
 	d := s.add(name(1, "d"), recipe{make: tree})
 	if err := s.put(name(2, "d"), tree); err != nil {
 		t.Fatal(err)
 	}
-	must(t, dir, `ls $S | wc -l; head -1 $S/$1/share/doc`, "1\ndoc", name(2, "d"))
-	if len(uses) != 0 {
-		t.Errorf("%v", uses)
-	}
+	must(t, dir, `ls $S | wc -l`, "1")
+	cmd, wait := spawn(t, dir, `tail -f $S/$1/share/doc`, name(2, "d"))
+	time.Sleep(500 * time.Millisecond) // its use would be told by then
+	cmd.Process.Kill()
+	wait()
 	must(t, dir, `for i in $(seq 5); do cat $S/$1/share/doc; stat $S/$1 $S/$1/bin >/dev/null; done | uniq`, "doc", d)
+	until(t, "the use is told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(uses) > 0
+	})
 	mu.Lock()
 	defer mu.Unlock()
 	// More than once only because the placeholder was looked up before.

@@ -120,9 +120,10 @@ type Options struct {
 	// NoAttributes leaves the extended attributes out: then the kernel need not
 	// ask for those that programs expect of every file.
 	NoAttributes bool
-	// Used, if not nil, is told of store objects that callers who may build
-	// look up: of each at most once an hour for as long as the kernel remembers
-	// it. It must not block.
+	// Used, if not nil, is told, soon after, of store objects that callers who
+	// may build looked up: of each about once an hour for as long as the kernel
+	// remembers it. It is called from one goroutine, and not any more when the
+	// mount has ended.
 	Used func(name string)
 
 	// Logger may be nil.

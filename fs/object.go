@@ -2,7 +2,6 @@ package fs
 
 import (
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -119,11 +118,6 @@ func (r *raw) inos(n *node) (own, up uint64, err error) {
 	return own, up, err
 }
 
-// useTime is how long the kernel may go on without a word that a store object is
-// in use: one LOOKUP in that time costs nothing, and whoever collects garbage
-// thinks in days.
-const useTime = time.Hour
-
 // lookupObject finds the valid store object called name.
 func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	st, err := statAt(r.backing.real, name)
@@ -132,10 +126,10 @@ func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fu
 		return fuse.EIO
 	}
 	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
-	if r.used != nil && r.rules.permission(callerOf(h)) == MayBuild {
+	if r.uses != nil {
 		// Asked again after a while, to see that it is in use still.
 		out.SetEntryTimeout(useTime)
-		r.used(name)
+		r.uses.add(callerOf(h), name)
 	}
 	return fuse.OK
 }

@@ -26,7 +26,7 @@ type raw struct {
 	control      Control
 	rules        rules
 	facts        Facts
-	used         func(name string)
+	uses         *uses // nil if nobody wants to know
 	waitInLookup bool
 	log          *slog.Logger
 	uid, gid     uint32

@@ -69,7 +69,6 @@ func mount(opts Options) (*Server, error) {
 		control:       opts.Control,
 		rules:         opts.Rules,
 		facts:         opts.Facts,
-		used:          opts.Used,
 		waitInLookup:  opts.WaitInLookup,
 		log:           log,
 		uid:           uint32(unix.Geteuid()),
@@ -81,6 +80,9 @@ func mount(opts Options) (*Server, error) {
 		snapshots:     newSnapshots(),
 		changed:       &changeTime{},
 		ctx:           ctx,
+	}
+	if opts.Used != nil {
+		r.uses = newUses(opts.Rules, opts.Used)
 	}
 	r.changed.advance()
 	fail := func(err error) (*Server, error) {
@@ -148,6 +150,9 @@ func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
 	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
+	if s.raw.uses != nil {
+		notes.Go(func() { s.raw.uses.run(stop) })
+	}
 	s.fuse.Serve()
 	s.end()
 	close(stop)
