@@ -37,6 +37,9 @@ type Realiser interface {
 	Realise(ctx context.Context, r normaliser.Request) (*normaliser.Result, error)
 	Plan(ctx context.Context, targets []store.Path) (normaliser.Plan, error)
 	Status() normaliser.Status
+	// Wanted reports whether a derivation or path is being realised, or waits
+	// for its turn.
+	Wanted(p store.Path) bool
 }
 
 // RealiseRequest asks for targets: derivations, closures, output paths. What

@@ -38,6 +38,7 @@ type fake struct {
 	related  map[Relation]map[store.Path][]store.Path
 	failures map[store.Path]*store.Failure
 	added    []string
+	wanted   store.Path
 	stopped  int
 }
 
@@ -69,6 +70,8 @@ func (f *fake) Status() normaliser.Status {
 	defer f.mu.Unlock()
 	return f.now
 }
+
+func (f *fake) Wanted(p store.Path) bool { return p == f.wanted }
 
 func (f *fake) running(goals ...normaliser.Running) {
 	f.mu.Lock()

@@ -19,6 +19,8 @@ type Seen struct {
 	// Remaining is an estimate of the time until all that the owner does is
 	// done.
 	Remaining time.Duration `json:"remaining,omitempty"`
+	// Waiters, to a client that watches: who waits for what now.
+	Waiters *[]normaliser.Waiter `json:"waiters,omitempty"`
 }
 
 func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
@@ -32,6 +34,7 @@ func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	pump.Go(func() { v.pump(out) })
 	result, err := s.Realiser.Realise(r.Context(), normaliser.Request{
 		Targets:    req.Targets,
+		Caller:     callerOf(r.Context()),
 		KeepGoing:  req.KeepGoing,
 		Jobs:       req.Jobs,
 		Limits:     req.Limits,
@@ -117,7 +120,9 @@ func (v *view) pump(out *streamWriter) {
 	}
 	v.send(out, v.catchUp())
 	v.send(out, held)
-	passOn(context.Background(), v.sub, v.now, out, func(events []event.Event) { v.send(out, events) })
+	passOn(context.Background(), v.sub, out,
+		func() []Seen { return remaining(v.now()) },
+		func(events []event.Event) { v.send(out, events) })
 }
 
 func (v *view) send(out *streamWriter, events []event.Event) {
@@ -156,15 +161,15 @@ func past(g normaliser.Running) []event.Event {
 	}
 }
 
-// estimates is the time between two estimates of what remains.
-const estimates = 2 * time.Second
+// looks is the time between two looks at how far everything has come.
+const looks = 2 * time.Second
 
-// passOn gives what happens to each, until sub is closed or ctx ends, and an
-// estimate of what remains to out now and then.
-func passOn(ctx context.Context, sub *event.Subscription, now func() normaliser.Status, out *streamWriter, each func([]event.Event)) {
+// passOn gives what happens to each, until sub is closed or ctx ends, and now
+// and then what there is to say of how far everything has come to out.
+func passOn(ctx context.Context, sub *event.Subscription, out *streamWriter, look func() []Seen, each func([]event.Event)) {
 	last := time.Now()
 	for {
-		wait, cancel := context.WithTimeout(ctx, estimates)
+		wait, cancel := context.WithTimeout(ctx, looks)
 		events, ok := sub.Next(wait)
 		late := wait.Err() != nil
 		cancel()
@@ -172,11 +177,17 @@ func passOn(ctx context.Context, sub *event.Subscription, now func() normaliser.
 			return
 		}
 		each(events)
-		if time.Since(last) >= estimates {
+		if time.Since(last) >= looks {
 			last = time.Now()
-			if left := now().Remaining; left > 0 {
-				sendEvents(out, Seen{Remaining: left})
-			}
+			sendEvents(out, look()...)
 		}
 	}
+}
+
+// remaining is the estimate in s, if there is one.
+func remaining(s normaliser.Status) []Seen {
+	if s.Remaining <= 0 {
+		return nil
+	}
+	return []Seen{{Remaining: s.Remaining}}
 }

@@ -55,6 +55,7 @@ func New(o Options) *Server {
 	s.http = http.Server{
 		Handler:     s.routes(),
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		ConnContext: withCaller,
 	}
 	return s
 }

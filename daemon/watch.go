@@ -81,8 +81,21 @@ func (s *Status) Text(now time.Time) string {
 		}
 		b.WriteString("\n")
 	}
+	if len(s.Waiters) > 0 {
+		fmt.Fprintf(&b, "waiting: %d\n", len(s.Waiters))
+	}
+	for i, w := range Watched(s.Waiters, now) {
+		if i == maxWaiters && len(s.Waiters) > maxWaiters+1 {
+			fmt.Fprintf(&b, "  … and %d more\n", len(s.Waiters)-i)
+			break
+		}
+		fmt.Fprintf(&b, "  %s %s\n", progress.Duration(now.Sub(w.Since)), w.Text)
+	}
 	return b.String()
 }
+
+// maxWaiters is how many waiters Text lists.
+const maxWaiters = 20
 
 // Events are those that tell what happened to the running goals before.
 func (s *Status) Events() []event.Event {
@@ -107,7 +120,17 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	out := newStreamWriter(w)
 	now := s.Status()
 	sendEvents(out, Seen{Status: &now})
-	passOn(ctx, sub, s.Realiser.Status, out, func(events []event.Event) {
+	waiters := now.Waiters
+	look := func() []Seen {
+		now := s.Realiser.Status()
+		seen := remaining(now)
+		if !sameWaiters(now.Waiters, waiters) {
+			waiters = append([]normaliser.Waiter{}, now.Waiters...) // also none must be said
+			seen = append(seen, Seen{Waiters: &waiters})
+		}
+		return seen
+	}
+	passOn(ctx, sub, out, look, func(events []event.Event) {
 		seen := make([]Seen, len(events))
 		for i := range events {
 			seen[i].Event = &events[i]

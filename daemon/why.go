@@ -20,6 +20,7 @@ const (
 	StateRealised = "realised"
 	StateFailed   = "failed"
 	StateRunning  = "running"
+	StateWaiting  = "waiting" // for its turn
 	StateKnown    = "known"   // something can make it, nothing has
 	StateUnknown  = "unknown" // nothing can
 )
@@ -64,6 +65,12 @@ func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
 	if realised {
 		y.State, y.Info = StateRealised, info
 		return y, nil
+	}
+	for _, g := range append(goals, p) {
+		if s.Realiser.Wanted(g) {
+			y.State = StateWaiting
+			return y, nil
+		}
 	}
 	for _, g := range append([]store.Path{p}, goals...) {
 		f, err := s.Records.Failure(g)
@@ -134,6 +141,8 @@ func (y *Why) Text() string {
 			fmt.Fprintf(&b, "by: %s\n", y.Goal.Goal)
 		}
 		return b.String()
+	case StateWaiting:
+		fmt.Fprintf(&b, "%s: not realised yet; it waits for other goals, or for a slot\n", y.Path)
 	case StateKnown:
 		fmt.Fprintf(&b, "%s: not realised; nothing has asked for it, or nobody waited\n", y.Path)
 	default:

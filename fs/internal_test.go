@@ -133,7 +133,7 @@ func TestLimit(t *testing.T) {
 		}
 	}
 	r := &raw{realiser: never{}, limit: 10 * time.Millisecond, ctx: t.Context()}
-	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ETIMEDOUT {
+	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ETIMEDOUT {
 		t.Errorf("after the limit: %v", err)
 	}
 	r.calls.Wait()
@@ -142,7 +142,7 @@ func TestLimit(t *testing.T) {
 // never realises nothing.
 type never struct{}
 
-func (never) Realise(ctx context.Context, _ string) error {
+func (never) Realise(ctx context.Context, _ Call) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -151,7 +151,7 @@ func TestWaitEndsWithTheMount(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	r := &raw{realiser: never{}, ctx: ctx}
 	time.AfterFunc(10*time.Millisecond, end)
-	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ENODEV {
+	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ENODEV {
 		t.Errorf("%v", err)
 	}
 	r.calls.Wait()
@@ -262,8 +262,8 @@ func TestNodes(t *testing.T) {
 	table := newNodes()
 	seen := map[uint64]bool{table.root.id: true}
 	for range 3 {
-		n := table.object("x", true)
-		if n != table.object("x", true) {
+		n := table.object("x", unix.S_IFDIR)
+		if n != table.object("x", unix.S_IFDIR) {
 			t.Error("another node for the same name")
 		}
 		inner := table.child(n, "y", kindObject)
@@ -291,12 +291,12 @@ func TestNodes(t *testing.T) {
 		t.Error("the root was forgotten")
 	}
 	// A promise is one node, and becomes the object.
-	p := table.promise("z")
-	if table.promise("z") != p || table.object("z", true) != p || p.pending.Load() {
+	p := table.promise("z", unix.S_IFDIR)
+	if table.promise("z", unix.S_IFDIR) != p || table.object("z", unix.S_IFDIR) != p || p.pending.Load() {
 		t.Error("the promise did not become the object")
 	}
 	table.unname("z")
-	if q := table.promise("z"); q == p || !q.pending.Load() || table.object("z", false) == q {
+	if q := table.promise("z", unix.S_IFDIR); q == p || !q.pending.Load() || table.object("z", unix.S_IFREG) == q {
 		t.Error("a deleted object, or a broken promise, goes on")
 	}
 }

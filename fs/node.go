@@ -16,11 +16,13 @@ const (
 	// kindRoot: the store directory.
 	kindRoot nodeKind = iota
 	// kindObject: a store object or something inside of one. While
-	// node.pending, a placeholder in the shape of a directory.
+	// node.pending, a placeholder in the shape of what it was promised to be.
 	kindObject
 	// kindLink: a placeholder in the shape of a symbolic link.
 	kindLink
-	// kindControlDir: .storefs, .storefs/why or .storefs/log.
+	// kindProbe: a placeholder that only its attributes are asked of.
+	kindProbe
+	// kindControlDir: .storefs or a directory in it.
 	kindControlDir
 	// kindControlFile: a snapshot of one file below .storefs.
 	kindControlFile
@@ -33,9 +35,10 @@ type node struct {
 	parent *node // nil for the root; kept alive also after the kernel forgot it
 	name   string
 	kind   nodeKind
-	// pending is true for an object that was promised to be a directory, until
-	// it is valid.
-	pending atomic.Bool
+	// pending is true for an object that was promised to be of the type
+	// promised, until it is valid.
+	pending  atomic.Bool
+	promised uint32 // S_IFDIR or S_IFREG; it never changes
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64
@@ -120,16 +123,17 @@ func (t *nodes) child(parent *node, name string, kind nodeKind) *node {
 	return n
 }
 
-// object is child for the valid store object called name. A node that was
-// promised to be a directory becomes the real one; a promise that was broken
-// is dropped, because the kernel does not let a node change its type.
-func (t *nodes) object(name string, directory bool) *node {
+// object is child for the valid store object called name, whose type (the
+// S_IFMT part of a mode) is format. A node that was promised to be of that type
+// becomes the real one; a promise that was broken is dropped, because the kernel
+// does not let a node change its type.
+func (t *nodes) object(name string, format uint32) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := childKey{t.root.id, name}
 	n := t.children[key]
 	switch {
-	case n == nil || n.pending.Load() && !directory:
+	case n == nil || n.pending.Load() && n.promised != format:
 		n = t.add(t.root, name, kindObject)
 		t.children[key] = n
 	case n.pending.Load():
@@ -139,15 +143,16 @@ func (t *nodes) object(name string, directory bool) *node {
 	return n
 }
 
-// promise is child for a store object that is not valid, but will be a
-// directory.
-func (t *nodes) promise(name string) *node {
+// promise is child for a store object that is not valid, but will be of the type
+// format: S_IFDIR or S_IFREG.
+func (t *nodes) promise(name string, format uint32) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := childKey{t.root.id, name}
 	n := t.children[key]
-	if n == nil || !n.pending.Load() {
+	if n == nil || !n.pending.Load() || n.promised != format {
 		n = t.add(t.root, name, kindObject)
+		n.promised = format
 		n.pending.Store(true)
 		t.children[key] = n
 	}

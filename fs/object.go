@@ -119,17 +119,22 @@ func (r *raw) inos(n *node) (own, up uint64, err error) {
 }
 
 // lookupObject finds the valid store object called name.
-func (r *raw) lookupObject(name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	st, err := statAt(r.backing.real, name)
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO
 	}
-	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT == unix.S_IFDIR), &st)
+	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
+	if r.uses != nil {
+		// Asked again after a while, to see that it is in use still.
+		out.SetEntryTimeout(useTime)
+		r.uses.add(callerOf(h), name)
+	}
 	return fuse.OK
 }
 
-// settle waits until n, if it is a promised directory, is the real one.
+// settle waits until n, if it is a promise, is the real object.
 func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Status {
 	if !n.pending.Load() {
 		return fuse.OK
@@ -141,10 +146,10 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 	if err != nil {
 		return lost(err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != n.promised {
 		// The kernel does not let a node change its type: it has to look the
 		// name up again.
-		r.log.Error("an object that was promised to be a directory is none", "name", n.name)
+		r.log.Debug("an object is not of the type that it was shown as", "name", n.name)
 		r.nodes.unname(n.name)
 		return fuse.Status(syscall.ESTALE)
 	}

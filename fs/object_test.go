@@ -100,7 +100,7 @@ func TestControl(t *testing.T) {
 	dir, _ := mount(t, s, nil)
 	n := s.add(name(1, "x"), recipe{make: tree, hold: make(chan struct{})})
 	must(t, dir, `ls -A $S; ls -A $S/.storefs; ls -A $S/.storefs/why $S/.storefs/log | xargs`,
-		"log\nstatus\nwhy\n"+dir+"/.storefs/log: "+dir+"/.storefs/why:")
+		"info\nlog\nstatus\nwaiters\nwhy\n"+dir+"/.storefs/log: "+dir+"/.storefs/why:")
 	must(t, dir, `cat $S/.storefs/status; cat $S/.storefs/why/$1`, "begun 0\nbuilder of "+n+" failed", n)
 	must(t, dir, `wc -c < $S/.storefs/log/$1; stat -c '%F %a %s' $S/.storefs/log/$1; sort -u $S/.storefs/log/$1`,
 		"360000\nregular file 444 360000\na line of the log", n)

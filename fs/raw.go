@@ -25,7 +25,9 @@ type raw struct {
 	store        Store
 	realiser     Realiser
 	control      Control
-	deny         Callers
+	rules        rules
+	facts        Facts
+	uses         *uses // nil if nobody wants to know
 	waitInLookup bool
 	log          *slog.Logger
 	uid, gid     uint32
@@ -69,6 +71,11 @@ func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		return r.lookupRoot(cancel, h, name, out)
 	case n.kind == kindControlDir:
 		return r.lookupControl(n, name, out)
+	case n.kind == kindProbe:
+		if err := r.realise(cancel, h, n.name); err != nil {
+			return status(err)
+		}
+		return fuse.Status(syscall.ESTALE) // the kernel looks the real one up
 	}
 	if st := r.settle(cancel, h, n); !st.Ok() {
 		return st
@@ -99,6 +106,9 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		r.rootAttr(&out.Attr)
 	case kindControlDir, kindControlFile:
 		r.controlAttr(&out.Attr, n)
+	case kindProbe:
+		out.Attr = r.dirAttr(topIno(n.name))
+		return fuse.OK // and asked again
 	case kindLink:
 		st, status := r.resolve(cancel, &in.InHeader, n)
 		if !status.Ok() {
@@ -208,6 +218,9 @@ func (r *raw) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 		return r.listRoot(l, in.Offset)
 	case n.kind == kindControlDir:
 		return r.listControl(l, n, in.Offset)
+	case n.kind == kindProbe:
+		l.dots(in.Offset, topIno(n.name), fuse.FUSE_ROOT_ID)
+		return fuse.OK
 	}
 	if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
 		return st

@@ -70,7 +70,8 @@ func mount(opts Options) (*Server, error) {
 		store:         opts.Store,
 		realiser:      opts.Realiser,
 		control:       opts.Control,
-		deny:          opts.Deny,
+		rules:         opts.Rules,
+		facts:         opts.Facts,
 		waitInLookup:  opts.WaitInLookup,
 		log:           log,
 		uid:           uint32(unix.Geteuid()),
@@ -82,6 +83,9 @@ func mount(opts Options) (*Server, error) {
 		snapshots:     newSnapshots(),
 		changed:       &changeTime{},
 		ctx:           ctx,
+	}
+	if opts.Used != nil {
+		r.uses = newUses(opts.Rules, opts.Used)
 	}
 	r.changed.advance()
 	fail := func(err error) (*Server, error) {
@@ -137,7 +141,7 @@ func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse
 		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
 		EnableSymlinkCaching: true,
-		DisableXAttrs:        true,
+		DisableXAttrs:        opts.Facts == nil || opts.NoAttributes,
 		DisableSplice:        true,
 		// Also the size of the largest READ: with the default of 128 KiB, the
 		// first read of a big file takes a third longer.
@@ -164,6 +168,9 @@ func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
 	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
+	if s.raw.uses != nil {
+		notes.Go(func() { s.raw.uses.run(stop) })
+	}
 	s.fuse.Serve()
 	s.end()
 	close(stop)

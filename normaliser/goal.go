@@ -85,8 +85,11 @@ const (
 	flagUrgent    flags = 1 << iota // a caller is blocked in a lookup
 	flagKeepGoing                   // a request that keeps going needs it
 	flagMain                        // needed otherwise than through a substitute
+	flagMayBuild                    // a request that may build needs it, or a substitute does
+	flagUser                        // this bit and the following ones each stand for a user who wants it
 	// The remaining bits each stand for a request that wants to know its goals.
-	flagObserver
+	flagObserver = flagUser << maxUsers
+	flagUsers    = flagObserver - flagUser
 )
 
 // origin is what a goal takes from the request that first wanted it.
@@ -131,7 +134,9 @@ type goal struct {
 	requests   map[*request]struct{}
 
 	pool     *pool // while buildable, running, or locked
-	position int   // in the ready queue
+	queue    flags // of pool.ready, while buildable or locked
+	position int   // in that queue
+	payer    int   // the user on whose share it runs
 	run      *run  // while it has a worker
 
 	substitutes *attempts // of path goals
@@ -194,7 +199,7 @@ func (g *goal) wanted() bool { return g.live > 0 || len(g.requests) > 0 }
 // inherited are the flags that its inputs get.
 func (g *goal) inherited() flags {
 	if g.kind == kindPath {
-		return g.flags &^ flagMain
+		return g.flags&^flagMain | flagMayBuild
 	}
 	return g.flags
 }

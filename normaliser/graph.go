@@ -2,7 +2,6 @@ package normaliser
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"time"
 
@@ -24,6 +23,7 @@ type graph struct {
 	subs     pool // of substitution, and of builders that only a substitute needs
 	walks    pool // of walks and of what else is local and quick
 	requests map[*request]struct{}
+	users    users
 	jobs     map[int]int // Request.Jobs → requests with it
 	minSlots int         // Options.Jobs
 	working  int         // workers
@@ -70,9 +70,10 @@ func (gr *graph) set(g *goal, s state) {
 	}
 	switch g.state {
 	case buildable, locked:
-		heap.Remove(&g.pool.ready, g.position)
+		g.pool.remove(g)
 	case running:
 		g.pool.used--
+		g.pool.held[g.payer]--
 	}
 	gr.counts[g.state]--
 	g.state = s
@@ -80,12 +81,14 @@ func (gr *graph) set(g *goal, s state) {
 	switch s {
 	case buildable, locked:
 		g.pool = gr.poolOf(g)
-		heap.Push(&g.pool.ready, g)
+		g.pool.push(g)
 	case running:
 		g.pool.used++
+		g.pool.held[g.payer]++
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.live.delete(g.key)
+		gr.users.count(g.flags, -1)
 		gr.ended = append(gr.ended, g)
 		if s == failed {
 			gr.recall(g)
@@ -322,7 +325,7 @@ func (gr *graph) fail(g *goal) {
 // isFailure reports whether the failure of g is one for anybody: a path goal
 // that was only tried leaves another way.
 func (gr *graph) isFailure(g *goal) bool {
-	if g.failure.Cause == store.CauseCancelled {
+	if g.failure.Cause == store.CauseCancelled || refusedBuild(&g.failure.Failure) {
 		return false
 	}
 	if g.kind != kindPath || len(g.requests) > 0 {
@@ -373,8 +376,7 @@ func (gr *graph) start() {
 		return
 	}
 	for _, p := range []*pool{&gr.walks, &gr.builds, &gr.subs} {
-		for p.free() {
-			g := p.ready[0]
+		for g := p.next(); g != nil; g = p.next() {
 			resumed := g.state == locked
 			gr.set(g, running)
 			if resumed {

@@ -39,6 +39,9 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 			return n, refs, nil
 		}
 	}
+	if p.noBuild {
+		return node{}, nil, mustBuild(rec.path)
+	}
 	return n, p.inputs(d), nil
 }
 

@@ -38,6 +38,10 @@ type Options struct {
 	// SubstituteJobs is the number of substitutions at a time, and of builds
 	// that only a substitute needs; zero is DefaultSubstituteJobs.
 	SubstituteJobs int
+	// JobsPerUser is the number of builds, and of substitutions, at a time for
+	// the sake of one user; zero is no limit. Also without a limit, who holds
+	// fewest slots gets the next one.
+	JobsPerUser int
 }
 
 // errClosing answers requests that come, or are still waiting, when the
@@ -52,6 +56,7 @@ type Normaliser struct {
 	events      *event.Bus
 	memory      *failureLog
 	live        *liveGoals
+	callers     *callers
 
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
@@ -81,6 +86,7 @@ func New(o Options) *Normaliser {
 		events:      o.Events,
 		memory:      newFailureLog(o.Store),
 		live:        &liveGoals{goals: map[key]wants{}},
+		callers:     &callers{all: map[*call]struct{}{}},
 		inbox:       make(chan func(*graph)),
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),
@@ -89,8 +95,8 @@ func New(o Options) *Normaliser {
 	gr := &graph{
 		goals:     map[key]*goal{},
 		live:      n.live,
-		builds:    pool{slots: o.Jobs},
-		subs:      pool{slots: o.SubstituteJobs},
+		builds:    pool{slots: o.Jobs, perUser: o.JobsPerUser},
+		subs:      pool{slots: o.SubstituteJobs, perUser: o.JobsPerUser},
 		walks:     pool{slots: walkJobs},
 		requests:  map[*request]struct{}{},
 		jobs:      map[int]int{},

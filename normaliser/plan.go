@@ -46,6 +46,8 @@ type planner struct {
 	forPath store.Path
 	// noTry is a derivation whose substitutes have failed.
 	noTry store.Path
+	// noBuild: derivations whose outputs cannot be substituted fail.
+	noBuild bool
 	// live, if not nil, tells what the graph has goals for: the walk ends there.
 	live *liveGoals
 

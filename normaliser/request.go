@@ -12,8 +12,15 @@ type Request struct {
 	// Targets are derivations and closures, which are normalised and realised,
 	// and other paths, which are made valid.
 	Targets []store.Path
+	// Caller is the process that waits, nil if there is none. Its user has a
+	// share of the slots, and perhaps a limit (Options.JobsPerUser).
+	Caller *Caller
 	// KeepGoing builds whatever can be built although something failed.
 	KeepGoing bool
+	// NoBuild fails the request with store.ErrNotAllowed if something would have
+	// to be built for it, other than to substitute: also if that is being built
+	// already.
+	NoBuild bool
 	// Urgent puts the goals before those of requests that are not: a caller is
 	// blocked in a lookup.
 	Urgent bool

@@ -23,6 +23,8 @@ type Status struct {
 	SubstituteJobs int `json:"substituteJobs"` // slots for substitution
 
 	Running []Running `json:"running"` // longest first
+	// Waiters are the callers that wait, those who came first are first.
+	Waiters []Waiter `json:"waiters"`
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left shared by the slots.
 	Remaining time.Duration `json:"remaining"`
@@ -43,13 +45,13 @@ type Running struct {
 func (n *Normaliser) Status() Status {
 	var s Status
 	answered := make(chan struct{})
-	if n.post(func(gr *graph) { s = gr.status(); close(answered) }) {
+	if n.post(func(gr *graph) { s = gr.status(n.callers); close(answered) }) {
 		<-answered
 	}
 	return s
 }
 
-func (gr *graph) status() Status {
+func (gr *graph) status(c *callers) Status {
 	s := Status{
 		Requests:       len(gr.requests),
 		Waiting:        gr.counts[waiting],
@@ -66,11 +68,7 @@ func (gr *graph) status() Status {
 	for _, g := range gr.goals {
 		left, level := g.cost(), g.level
 		if g.run != nil {
-			r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests)}
-			if g.state == locked {
-				r.Phase = event.PhaseLock
-			}
-			s.Running = append(s.Running, r)
+			s.Running = append(s.Running, g.running())
 			spent := min(now.Sub(g.run.since), left)
 			left -= spent
 			level -= spent
@@ -82,7 +80,23 @@ func (gr *graph) status() Status {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Goal, b.Goal))
 	})
 	s.Remaining = max(longest, work/time.Duration(gr.builds.slots))
+	s.Waiters = gr.waiters(c, now)
 	return s
+}
+
+// running describes g, which has a worker.
+func (g *goal) running() Running {
+	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests)}
+	if g.state == locked {
+		r.Phase = event.PhaseLock
+	}
+	return r
+}
+
+// Wanted reports whether there is a goal for p, a derivation or a path: it is
+// being realised, or waits for its turn.
+func (n *Normaliser) Wanted(p store.Path) bool {
+	return n.live.covers(key{kindExpr, p}, wants{}) || n.live.covers(key{kindPath, p}, wants{})
 }
 
 // Plan is what a request would have to do.

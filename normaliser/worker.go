@@ -38,6 +38,7 @@ type job struct {
 	wants    wants
 	replan   bool
 	noTry    bool
+	mayBuild bool
 	origin   *origin
 	attempts attempts
 	phase    *phase
@@ -59,7 +60,7 @@ func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
 	g.run = &run{cancel: cancel, since: time.Now(), phase: &phase{}, resume: make(chan struct{})}
 	j := job{
-		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry,
+		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
 		origin: g.origin, phase: g.run.phase, resume: g.run.resume,
 	}
 	if g.substitutes != nil {
@@ -96,6 +97,7 @@ func (n *Normaliser) work(ctx context.Context, j *job) ending {
 // replan walks what the goal needs again.
 func (n *Normaliser) replan(ctx context.Context, j *job) ending {
 	p := newPlanner(ctx, n.store, n.substituter)
+	p.noBuild = !j.mayBuild
 	if j.noTry {
 		p.noTry = j.path
 	}
@@ -216,6 +218,12 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 
 // expand gives a waiting goal the inputs that its worker found.
 func (gr *graph) expand(g *goal, j *job, e ending) {
+	if g.kind != kindPath && !j.mayBuild && g.flags&flagMayBuild != 0 {
+		// Somebody who may build wants it now.
+		g.replan = true
+		gr.proceed(g)
+		return
+	}
 	if g.kind != kindPath {
 		g.replan = false
 		// What it waits for now is decided anew; nothing is left of the old

@@ -17,8 +17,8 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/notice"
 	"storefs/progress"
-	"storefs/store"
 )
 
 type mountCmd struct {
@@ -28,11 +28,10 @@ type mountCmd struct {
 	Data          string         `enum:"auto,noopen,passthrough,cached" default:"auto" help:"How the contents of files reach the kernel: without a request for each open, read by it from the disk directly (passthrough: for big files; needs CAP_SYS_ADMIN and Linux 6.9), or with one for each open, through its page cache (cached). [${default}: noopen]"`
 	FailureTTL    time.Duration  `name:"failure-ttl" default:"60s" placeholder:"TIME" help:"How long the lookup of a path that failed fails at once, without another build. [${default}]"`
 	CancelOrphans *time.Duration `placeholder:"TIME" help:"End a build that nobody waits for any more after this time. [never: it goes on]"`
-	DenyCommand   []string       `placeholder:"NAME" help:"Commands that start no build (as in /proc/PID/comm). May be repeated."`
-	DenyUID       []uint32       `name:"deny-uid" placeholder:"UID" help:"Users who start no build. May be repeated."`
-	DenyCgroup    []string       `placeholder:"PATH" help:"Control groups whose processes start no build. May be repeated."`
 	AllowOther    bool           `negatable:"" default:"${allow_other}" help:"Let other users see the mount. [yes for root]"`
+	Xattrs        bool           `negatable:"" default:"true" help:"Show what is known of store objects as extended attributes (user.storefs.…). [yes]"`
 
+	policyFlags
 	jobsFlag
 	limitFlags
 	sandboxFlags
@@ -41,7 +40,11 @@ type mountCmd struct {
 func (*mountCmd) Help() string {
 	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM), or until "storefs umount". Readiness is told to systemd (sd_notify).
 
-Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers that --deny-… excludes.
+Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
+
+Why something takes its time shows in .storefs/waiters and .storefs/status, and what is known of NAME, without realising it, in .storefs/info/NAME, .storefs/why/NAME and its extended attributes (getfattr -d).
+
+A process whose environment had STOREFS_NOTIFY=1 when it began is told on its terminal what it waits for, once that takes longer than a second.
 
 All other commands with the same state directory work while it is mounted: they ask this process.`
 }
@@ -67,7 +70,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	defer meter.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
+	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
 	if err != nil {
 		return err
 	}
@@ -87,17 +90,22 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	if err := builder.Check(); err != nil {
 		meter.Say("storefs: nothing can be built here: " + err.Error())
 	}
+	pages := control{own.state.Store(), own.server}
+	known := facts{own.state, own.normaliser}
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),
 		State:        own.state.Dir(),
 		Store:        names{own.state},
-		Realiser:     c.realiser(own),
-		Control:      control{own.state.Store(), own.server},
+		Realiser:     notice.New(c.realiser(own), pages.waitsFor),
+		Control:      pages,
 		Data:         fs.Data(c.Data),
 		WaitInLookup: c.Wait == "lookup",
 		AllowOther:   c.AllowOther,
-		Deny:         fs.Callers{Commands: c.DenyCommand, UIDs: c.DenyUID, Cgroups: c.DenyCgroup},
+		Rules:        c.rules(),
+		Facts:        known,
+		NoAttributes: !c.Xattrs,
+		Used:         known.used,
 		Logger:       slog.New(slog.NewTextHandler(lineWriter{meter.Say}, nil)),
 	})
 	if err != nil {
@@ -122,21 +130,16 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 
 // realiser answers blocked lookups.
 func (c *mountCmd) realiser(own *owner) fs.Realiser {
-	var orphans normaliser.Orphans
-	if c.CancelOrphans != nil {
-		orphans = normaliser.Orphans{Cancel: true, Grace: *c.CancelOrphans}
+	l := lookups{
+		dir:        own.state.Store(),
+		normaliser: own.normaliser,
+		banned:     normaliser.Banned{Memory: goalStore{own.state}, TTL: c.FailureTTL},
+		limits:     c.limits(),
 	}
-	limits := c.limits()
-	urgent := normaliser.RealiserFunc(func(ctx context.Context, p store.Path) error {
-		_, err := own.normaliser.Realise(ctx, normaliser.Request{
-			Targets: []store.Path{p},
-			Urgent:  true,
-			Limits:  limits,
-			Orphans: orphans,
-		})
-		return err
-	})
-	return byName{own.state.Store(), normaliser.Banned{Realiser: urgent, Memory: goalStore{own.state}, TTL: c.FailureTTL}}
+	if c.CancelOrphans != nil {
+		l.orphans = normaliser.Orphans{Cancel: true, Grace: *c.CancelOrphans}
+	}
+	return l
 }
 
 func (o *owner) setMounted(s *fs.Server) {

@@ -20,12 +20,14 @@ import (
 
 // ownerOptions say how a process owns a state directory.
 type ownerOptions struct {
-	role    string // the command
-	watch   bool   // as a client it only watches
-	jobs    int
-	sandbox sandboxFlags
-	stop    func()            // ends the owner because a client asked for it; nil refuses
-	say     func(line string) // tells people something; nil is stderr
+	role  string // the command
+	watch bool   // as a client it only watches
+	jobs  int
+	// jobsPerUser is normaliser.Options.JobsPerUser.
+	jobsPerUser int
+	sandbox     sandboxFlags
+	stop        func()            // ends the owner because a client asked for it; nil refuses
+	say         func(line string) // tells people something; nil is stderr
 }
 
 // owner is a process that owns a state directory: everything that answers its
@@ -80,6 +82,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Substituter: substitute.Registered{DB: own.state.DB()},
 		Events:      own.events,
 		Jobs:        o.jobs,
+		JobsPerUser: o.jobsPerUser,
 	})
 	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
 	own.server = daemon.New(daemon.Options{
