@@ -112,7 +112,7 @@ func (r *raw) info(name string) ([]byte, error) {
 // it waits like everybody else. The node is for this one lookup: all others see
 // the placeholder that is for them.
 func (r *raw) probe(name string, out *fuse.EntryOut) fuse.Status {
-	n := r.nodes.single(r.nodes.root, name, kindProbe, nil)
+	n := r.nodes.single(r.nodes.root, name, kindProbe, "")
 	out.NodeId = n.id
 	out.Attr = r.dirAttr(topIno(name))
 	return fuse.OK

@@ -220,11 +220,18 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 	}
 }
 
-// count counts the goals below each of goals, as long as that is not too much.
+// count counts the goals below each of goals, as long as that is not too much:
+// those first for whom somebody has waited longest.
 func (o *outlook) count(goals []*goal, all []Waiter) {
+	order := make([]int, len(goals))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return all[i].Since.Compare(all[j].Since) })
 	looked := 0
 	counted := map[*goal]int{}
-	for i, g := range goals {
+	for _, i := range order {
+		g := goals[i]
 		if g == nil {
 			continue
 		}
