@@ -56,9 +56,10 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
+	opened := own.state
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, own.state.Close())
+			err = errors.Join(err, opened.Close())
 		}
 	}()
 	sandbox, err := o.sandbox.paths()

@@ -1,7 +1,7 @@
 // Command bench measures storefs beside a peer or a limit, in turns, in one
 // run, and prints ratios: absolute times mean nothing on a shared machine.
 //
-//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,engine,gostd] [-data auto]
+//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,engine,gostd] [-data auto] [-jobs 1000] [-nix 1] [-disk]
 package main
 
 import (
@@ -14,13 +14,18 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair is one row: ours beside theirs, both run `runs` times in turns.
 type pair struct {
 	work, peer   string
 	ours, theirs func() error
-	before       func() error // not timed, before every run of either; may be nil
+	before       func() error // not timed, before every run of ours; may be nil
+	beforePeer   func() error // the same for theirs
+	each         int          // both do so many things, and the row is about one; 0 is 1
+	ourEach      int          // the same for ours alone
 }
 
 type bench struct {
@@ -29,8 +34,11 @@ type bench struct {
 	data    []string // of the mounts that are measured
 	work    *regexp.Regexp
 	paths   int    // in the part million
+	jobs    int    // of the engine's graphs
+	nixRuns int    // of each graph by Nix, which takes half a minute for 1,000 jobs
 	self    string // this program
-	dir     string // scratch of this run
+	dir     string // scratch of this run, on disk
+	fast    string // the same in memory: file systems distort what makes many files
 }
 
 func main() {
@@ -40,13 +48,17 @@ func main() {
 	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
 	work := flag.String("work", "", "the part mount: a regular expression of the workloads to run")
 	paths := flag.Int("paths", 1_000_000, "the part million: how many")
+	jobs := flag.Int("jobs", 1000, "the part engine: derivations in a graph")
+	nix := flag.Int("nix", 1, "the part engine: runs of each graph by Nix; 0: none")
+	disk := flag.Bool("disk", false, "the part engine: keep outputs on disk, and not in memory")
 	peer := flag.Bool("loopback", false, "only mount go-fuse's loopback: REAL DIR")
 	flag.Parse()
+	b := &bench{runs: *runs, data: strings.Split(*data, ","), paths: *paths, jobs: *jobs, nixRuns: *nix}
 	var err error
 	if *peer {
 		err = loopback(flag.Arg(0), flag.Arg(1))
 	} else {
-		err = run(*storefs, *runs, strings.Split(*only, ","), strings.Split(*data, ","), *work, *paths)
+		err = b.run(*storefs, *disk, *work, strings.Split(*only, ","))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -54,27 +66,33 @@ func main() {
 	}
 }
 
-func run(storefs string, runs int, parts, data []string, work string, paths int) error {
-	storefs, err := filepath.Abs(storefs)
-	if err != nil {
+func (b *bench) run(storefs string, disk bool, work string, parts []string) (err error) {
+	if b.storefs, err = filepath.Abs(storefs); err != nil {
 		return err
 	}
-	workRE, err := regexp.Compile(work)
-	if err != nil {
+	if b.work, err = regexp.Compile(work); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "storefs-bench-")
-	if err != nil {
+	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	defer removeAll(dir)
-	self, err := os.Executable()
-	if err != nil {
+	if b.dir, err = os.MkdirTemp("", "storefs-bench-"); err != nil {
 		return err
 	}
-	b := &bench{storefs: storefs, runs: runs, data: data, work: workRE, paths: paths, self: self, dir: dir}
+	defer removeAll(b.dir)
+	b.fast = b.dir
+	if !disk {
+		b.fast = filepath.Join(b.dir, "memory")
+		if err := os.Mkdir(b.fast, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("storefs-bench", b.fast, "tmpfs", 0, ""); err != nil {
+			return fmt.Errorf("mount a tmpfs for what is built (-disk does without): %w", err)
+		}
+		defer unix.Unmount(b.fast, unix.MNT_DETACH)
+	}
 	all := map[string]func() error{"mount": b.mount, "million": b.million, "engine": b.engine, "gostd": b.gostd}
-	fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
+	fmt.Printf("%-44s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
 	for _, name := range parts {
 		part, ok := all[name]
 		if !ok {
@@ -90,24 +108,24 @@ func run(storefs string, runs int, parts, data []string, work string, paths int)
 // measure runs a pair and prints its row: medians, and the median of the
 // ratios pair by pair.
 func (b *bench) measure(p pair, runs int) error {
-	timed := func(f func() error) (time.Duration, error) {
-		if p.before != nil {
-			if err := p.before(); err != nil {
+	timed := func(before, f func() error, each int) (time.Duration, error) {
+		if before != nil {
+			if err := before(); err != nil {
 				return 0, err
 			}
 		}
 		start := time.Now()
 		err := f()
-		return time.Since(start), err
+		return time.Since(start) / time.Duration(max(1, each)), err
 	}
 	var ours, theirs []time.Duration
 	var ratios []float64
 	for i := range runs + 1 {
-		a, err := timed(p.ours)
+		a, err := timed(p.before, p.ours, max(p.each, p.ourEach))
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.work, err)
 		}
-		c, err := timed(p.theirs)
+		c, err := timed(p.beforePeer, p.theirs, p.each)
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", p.work, p.peer, err)
 		}
@@ -120,10 +138,21 @@ func (b *bench) measure(p pair, runs int) error {
 	slices.Sort(ours)
 	slices.Sort(theirs)
 	slices.Sort(ratios)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	fmt.Printf("%-34s %-26s %10.1f %10.1f %8.2f (%.2f–%.2f)\n", p.work, p.peer,
+	fmt.Printf("%-44s %-26s %10s %10s %8.3f (%.3f–%.3f)\n", p.work, p.peer,
 		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
 	return nil
+}
+
+// ms is d in milliseconds, to three digits or the whole number.
+func ms(d time.Duration) string {
+	v := d.Seconds() * 1000
+	switch {
+	case v < 1:
+		return fmt.Sprintf("%.4f", v)
+	case v < 100:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 // do runs a command with its output thrown away; a failure shows it.

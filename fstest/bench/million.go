@@ -46,8 +46,8 @@ func (b *bench) million() error {
 	}
 	if err := b.measure(pair{
 		work: "list the store, first time", peer: "ls -U real",
-		before: func() error { return dropCaches("2") },
-		ours:   ls(l.store), theirs: ls(real),
+		before: func() error { return dropCaches("2") }, beforePeer: func() error { return dropCaches("2") },
+		ours: ls(l.store), theirs: ls(real),
 	}, b.runs); err != nil {
 		return err
 	}
