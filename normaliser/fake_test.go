@@ -55,6 +55,7 @@ type world struct {
 	slow        map[string]time.Duration // expressions that take time to read
 	setBatches  int
 	transaction time.Duration // that failures are written in
+	register    time.Duration // that it takes to register an outcome
 	jobs        map[string]builder.Job
 
 	log       struct{ begun, built, cancelled, read []string } // names in order
@@ -261,6 +262,7 @@ func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
 }
 
 func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
+	time.Sleep(w.register)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range r.Outputs {

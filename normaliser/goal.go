@@ -54,6 +54,9 @@ const (
 	// locked: its worker holds the lock and waits, in the ready queue, for a
 	// slot.
 	locked
+	// registering: its worker registers what was built, and has given its slot
+	// back: it waits for the disk now, and the next builder need not.
+	registering
 	// done, failed, dropped: it has ended; it is not in the graph, holds
 	// nothing, and never changes again.
 	done
@@ -62,7 +65,7 @@ const (
 	numStates
 )
 
-var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "done", "failed", "dropped"}
+var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "registering", "done", "failed", "dropped"}
 
 func (s state) String() string { return stateNames[s] }
 
@@ -70,11 +73,12 @@ func (s state) ended() bool { return s >= done }
 
 // next lists what may follow a state.
 var next = [numStates][]state{
-	waiting:   {buildable, done, failed, dropped},
-	buildable: {waiting, running, failed, dropped},
-	running:   {waiting, locking, done, failed, dropped},
-	locking:   {waiting, locked, done, failed, dropped},
-	locked:    {waiting, running, done, failed, dropped},
+	waiting:     {buildable, done, failed, dropped},
+	buildable:   {waiting, running, failed, dropped},
+	running:     {waiting, locking, registering, done, failed, dropped},
+	locking:     {waiting, locked, done, failed, dropped},
+	locked:      {waiting, running, done, failed, dropped},
+	registering: {waiting, done, failed, dropped},
 }
 
 // flags are inherited by the inputs of a goal. They are only ever added to a
@@ -170,8 +174,17 @@ type attempts struct {
 type run struct {
 	cancel func()
 	since  time.Time     // when it got its slot
+	freed  time.Time     // when it gave its slot back for good; zero if it has it
 	phase  *phase        // written by the worker
 	resume chan struct{} // closed when it has a slot again, after locked
+}
+
+// held is how long it has had its slot.
+func (r *run) held() time.Duration {
+	if r.freed.IsZero() {
+		return time.Since(r.since)
+	}
+	return r.freed.Sub(r.since)
 }
 
 // Costs of goals about which nothing is recorded. They only order goals and
@@ -206,5 +219,5 @@ func (g *goal) inherited() flags {
 
 // has reports whether a worker runs for it.
 func (g *goal) hasWorker() bool {
-	return g.state == running || g.state == locking || g.state == locked
+	return g.state >= running && g.state <= registering
 }

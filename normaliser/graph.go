@@ -311,7 +311,7 @@ func (gr *graph) doom(g, blame *goal) {
 func (gr *graph) fail(g *goal) {
 	var held time.Duration
 	if g.run != nil {
-		held = time.Since(g.run.since)
+		held = g.run.held()
 	}
 	f := g.tell()
 	remembered := gr.isFailure(g)

@@ -61,7 +61,8 @@ type Normaliser struct {
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
 
-	workers context.Context // what workers run under
+	running sync.WaitGroup  // workers
+	workers context.Context // what they run under
 	cancel  context.CancelFunc
 
 	closing sync.Once
@@ -144,6 +145,7 @@ func (n *Normaliser) Close(ctx context.Context) error {
 		go func() {
 			<-n.done
 			n.memory.close()
+			n.running.Wait()
 			n.cancel()
 			close(n.closed)
 		}()

@@ -60,6 +60,43 @@ func TestLongestPathFirst(t *testing.T) {
 	})
 }
 
+// The next builder does not wait for the disk, unless something that is needed
+// more waits for just that.
+func TestSlotWhileRegistering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = 100 * time.Millisecond
+		var targets []store.Path
+		for i := range 10 {
+			targets = append(targets, w.drv(fmt.Sprint("a", i)))
+		}
+		n := w.start(t, 2)
+		begin := time.Now()
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(begin); w.most != 2 || got != 5100*time.Millisecond {
+			t.Errorf("%d at a time, %v; want 2, 5.1s", w.most, got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = 100 * time.Millisecond
+		w.drv("lesser")
+		w.drv("first")
+		w.drv("second", "first")
+		top := w.drv("top", "lesser", "second")
+		w.expected[path("second.drv")] = time.Hour
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"first", "second", "lesser", "top"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("order %v, want %v", w.begun(), want)
+		}
+	})
+}
+
 func TestTiesInTheOrderAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -48,6 +48,12 @@ func (p *pool) next() *goal {
 	if p.used >= p.slots {
 		return nil
 	}
+	return p.first()
+}
+
+// first is the goal that gets the next slot, nil if none wants, or may have, one;
+// its payer is set.
+func (p *pool) first() *goal {
 	var best *goal
 	for users, q := range p.ready {
 		g := (*q)[0]

@@ -53,6 +53,8 @@ type ending struct {
 	top     int32 // in plan: the goal itself or, for path goals, its substitute
 	// attempts is how far a path goal has come.
 	attempts attempts
+	// tidy, if set, is done when whoever waits for the goal has been told.
+	tidy func()
 }
 
 // launch begins the worker of g, which has just become running.
@@ -70,12 +72,15 @@ func (n *Normaliser) launch(g *goal) {
 		g.started = true
 		n.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
 	}
-	go func() {
+	n.running.Go(func() {
 		e := n.work(ctx, &j)
 		cancelled := ctx.Err() != nil
 		cancel()
 		n.post(func(gr *graph) { gr.workerEnded(j.goal, &j, e, cancelled) })
-	}()
+		if e.tidy != nil {
+			e.tidy()
+		}
+	})
 }
 
 // work does what the goal is for.
@@ -90,8 +95,7 @@ func (n *Normaliser) work(ctx context.Context, j *job) ending {
 	case j.kind == kindCheck:
 		return ending{outcome: event.OutcomeBuilt, err: n.check(ctx, j)}
 	}
-	outcome, err := n.build(ctx, j)
-	return ending{outcome: outcome, err: err}
+	return n.build(ctx, j)
 }
 
 // replan walks what the goal needs again.
@@ -183,7 +187,7 @@ func (n *Normaliser) lookUp(ctx context.Context, p store.Path) ([]substitute.Sub
 // workerEnded takes a worker's result into the graph.
 func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	gr.working--
-	held := time.Since(g.run.since)
+	held := g.run.held()
 	cancelled = cancelled && e.err != nil
 	unwanted := !g.wanted()
 	switch {
