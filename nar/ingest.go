@@ -73,6 +73,21 @@ func HashAs(ctx context.Context, path string, algo store.Algo, recursive bool) (
 	return d.sum(), nil
 }
 
+// TextSummary is what Ingest would find in a file that holds text and cannot be
+// executed; it scans nothing.
+func TextSummary(text []byte) Summary {
+	d := newDigest(store.SHA256)
+	var head []byte
+	for _, s := range []string{magic, "(", "type", "regular", "contents"} {
+		head = appendString(head, s)
+	}
+	// A digest refuses nothing.
+	_, _ = d.Write(appendNumber(head, uint64(len(text))))
+	_, _ = d.Write(text)
+	_, _ = d.Write(appendString(appendPadding(nil, int64(len(text))), ")"))
+	return Summary{Kind: store.KindRegular, Hash: d.sum(), Size: d.size}
+}
+
 func summarise(ctx context.Context, path string, c *canon, candidates []store.Path) (Summary, error) {
 	var stages []io.Writer
 	var scanner *references.Scanner

@@ -332,3 +332,20 @@ func TestReferences(t *testing.T) {
 		t.Errorf("references %q, want %q", s.References, want)
 	}
 }
+
+func TestTextSummary(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 8, 9, 100_000} {
+		text := bytes.Repeat([]byte("x"), n)
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want, err := HashPath(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := TextSummary(text); got.Kind != want.Kind || got.Hash != want.Hash || got.Size != want.Size {
+			t.Errorf("%d bytes: %+v, want %+v", n, got, want)
+		}
+	}
+}

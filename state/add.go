@@ -204,27 +204,31 @@ func (b *batch) addText(t NewText) (store.Info, error) {
 // writeText makes a canonical file of text in scratch, which is to be p.
 func (s *State) writeText(p store.Path, text []byte, refs []store.Path, ca string) (object, error) {
 	scratch := s.newScratch("text")
-	err := os.WriteFile(scratch, text, 0o444)
-	if err == nil {
-		err = os.Chmod(scratch, 0o444) // whatever the umask is
-	}
-	if err == nil {
-		err = os.Chtimes(scratch, time.Unix(1, 0), time.Unix(1, 0))
-	}
-	h := &counter{Hash: store.SHA256.New()}
-	if err == nil {
-		err = nar.Dump(h, scratch)
-	}
-	if err != nil {
+	if err := writeCanonical(scratch, text); err != nil {
 		return object{}, errors.Join(err, tree.RemoveAll(scratch))
 	}
+	sum := nar.TextSummary(text)
 	refs = slices.Clone(refs)
 	slices.Sort(refs)
 	return object{scratch: scratch, info: store.Info{
-		Path: p, Kind: store.KindRegular,
-		NarHash: store.Hash{Algo: store.SHA256, Sum: string(h.Sum(nil))}, NarSize: h.n,
+		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
 		References: slices.Compact(refs), CA: ca, Registered: now(),
 	}}, nil
+}
+
+// writeCanonical writes a file as those of store objects are.
+func writeCanonical(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(text); err == nil {
+		err = f.Chmod(0o444) // whatever the umask is
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
 }
 
 // fixedCA and textCA say how a name follows from its content, as Nix writes it.

@@ -212,7 +212,9 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	if err := s.sync.wait(); err != nil {
+	// What is valid stays complete: the new object is on disk before it takes the
+	// place of the old one.
+	if err := s.syncObjects(); err != nil {
 		return err
 	}
 	to := s.Real(old.Path)
@@ -223,7 +225,7 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	} else if err := exchange(o.Scratch, to, o.Info.Kind); err != nil {
 		return err
 	}
-	if err := s.syncNames(); err != nil {
+	if err := s.syncObjects(); err != nil {
 		return err
 	}
 	if o.Info.NarHash == old.NarHash {

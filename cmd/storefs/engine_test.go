@@ -16,6 +16,7 @@ import (
 	"storefs/state"
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/tree"
 )
 
 // instant makes outputs without a process: what remains is the cost of
@@ -66,7 +67,7 @@ func BenchmarkEngine(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.Cleanup(func() { state.RemoveAll(top) })
+				b.Cleanup(func() { tree.RemoveAll(top) })
 				dir = filepath.Join(top, "state")
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					b.Fatal(err)
