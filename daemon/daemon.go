@@ -52,6 +52,9 @@ type RealiseRequest struct {
 	KeepFailed bool           `json:"keepFailed,omitempty"`
 	Check      bool           `json:"check,omitempty"`
 	Logs       bool           `json:"logs,omitempty"` // the client wants the log lines of its goals
+	// Details: the client wants every event of its goals, also those that were
+	// old news when they could be sent.
+	Details bool `json:"details,omitempty"`
 }
 
 // Adder makes new paths from what clients send. What is there already may be

@@ -130,7 +130,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		}
 		return seen
 	}
-	passOn(ctx, sub, out, look, func(events []event.Event) {
+	passOn(ctx, ctx, sub, out, look, func(events []event.Event) {
 		seen := make([]Seen, len(events))
 		for i := range events {
 			seen[i].Event = &events[i]
