@@ -31,7 +31,7 @@ const (
 	bucketKinds        = "kinds"        // output that is not valid any more → kind it had
 	bucketFailures     = "failures"     // goal → failure
 	bucketDurations    = "durations"    // derivation → nanoseconds
-	bucketNameTimes    = "nametimes"    // name of a derivation without digest → nanoseconds
+	bucketNameTimes    = "nametimes"    // name of a derivation without digest, and that without its version → nanoseconds
 	bucketUse          = "use"          // path → seconds since 1970
 )
 

@@ -37,13 +37,14 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	if err != nil {
 		return ending{err: err}
 	}
-	n.setPhase(j, event.PhaseRegister)
+	n.setPhase(j, event.PhaseSync)
 	n.post(func(gr *graph) { gr.built(j.goal) })
 	// It is built: whoever has gone, it would be a waste not to keep it.
-	if err := n.store.Register(context.WithoutCancel(ctx), j.path, d, res); err != nil {
+	err = n.store.Register(context.WithoutCancel(ctx), j.path, d, res, func() { n.setPhase(j, event.PhaseRegister) })
+	if err != nil {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
 	}
-	return ending{outcome: event.OutcomeBuilt, tidy: res.Release}
+	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: res.Release}
 }
 
 // maxRegistering bounds the goals that register without a slot, and so what

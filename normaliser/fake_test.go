@@ -261,8 +261,9 @@ func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
 	return func() {}, nil
 }
 
-func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
+func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error {
 	time.Sleep(w.register)
+	synced()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range r.Outputs {

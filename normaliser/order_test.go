@@ -374,3 +374,34 @@ func TestPlanIsMadeAgain(t *testing.T) {
 		})
 	}
 }
+
+func TestEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 2*maxEstimates + 10 {
+			name := fmt.Sprint("a", i)
+			targets = append(targets, w.drv(name))
+			w.expected[targets[i]] = time.Second
+			if i < 10 { // old news
+				w.expected[targets[i]] = time.Hour
+			}
+		}
+		targets = append(targets, w.drv("new"))
+		n := w.start(t, 1)
+		if e := n.Status().Estimates; e.Count != 0 {
+			t.Errorf("%+v before anything was built", e)
+		}
+		for i, p := range targets {
+			if i%4 != 0 {
+				w.takes[short(p)] = 1250 * time.Millisecond
+			}
+		}
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		if e := n.Status().Estimates; e.Count != maxEstimates || e.MedianError < 0.19 || e.MedianError > 0.21 {
+			t.Errorf("%+v, want %d with a median error of 0.2", e, maxEstimates)
+		}
+	})
+}

@@ -28,6 +28,8 @@ type Status struct {
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left shared by the slots.
 	Remaining time.Duration `json:"remaining"`
+	// Estimates scores the durations that were expected of the last builds.
+	Estimates Estimates `json:"estimates"`
 }
 
 // Running is a goal that has a worker.
@@ -62,6 +64,7 @@ func (gr *graph) status(c *callers) Status {
 		Jobs:           gr.builds.slots,
 		SubstituteJobs: gr.subs.slots,
 		Running:        []Running{},
+		Estimates:      gr.scores.estimates(),
 	}
 	now := time.Now()
 	var longest, work time.Duration

@@ -53,6 +53,8 @@ type ending struct {
 	top     int32 // in plan: the goal itself or, for path goals, its substitute
 	// attempts is how far a path goal has come.
 	attempts attempts
+	// took is how long the builder took, 0 if none ran.
+	took time.Duration
 	// tidy, if set, is done when whoever waits for the goal has been told.
 	tidy func()
 }
@@ -214,6 +216,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		g.replan = true
 		gr.set(g, waiting)
 	default:
+		gr.scores.add(g.expected, e.took)
 		gr.finish(g, e.outcome, held)
 	}
 	g.run, g.cancelled = nil, false

@@ -25,6 +25,9 @@ type Outcome struct {
 	Outputs    []Output // all of the derivation's
 	// Duration is how long the builder took, 0 if none ran.
 	Duration time.Duration
+	// Synced, if not nil, is called when the outputs are on disk, before they are
+	// registered; once more if that has to be done again. It must be quick.
+	Synced func()
 }
 
 // Register makes the outputs of a build valid, and the closure of them the
@@ -65,6 +68,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	}
 	// The closure's text is ours to remove, the outputs are not.
 	defer tree.RemoveAll(closure.scratch)
+	b.reg.Synced = o.Synced
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}
