@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"event", "storeexpr", "references"},
 	{"nar"},
 	{"db"},
-	{"state", "builder", "instantiate", "progress"},
+	{"state", "builder", "instantiate", "progress", "timeline"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},
 	{"fs", "daemon"},

@@ -188,6 +188,17 @@ func (p *planner) enter(r ref) (index int32, pushed bool) {
 	return realised, true
 }
 
+// reused counts the expressions that need nothing.
+func (p *planner) reused() int {
+	n := 0
+	for k, rec := range p.seen {
+		if k.kind == kindExpr && rec.index == realised {
+			n++
+		}
+	}
+	return n
+}
+
 // broken makes a node of something that failed before it was a goal.
 func (p *planner) broken(k key, err error) int32 {
 	if rec := p.seen[k]; rec != nil {

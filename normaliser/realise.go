@@ -49,6 +49,7 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 		waits = waits || index[i] != realised
 	}
 	refused := p.plan.refused()
+	res.Reused = p.reused()
 	for i := range res.Targets {
 		t := &res.Targets[i]
 		if index[i] != realised && refused != nil {

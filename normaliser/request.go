@@ -54,6 +54,9 @@ type Result struct {
 	// Failures are the root causes, each once, with the chain from the first
 	// target that it reached. Without KeepGoing there is at most one.
 	Failures []*store.Failure `json:"failures,omitempty"`
+	// Reused is how many expressions were realised already, of those that were
+	// looked at: what they need was not looked at.
+	Reused int `json:"reused,omitempty"`
 }
 
 // Target is what came of one target.

@@ -43,7 +43,8 @@ func (r *Run) CriticalPath() []Step {
 const maxSteps = 20
 
 // Explain writes what decided how long the run took, and what one slot more
-// than there were would have saved. It writes nothing if nothing ran.
+// than there were would have saved if builders had not been slower for it. It
+// writes nothing if nothing ran.
 func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) string) {
 	steps := r.CriticalPath()
 	if len(steps) == 0 {
@@ -84,7 +85,7 @@ func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) strin
 		fmt.Fprintf(w, "one more slot than %d would have saved next to nothing\n", slots)
 		return
 	}
-	fmt.Fprintf(w, "one more slot than %d would have saved about %s of %s\n", slots, duration(saved), duration(now))
+	fmt.Fprintf(w, "one more slot than %d would have saved about %s of %s, had the machine room for it\n", slots, duration(saved), duration(now))
 }
 
 // longest picks the steps that are told.

@@ -23,7 +23,8 @@ type entry struct {
 	Args     map[string]any `json:"args,omitempty"`
 }
 
-// The tracks of a trace, which calls them processes.
+// The tracks of a trace, which calls them processes, in the order in which they
+// are shown.
 const (
 	trackSlots = iota + 1
 	trackDisk
@@ -41,7 +42,8 @@ func (r *Run) WriteTrace(w io.Writer) error {
 		}
 	}
 	t.text(`{"displayTimeUnit":"ms","traceEvents":[`)
-	for track, name := range map[int]string{trackSlots: "slots", trackDisk: "waiting for the disk", trackWaiting: "waiting for inputs or a slot"} {
+	for i, name := range []string{"slots", "waiting for the disk", "waiting for inputs or a slot"} {
+		track := trackSlots + i
 		t.add(entry{Name: "process_name", Phase: "M", Process: track, Args: map[string]any{"name": name}})
 		t.add(entry{Name: "process_sort_index", Phase: "M", Process: track, Args: map[string]any{"sort_index": track}})
 	}

@@ -25,6 +25,7 @@ type buildCmd struct {
 	jobsFlag
 	limitFlags
 	sandboxFlags
+	reportFlags
 }
 
 func (*buildCmd) Help() string {
@@ -62,6 +63,7 @@ func targets(wanted []installable) []store.Path {
 func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {
 	meter := progress.Start(progress.For(a.stderr, c.PrintBuildLogs))
 	defer meter.Close()
+	report := newReport(c.reportFlags)
 	res, err := client.Realise(ctx, daemon.RealiseRequest{
 		Targets:    targets(wanted),
 		KeepGoing:  c.KeepGoing,
@@ -70,14 +72,22 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		KeepFailed: c.KeepFailed,
 		Check:      c.Check,
 		Logs:       c.PrintBuildLogs,
+		Details:    c.detailed(),
 	}, func(s daemon.Seen) {
 		if s.Event != nil {
+			report.run.Take(*s.Event)
 			meter.Take(*s.Event)
 		} else {
 			meter.Expect(s.Remaining)
 		}
 	})
 	meter.Close()
+	if line := report.summary(res); line != "" {
+		meter.Say(line)
+	}
+	if rerr := report.write(ctx, a, client, targets(wanted), c.Jobs); err == nil {
+		err = rerr
+	}
 	if perr := c.print(a, wanted, res); err == nil {
 		err = perr
 	}
