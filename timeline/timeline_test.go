@@ -30,7 +30,9 @@ type ran struct {
 // run makes the events of goals.
 func run(goals ...ran) *Run {
 	r := New()
-	at := func(s float64) time.Time { return begin.Add(time.Duration(s * float64(time.Second)).Round(time.Millisecond)) }
+	at := func(s float64) time.Time {
+		return begin.Add(time.Duration(s * float64(time.Second)).Round(time.Millisecond))
+	}
 	type timed struct {
 		at float64
 		e  event.Event
