@@ -15,11 +15,18 @@ import (
 // that of Nix.
 func (b *build) environment() ([]string, error) {
 	d := b.job.Derivation
+	cores, ok, err := d.Cores()
+	if err != nil {
+		return nil, err
+	}
+	if !ok || cores == 0 {
+		cores = b.opts.Cores
+	}
 	env := map[string]string{
 		"PATH":            "/path-not-set",
 		"HOME":            "/homeless-shelter",
 		"NIX_STORE":       string(b.opts.Store),
-		"NIX_BUILD_CORES": strconv.Itoa(b.opts.Cores),
+		"NIX_BUILD_CORES": strconv.Itoa(min(cores, b.opts.Cores)),
 	}
 	if b.attrs.structured == nil {
 		if err := b.classicEnvironment(env); err != nil {

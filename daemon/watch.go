@@ -60,6 +60,9 @@ func (s *Status) Text(now time.Time) string {
 	b.WriteString(s.Headline() + "\n")
 	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
 		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
+	if s.Held != "" {
+		fmt.Fprintf(&b, "nothing is started beside what runs: %s\n", s.Held)
+	}
 	if m := s.Mount; m != nil {
 		fmt.Fprintf(&b, "mount: data %s, %d files known to the kernel; requests:", m.Data, m.Nodes)
 		for _, name := range slices.Sorted(maps.Keys(m.Requests)) {

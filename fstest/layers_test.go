@@ -13,7 +13,7 @@ import (
 // of rows below its own only: that is how nothing in the way of a lookup turns
 // back.
 var layers = [][]string{
-	{"store", "tree"},
+	{"store", "pressure", "tree"},
 	{"event", "storeexpr", "references"},
 	{"nar"},
 	{"db"},

@@ -129,6 +129,8 @@ type goal struct {
 	started   bool // Started was published
 
 	expected time.Duration // recorded, 0 if nothing is
+	cores    int           // slots that its builder takes; 0 is all
+	holds    int           // slots that it has, while running
 	level    time.Duration // of the longest path from its start to the end of a goal that was asked for
 
 	inputs     []*edge

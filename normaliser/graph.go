@@ -30,6 +30,7 @@ type graph struct {
 	seq      uint64
 	search   uint64 // number of searches so far
 	closing  bool   // nothing is started any more
+	hold     string // why nothing is started beside what runs, "" if it is
 
 	observers map[flags]*request // requests with Planned by their flags
 	observing flags              // all of these
@@ -74,8 +75,8 @@ func (gr *graph) set(g *goal, s state) {
 	case buildable, locked:
 		g.pool.remove(g)
 	case running:
-		g.pool.used--
-		g.pool.held[g.payer]--
+		g.pool.used -= g.holds
+		g.pool.held[g.payer] -= g.holds
 	}
 	gr.counts[g.state]--
 	g.state = s
@@ -85,8 +86,9 @@ func (gr *graph) set(g *goal, s state) {
 		g.pool = gr.poolOf(g)
 		g.pool.push(g)
 	case running:
-		g.pool.used++
-		g.pool.held[g.payer]++
+		g.holds = g.pool.needs(g)
+		g.pool.used += g.holds
+		g.pool.held[g.payer] += g.holds
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.live.delete(g.key)
@@ -116,7 +118,7 @@ func (gr *graph) add(n *node, o *origin, by *goal) *goal {
 	if by != nil {
 		since = by.since
 	}
-	g := &goal{key: n.key, seq: gr.seq, since: since, mode: n.mode, wants: n.wants, expected: n.expected, replan: n.replan, origin: o}
+	g := &goal{key: n.key, seq: gr.seq, since: since, mode: n.mode, wants: n.wants, expected: n.expected, cores: n.cores, replan: n.replan, origin: o}
 	if g.kind == kindPath {
 		g.substitutes = &attempts{}
 	}
@@ -372,13 +374,19 @@ func (gr *graph) afterRelease(r release) {
 	}
 }
 
+// held reports whether nothing is to be started in p. One goal is always let
+// run, or nothing would ever end.
+func (gr *graph) held(p *pool) bool {
+	return gr.hold != "" && p != &gr.walks && gr.builds.used+gr.subs.used > 0
+}
+
 // start gives free slots to the goals that need them most.
 func (gr *graph) start() {
 	if gr.closing {
 		return
 	}
 	for _, p := range []*pool{&gr.walks, &gr.builds, &gr.subs} {
-		for g := p.next(); g != nil; g = p.next() {
+		for g := p.next(); g != nil && !gr.held(p); g = p.next() {
 			resumed := g.state == locked
 			gr.set(g, running)
 			if resumed {

@@ -113,7 +113,7 @@ func (gr *graph) adapt(g *goal, n *node) bool {
 	case g.mode == modeTry:
 		gr.unlinkInputs(g, true)
 	}
-	g.mode, g.expected, g.replan = n.mode, n.expected, n.replan
+	g.mode, g.expected, g.cores, g.replan = n.mode, n.expected, n.cores, n.replan
 	if g.state == buildable {
 		gr.set(g, waiting) // its pool may be another one now
 	}

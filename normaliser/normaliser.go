@@ -134,6 +134,12 @@ func (n *Normaliser) post(message func(*graph)) bool {
 	}
 }
 
+// Hold lets nothing be started beside what runs, because of the reason, until
+// it is called with "".
+func (n *Normaliser) Hold(reason string) {
+	n.post(func(gr *graph) { gr.hold = reason })
+}
+
 // Close takes no more requests, drops the goals that have not begun, and waits
 // until those that run have ended and are registered. When ctx ends before
 // that, it cancels them. Their callers get what became of their goals; the

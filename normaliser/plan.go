@@ -25,6 +25,7 @@ type node struct {
 	wants    wants
 	deps     []int32 // indices of nodes before this one
 	expected time.Duration
+	cores    int            // slots that it takes when it is built; 0 is all
 	failure  *store.Failure // it cannot even be begun
 	// replan: more outputs were found to be wanted after its inputs were
 	// decided, so they must be decided again.

@@ -5,7 +5,7 @@ import (
 	"math/bits"
 )
 
-// pool is a number of slots, with the buildable goals that want one. The users
+// pool is a number of slots, with the buildable goals that want some. The users
 // share the slots: whoever holds fewest gets the next one, so that a user who
 // wants very much does not keep others waiting. Within that, goals come in the
 // order of readyQueue.
@@ -43,12 +43,30 @@ func (p *pool) remove(g *goal) {
 // raised restores the order after the level of g changed.
 func (p *pool) raised(g *goal) { heap.Fix(p.ready[g.queue], g.position) }
 
-// next is the goal that gets a slot now, nil if none does; its payer is set.
+// next is the goal that gets its slots now, nil if none does; its payer is set.
+// One that needs more than there are waits for them, and lets no other pass: it
+// would never come to its turn.
 func (p *pool) next() *goal {
 	if p.used >= p.slots {
 		return nil
 	}
-	return p.first()
+	g := p.first()
+	if g == nil || p.used+p.needs(g) > p.slots {
+		return nil
+	}
+	return g
+}
+
+// needs is how many slots g takes: as many as its builder uses processors, but
+// not more than there are.
+func (p *pool) needs(g *goal) int {
+	switch {
+	case g.mode != modeBuild || g.replan:
+		return 1
+	case g.cores == 0:
+		return p.slots
+	}
+	return min(g.cores, p.slots)
 }
 
 // first is the goal that gets the next slot, nil if none wants, or may have, one;

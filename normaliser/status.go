@@ -22,6 +22,9 @@ type Status struct {
 	Jobs           int `json:"jobs"`           // slots for builds
 	SubstituteJobs int `json:"substituteJobs"` // slots for substitution
 
+	// Held says why nothing is started beside what runs, "" if that is not so.
+	Held string `json:"held,omitempty"`
+
 	Running []Running `json:"running"` // longest first
 	// Waiters are the callers that wait, those who came first are first.
 	Waiters []Waiter `json:"waiters"`
@@ -63,6 +66,7 @@ func (gr *graph) status(c *callers) Status {
 		Dropped:        gr.counts[dropped],
 		Jobs:           gr.builds.slots,
 		SubstituteJobs: gr.subs.slots,
+		Held:           gr.hold,
 		Running:        []Running{},
 		Estimates:      gr.scores.estimates(),
 	}

@@ -237,6 +237,7 @@ func (gr *graph) expand(g *goal, j *job, e ending) {
 		// inputs, for all have ended.
 		g.mode = e.plan.nodes[e.top].mode
 		g.expected = e.plan.nodes[e.top].expected
+		g.cores = e.plan.nodes[e.top].cores
 		if !j.wants.covers(g.wants) {
 			e.plan.nodes[e.top].replan = true
 		}

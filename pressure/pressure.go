@@ -5,7 +5,6 @@ package pressure
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -22,15 +21,15 @@ const (
 	quiet = window + window/2
 	// sample is how often the load is read: the kernel does not tell of it.
 	sample = 250 * time.Millisecond
+	// settle is when memory begins to be watched. To close the kernel's trigger
+	// takes 14 ms, which what is over sooner need not pay.
+	settle = time.Second
 )
-
-// ErrUnsupported: the kernel does not tell of memory pressure.
-var ErrUnsupported = errors.New("the kernel does not tell of memory pressure (PSI)")
 
 // Gauge watches one machine. Run it once.
 type Gauge struct {
 	load    float64
-	memory  trigger // nil: not watched
+	memory  func() (trigger, error)
 	running func() (int, error)
 }
 
@@ -49,16 +48,10 @@ type Options struct {
 	Load float64
 }
 
-// New makes a gauge. Where the kernel cannot tell of memory pressure, memory is
-// not watched, and the error is ErrUnsupported, beside a gauge for the rest.
-func New(o Options) (*Gauge, error) {
-	g := &Gauge{load: o.Load, running: runnable}
-	m, err := memoryTrigger()
-	if err != nil {
-		return g, fmt.Errorf("%w: %w", ErrUnsupported, err)
-	}
-	g.memory = m
-	return g, nil
+// New makes a gauge. Memory is not watched where the kernel does not tell of it
+// (PSI).
+func New(o Options) *Gauge {
+	return &Gauge{load: o.Load, memory: memoryTrigger, running: runnable}
 }
 
 // Run calls hold with a reason when nothing more should be started, and with ""
@@ -111,11 +104,19 @@ func (g *Gauge) Run(ctx context.Context, hold func(reason string)) {
 
 // watchMemory passes on what the trigger tells.
 func (g *Gauge) watchMemory(ctx context.Context, short chan<- struct{}) {
-	if g.memory == nil {
+	begin := time.NewTimer(settle)
+	defer begin.Stop()
+	select {
+	case <-begin.C:
+	case <-ctx.Done():
 		return
 	}
-	defer g.memory.Close()
-	for g.memory.wait(ctx) == nil {
+	memory, err := g.memory()
+	if err != nil {
+		return
+	}
+	defer memory.Close()
+	for memory.wait(ctx) == nil {
 		select {
 		case short <- struct{}{}:
 		case <-ctx.Done():

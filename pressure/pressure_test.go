@@ -58,7 +58,7 @@ func (h *told) expect(t *testing.T, want ...string) {
 func TestMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{tell: make(chan struct{})}
-		g := &Gauge{memory: f}
+		g := &Gauge{memory: func() (trigger, error) { return f, nil }}
 		var h told
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -92,7 +92,7 @@ func TestLoad(t *testing.T) {
 			defer mu.Unlock()
 			running, failure = n, err
 		}
-		g := &Gauge{load: 4, running: func() (int, error) {
+		g := &Gauge{load: 4, memory: func() (trigger, error) { return nil, errors.New("no such thing") }, running: func() (int, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			return running, failure
@@ -157,21 +157,24 @@ func TestUrgent(t *testing.T) {
 
 // The real thing opens, and ends when it is told to.
 func TestKernel(t *testing.T) {
-	g, err := New(Options{Load: 1000})
-	if errors.Is(err, ErrUnsupported) {
+	m, err := memoryTrigger()
+	if err != nil {
 		t.Skip(err)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); g.Run(ctx, func(string) {}) }()
+	done := make(chan error)
+	go func() { done <- m.wait(ctx) }()
 	time.Sleep(10 * time.Millisecond)
 	cancel()
 	select {
-	case <-done:
+	case err := <-done:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it goes on")
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
 	}
 }

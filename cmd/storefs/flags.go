@@ -51,12 +51,16 @@ func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {
 
 // jobsFlag is how many builders run at once.
 type jobsFlag struct {
-	Jobs int `short:"j" placeholder:"N" help:"Run up to N builders at once. [as many as there are CPUs: ${jobs}]"`
+	Jobs int     `short:"j" placeholder:"N" help:"Run up to N builders at once; one whose derivation says __cores counts as so many. [as many as there are CPUs: ${jobs}]"`
+	Load float64 `placeholder:"N" help:"Start no builder beside others while more than N tasks of the whole machine want a CPU. (While memory is short none is started either.) 0: no limit."`
 }
 
 func (f jobsFlag) Validate() error {
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs=%d: must not be negative", f.Jobs)
+	}
+	if f.Load < 0 || math.IsNaN(f.Load) {
+		return fmt.Errorf("--load=%g: must not be negative", f.Load)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	defer meter.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
+	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, load: c.Load, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
 	if err != nil {
 		return err
 	}

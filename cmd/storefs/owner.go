@@ -13,6 +13,7 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/pressure"
 	"storefs/state"
 	"storefs/store"
 	"storefs/substitute"
@@ -25,6 +26,7 @@ type ownerOptions struct {
 	jobs  int
 	// jobsPerUser is normaliser.Options.JobsPerUser.
 	jobsPerUser int
+	load        float64 // see pressure.Options
 	sandbox     sandboxFlags
 	stop        func()            // ends the owner because a client asked for it; nil refuses
 	say         func(line string) // tells people something; nil is stderr
@@ -40,6 +42,8 @@ type owner struct {
 	library    *library
 	server     *daemon.Server
 	served     chan error
+	watching   chan struct{} // closed when nobody watches the machine any more
+	unwatch    func()
 
 	mu      sync.Mutex
 	mounted *fs.Server // nil unless mounted
@@ -103,6 +107,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		return nil, errors.Join(err, own.normaliser.Close(context.Background()))
 	}
 	go func() { own.served <- own.server.Serve(listener) }()
+	own.watchMachine()
 	return own, nil
 }
 
@@ -129,6 +134,18 @@ func (o *owner) forget(ctx context.Context, deleted []store.Path) {
 	case <-time.After(forgetTime):
 	case <-ctx.Done():
 	}
+}
+
+// watchMachine lets the normaliser start less while the machine is short of
+// something.
+func (o *owner) watchMachine() {
+	gauge := pressure.New(pressure.Options{Load: o.options.load})
+	ctx, cancel := context.WithCancel(context.Background())
+	o.unwatch, o.watching = cancel, make(chan struct{})
+	go func() {
+		defer close(o.watching)
+		gauge.Run(ctx, o.normaliser.Hold)
+	}()
 }
 
 func (o *owner) hello() daemon.Hello {
@@ -173,6 +190,8 @@ func (o *owner) close(hard context.Context) error {
 		err = errors.Join(err, e)
 	}
 	err = errors.Join(err, <-o.served)
+	o.unwatch()
+	<-o.watching
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
