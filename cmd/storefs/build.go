@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -33,6 +34,9 @@ func (*buildCmd) Help() string {
 
 Ctrl-C cancels the builds that nobody else waits for.`
 }
+
+// Validate is for kong, which does not ask embedded structs.
+func (c *buildCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
 
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	o := ownerOptions{role: "build", jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}

@@ -22,7 +22,7 @@ func (f limitFlags) limits() builder.Limits {
 	return builder.Limits{Timeout: f.Timeout, MaxSilent: f.MaxSilentTime, MaxLog: int64(f.MaxLogSize)}
 }
 
-func (f limitFlags) Validate() error {
+func (f limitFlags) check() error {
 	if f.Timeout < 0 || f.MaxSilentTime < 0 {
 		return fmt.Errorf("--timeout and --max-silent-time must not be negative")
 	}
@@ -55,7 +55,7 @@ type jobsFlag struct {
 	Load float64 `placeholder:"N" help:"Start no builder beside others while more than N tasks of the whole machine want a CPU. (While memory is short none is started either.) 0: no limit."`
 }
 
-func (f jobsFlag) Validate() error {
+func (f jobsFlag) check() error {
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs=%d: must not be negative", f.Jobs)
 	}

@@ -49,6 +49,9 @@ A process whose environment had STOREFS_NOTIFY=1 when it began is told on its te
 All other commands with the same state directory work while it is mounted: they ask this process.`
 }
 
+// Validate is for kong, which does not ask embedded structs.
+func (c *mountCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
+
 func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	if c.Background {
 		return c.background(ctx, a)
