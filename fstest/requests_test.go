@@ -3,10 +3,17 @@ package fstest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
 )
+
+// meter tells what scripts cost in requests.
+type meter struct {
+	*lab
+	sent map[string]int // so far
+}
 
 // requests are how many requests of each kind the kernel has sent, forgets
 // aside: nobody waits for those.
@@ -22,20 +29,25 @@ func (l *lab) requests() map[string]int {
 	return s.Mount.Requests
 }
 
-// costs runs a script and returns the requests that it took.
-func (l *lab) costs(script string) map[string]int {
-	l.t.Helper()
-	before := l.requests()
-	if r := l.inShell(script); r.status != 0 {
-		l.t.Fatalf("%s: status %d\n%s%s", script, r.status, r.stdout, r.stderr)
+// costs runs a script and returns the requests that it took, without kinds
+// that do not count.
+func (m *meter) costs(script string, without ...string) map[string]int {
+	m.t.Helper()
+	if r := m.inShell(script); r.status != 0 {
+		m.t.Fatalf("%s: status %d\n%s%s", script, r.status, r.stdout, r.stderr)
 	}
-	after := l.requests()
-	for name, n := range before {
-		if after[name] -= n; after[name] == 0 {
-			delete(after, name)
+	now := m.requests()
+	cost := maps.Clone(now)
+	for name, n := range m.sent {
+		if cost[name] -= n; cost[name] == 0 {
+			delete(cost, name)
 		}
 	}
-	return after
+	for _, name := range without {
+		delete(cost, name)
+	}
+	m.sent = now
+	return cost
 }
 
 // What a workload costs is decided by how many requests it takes, which is the
@@ -53,71 +65,72 @@ func TestRequests(t *testing.T) {
 	if err := os.Symlink("many/d1", l.Dir+"/tree/link"); err != nil {
 		t.Fatal(err)
 	}
-	path := l.ok("add", l.Dir+"/tree")[0]
-	// Another tree of the same content, which nobody touches but one.
-	if err := os.Rename(l.Dir+"/tree", l.Dir+"/single"); err != nil {
-		t.Fatal(err)
-	}
-	single := l.ok("add", l.Dir+"/single")[0]
-
-	workloads := []struct {
-		name, script string
-		// first is the most that the first run may take with no-open. What is
-		// refused once and for all (open, opendir, flush, statx) is sent once.
-		first map[string]int
-	}{
-		{"find", "find R/many -size +1000000", map[string]int{"lookup": 3, "readdirplus": 2*dirs + 2, "opendir": 1, "statfs": 1}},
-		{"stat", "stat R/many/d*/f* R/link/f1 >/dev/null", map[string]int{"lookup": 2, "readlink": 1, "statx": 1}},
-		{"tar", "tar cf - -C R many | cat >/dev/null", map[string]int{"read": dirs * each, "open": 1, "flush": 1}},
-		{"exec", "for i in 1 2 3 4 5; do R/busybox true; done", map[string]int{"lookup": 1, "read": 40}},
-	}
-	for _, data := range []string{"noopen", "cached", "passthrough"} {
-		if data == "passthrough" && os.Geteuid() != 0 {
-			continue
-		}
+	tree := l.ok("add", l.Dir+"/tree")[0]
+	for _, data := range []string{"noopen", "passthrough"} {
 		t.Run(data, func(t *testing.T) {
-			l.serve("--data=" + data)
-			defer l.stop()
-			for _, w := range workloads {
-				script := strings.ReplaceAll(w.script, "R", path)
-				first := l.costs(script)
-				for name, n := range first {
-					most := w.first[name]
-					if data != "noopen" && (name == "open" || name == "release") {
-						most = dirs*each + 5
-					}
-					if data == "passthrough" && name == "read" {
-						most = 0
-					}
-					if n > most {
-						t.Errorf("%s, the first time: %d × %s, at most %d expected (%v)", w.name, n, name, most, first)
-					}
+			if data == "passthrough" && os.Geteuid() != 0 {
+				t.Skip("passthrough needs root")
+			}
+			// Whoever empties the kernel's caches meanwhile, as other tests
+			// do, spoils a count, but not one after the other.
+			var wrong []string
+			for range 5 {
+				if wrong = countRequests(l, data, tree, dirs, each); len(wrong) == 0 {
+					return
 				}
 			}
-			for _, w := range workloads {
-				again := l.costs(strings.ReplaceAll(w.script, "R", path))
-				// find asks statfs whenever it begins; the kernel keeps no answer.
-				delete(again, "statfs")
-				if data != "noopen" {
-					delete(again, "open")
-					delete(again, "release")
-				}
-				if len(again) > 0 {
-					t.Errorf("%s, again: %v", w.name, again)
-				}
-			}
-			// Files that are not there cost one request each, once.
-			missing := fmt.Sprintf("for i in 1 2 3 4 5; do for n in 1 2 3; do test ! -e %s/many/none-$n || exit 1; done; done", single)
-			if c := l.costs(missing); c["lookup"] > 5 || len(c) != 1 {
-				t.Errorf("what is not there: %v", c)
-			}
-			// The root knows names, and keeps none of its own accord.
-			if c := l.costs("ls " + l.Store + " >/dev/null"); c["lookup"] > 0 || c["getattr"] > 1 {
-				t.Errorf("ls of the root: %v", c)
-			}
-			if r := l.storefs("status"); !strings.Contains(r.stdout, "mount: data "+data+",") || !strings.Contains(r.stdout, " lookup ") {
-				t.Errorf("status: %s", r.stdout)
-			}
+			t.Error(strings.Join(wrong, "\n"))
 		})
 	}
+}
+
+// countRequests returns what costs more than it should.
+func countRequests(l *lab, data, tree string, dirs, each int) (wrong []string) {
+	// With opens, each one is asked for, and told when it is over.
+	var opens []string
+	if data != "noopen" {
+		opens = []string{"open", "release"}
+	}
+	reads := map[string]int{"noopen": 1, "passthrough": 0}[data]
+	l.serve("--data=" + data)
+	defer l.stop()
+	m := &meter{l, l.requests()}
+	// most is what the first run may take. What is refused once and for all
+	// (open, opendir, flush, statx) is sent once.
+	workloads := []struct {
+		name, script string
+		most         map[string]int
+	}{
+		{"find", "find T/many -size +1000000", map[string]int{"lookup": 2, "readdirplus": 2 * (dirs + 1), "opendir": 1, "statfs": 1}},
+		{"stat", "stat T/many/d*/f* T/link/f1 >/dev/null", map[string]int{"lookup": 2, "readlink": 1, "statx": 1}},
+		{"tar", "tar cf - -C T many | cat >/dev/null", map[string]int{"read": reads * dirs * each, "open": 1, "flush": 1}},
+		{"exec", "for i in 1 2 3 4 5; do T/busybox true; done", map[string]int{"lookup": 1, "read": reads * 40}},
+	}
+	for _, w := range workloads {
+		first := m.costs(strings.ReplaceAll(w.script, "T", tree), opens...)
+		for name, n := range first {
+			if n > w.most[name] {
+				wrong = append(wrong, fmt.Sprintf("%s, the first time: %d × %s, at most %d expected", w.name, n, name, w.most[name]))
+			}
+		}
+	}
+	for _, w := range workloads {
+		// find asks statfs whenever it begins; the kernel keeps no answer.
+		if again := m.costs(strings.ReplaceAll(w.script, "T", tree), append(opens, "statfs")...); len(again) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s, again: %v", w.name, again))
+		}
+	}
+	// A file that is not there costs one request, once.
+	missing := "for i in 1 2 3 4 5; do for n in 1 2 3; do test ! -e T/many/none-$n || exit 1; done; done"
+	if c := m.costs(strings.ReplaceAll(missing, "T", tree)); len(c) > 1 || c["lookup"] > 3 {
+		wrong = append(wrong, fmt.Sprintf("what is not there: %v", c))
+	}
+	// Listing the root asks for nothing about what is in it.
+	if c := m.costs("ls " + l.Store + " >/dev/null"); c["lookup"] > 0 || c["getattr"] > 1 || c["readdirplus"] > 3 {
+		wrong = append(wrong, fmt.Sprintf("ls of the root: %v", c))
+	}
+	if r := l.storefs("status"); !strings.Contains(r.stdout, "mount: data "+data+",") || !strings.Contains(r.stdout, " lookup ") {
+		wrong = append(wrong, "status: "+r.stdout)
+	}
+	return wrong
 }
