@@ -162,10 +162,10 @@ func TestOpensAreShared(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := descriptors(t)
-		must(t, dir, `cd $S/$1; for i in 1 2 3 4 5 6; do python3 -c "
+		must(t, dir, `cd $S/$1; for i in 1 2 3 4; do python3 -c "
 import mmap, os, random
 r = random.Random($i)
-for _ in range(3):
+for _ in range(2):
 	kept = []
 	for i in r.sample(range(700), 700):
 		f = open(str(i), 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); kept.append((f, m))
