@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/fs"
 )
 
@@ -184,4 +186,40 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(fds)
+}
+
+// Also objects on an overlayfs can be read by passthrough.
+func TestPassthroughOnOverlay(t *testing.T) {
+	if !privileged(t) {
+		t.Skip("mounting an overlayfs needs root")
+	}
+	base := t.TempDir()
+	mountAt := func(source, fstype, dir, options string) {
+		t.Helper()
+		if err := unix.Mount(source, dir, fstype, 0, options); err != nil {
+			missing(t, fmt.Sprintf("no %s: %v", fstype, err))
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	mountAt("none", "tmpfs", base, "")
+	for _, d := range []string{"lower", "upper", "work", "all"} {
+		if err := os.Mkdir(filepath.Join(base, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := filepath.Join(base, "all")
+	mountAt("none", "overlay", all, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", base))
+	real := filepath.Join(all, "real")
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := openFakeStore(real)
+	if err := s.put(name(1, "x"), tree); err != nil {
+		t.Fatal(err)
+	}
+	dir, server := mount(t, s, func(o *fs.Options) { o.Data = fs.DataPassthrough })
+	must(t, dir, `cat $S/$1/share/doc; $S/$1/bin/hello`, "doc\nhello", name(1, "x"))
+	if n := server.Requests()["read"]; n > 0 {
+		t.Errorf("%d reads", n)
+	}
 }

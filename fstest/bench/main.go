@@ -30,6 +30,7 @@ type bench struct {
 	work    *regexp.Regexp
 	paths   int    // in the part million
 	self    string // this program
+	headed  bool   // the head of the table of pairs is printed
 	dir     string // scratch of this run
 }
 
@@ -74,7 +75,6 @@ func run(storefs string, runs int, parts, data []string, work string, paths int)
 	}
 	b := &bench{storefs: storefs, runs: runs, data: data, work: workRE, paths: paths, self: self, dir: dir}
 	all := map[string]func() error{"mount": b.mount, "million": b.million, "engine": b.engine, "gostd": b.gostd}
-	fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
 	for _, name := range parts {
 		part, ok := all[name]
 		if !ok {
@@ -120,6 +120,10 @@ func (b *bench) measure(p pair, runs int) error {
 	slices.Sort(ours)
 	slices.Sort(theirs)
 	slices.Sort(ratios)
+	if !b.headed {
+		b.headed = true
+		fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
+	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	fmt.Printf("%-34s %-26s %10.1f %10.1f %8.2f (%.2f–%.2f)\n", p.work, p.peer,
 		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
