@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/fs"
 )
 
@@ -162,10 +164,10 @@ func TestOpensAreShared(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := descriptors(t)
-		must(t, dir, `cd $S/$1; for i in 1 2 3 4 5 6; do python3 -c "
+		must(t, dir, `cd $S/$1; for i in 1 2 3 4; do python3 -c "
 import mmap, os, random
 r = random.Random($i)
-for _ in range(3):
+for _ in range(2):
 	kept = []
 	for i in r.sample(range(700), 700):
 		f = open(str(i), 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); kept.append((f, m))
@@ -184,4 +186,40 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(fds)
+}
+
+// Also objects on an overlayfs can be read by passthrough.
+func TestPassthroughOnOverlay(t *testing.T) {
+	if !privileged(t) {
+		t.Skip("mounting an overlayfs needs root")
+	}
+	base := t.TempDir()
+	mountAt := func(source, fstype, dir, options string) {
+		t.Helper()
+		if err := unix.Mount(source, dir, fstype, 0, options); err != nil {
+			missing(t, fmt.Sprintf("no %s: %v", fstype, err))
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	mountAt("none", "tmpfs", base, "")
+	for _, d := range []string{"lower", "upper", "work", "all"} {
+		if err := os.Mkdir(filepath.Join(base, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := filepath.Join(base, "all")
+	mountAt("none", "overlay", all, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", base))
+	real := filepath.Join(all, "real")
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := openFakeStore(real)
+	if err := s.put(name(1, "x"), tree); err != nil {
+		t.Fatal(err)
+	}
+	dir, server := mount(t, s, func(o *fs.Options) { o.Data = fs.DataPassthrough })
+	must(t, dir, `cat $S/$1/share/doc; $S/$1/bin/hello`, "doc\nhello", name(1, "x"))
+	if n := server.Requests()["read"]; n > 0 {
+		t.Errorf("%d reads", n)
+	}
 }

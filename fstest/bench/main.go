@@ -37,6 +37,7 @@ type bench struct {
 	jobs    int    // of the engine's graphs
 	nixRuns int    // of each graph by Nix, which takes half a minute for 1,000 jobs
 	self    string // this program
+	headed  bool   // the head of the table of pairs is printed
 	dir     string // scratch of this run, on disk
 	fast    string // the same in memory: file systems distort what makes many files
 }
@@ -92,7 +93,6 @@ func (b *bench) run(storefs string, disk bool, work string, parts []string) (err
 		defer unix.Unmount(b.fast, unix.MNT_DETACH)
 	}
 	all := map[string]func() error{"mount": b.mount, "million": b.million, "engine": b.engine, "gostd": b.gostd}
-	fmt.Printf("%-44s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
 	for _, name := range parts {
 		part, ok := all[name]
 		if !ok {
@@ -138,6 +138,10 @@ func (b *bench) measure(p pair, runs int) error {
 	slices.Sort(ours)
 	slices.Sort(theirs)
 	slices.Sort(ratios)
+	if !b.headed {
+		b.headed = true
+		fmt.Printf("%-44s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
+	}
 	fmt.Printf("%-44s %-26s %10s %10s %8.3f (%.3f–%.3f)\n", p.work, p.peer,
 		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
 	return nil
