@@ -19,6 +19,7 @@ func local(t testing.TB, o *builder.Options) buildertest.Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(l.Close)
 	return l
 }
 

@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"fmt"
 	"runtime"
 	"unsafe"
 
@@ -98,18 +97,21 @@ func filterProgram(all []abi) []unix.SockFilter {
 	return append(program, allow)
 }
 
-// installFilter puts the filter on this thread. It needs no_new_privs.
-func installFilter() error {
+// filter installs the filter. It needs no_new_privs.
+func (p *program) filter() {
 	all := abis(runtime.GOARCH)
 	if all == nil {
-		return nil
+		return
 	}
-	program := filterProgram(all)
-	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
-	runtime.KeepAlive(program)
-	if errno != 0 {
-		return fmt.Errorf("install seccomp filter: %w", errno)
+	list := filterProgram(all)
+	size := int(unsafe.Sizeof(list[0]))
+	memory := p.bytes(len(list) * size)
+	for i, f := range list {
+		*(*unix.SockFilter)(unsafe.Pointer(&memory[i*size])) = f
 	}
-	return nil
+	fprog := place(p, struct { // struct sock_fprog
+		n    uint16
+		list uintptr
+	}{uint16(len(list)), address(memory)})
+	p.call("install seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, fprog)
 }
