@@ -91,6 +91,7 @@ func (s *spec) setUp() error {
 	if err := p.finish(s.Personality); err != nil {
 		return err
 	}
+	p.filter(0)
 	if err := p.run(); err != nil {
 		return err
 	}
@@ -140,13 +141,12 @@ func nameHost() error {
 // about one capability each.
 const maxLastCalls = 100
 
-// finish adds what comes last before the exec.
+// finish adds what comes last before the exec, but for the filter of system calls.
 func (p *program) finish(personality uintptr) error {
 	if err := p.setUpProcess(personality); err != nil {
 		return err
 	}
 	p.dropPrivileges()
-	p.filter()
 	return nil
 }
 

@@ -59,49 +59,73 @@ func (f frame) send(conn *net.UnixConn) error {
 	return err
 }
 
-// receiveFrame reads a frame. Its descriptor belongs to the caller.
-func receiveFrame(conn *net.UnixConn) (f frame, err error) {
-	f.fd = -1
-	defer func() {
-		if err != nil && f.fd >= 0 {
-			unix.Close(f.fd)
-		}
-	}()
-	var header [frameHeader]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(header[:], oob)
-	if err != nil {
+// frameReader reads frames.
+type frameReader struct {
+	conn *net.UnixConn
+	buf  []byte // what was read and not yet handed on
+	oob  []byte
+	fds  []int // likewise
+}
+
+func newFrameReader(conn *net.UnixConn) *frameReader {
+	return &frameReader{conn: conn, buf: make([]byte, 0, 16<<10), oob: make([]byte, unix.CmsgSpace(4*8))}
+}
+
+// next reads a frame, whose body is good until the next call. Its descriptor
+// belongs to the caller.
+func (r *frameReader) next() (f frame, err error) {
+	if err := r.fill(frameHeader); err != nil {
 		return f, err
 	}
-	if n == 0 {
-		return f, io.EOF
+	size := int(binary.LittleEndian.Uint32(r.buf))
+	if size > maxFrame {
+		return f, fmt.Errorf("a frame of %d bytes", size)
 	}
-	if oobn > 0 {
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err := r.fill(frameHeader + size); err != nil {
+		return f, err
+	}
+	f = frame{kind: r.buf[4], id: binary.LittleEndian.Uint64(r.buf[8:]), body: r.buf[frameHeader : frameHeader+size], fd: -1}
+	r.buf = r.buf[frameHeader+size:]
+	if f.kind == frameBuild {
+		// Each of these has one, and they come in order.
+		if len(r.fds) == 0 {
+			return f, errShortFrame
+		}
+		f.fd, r.fds = r.fds[0], r.fds[1:]
+	}
+	return f, nil
+}
+
+// fill reads until n bytes are there.
+func (r *frameReader) fill(n int) error {
+	for len(r.buf) < n {
+		if cap(r.buf) < n || len(r.buf) == cap(r.buf) {
+			r.buf = append(make([]byte, 0, max(n, 16<<10)), r.buf...)
+		}
+		got, oobn, _, _, err := r.conn.ReadMsgUnix(r.buf[len(r.buf):cap(r.buf)], r.oob)
 		if err != nil {
-			return f, os.NewSyscallError("recvmsg", err)
+			return err
+		}
+		if got == 0 {
+			return io.EOF
+		}
+		r.buf = r.buf[:len(r.buf)+got]
+		if oobn == 0 {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(r.oob[:oobn])
+		if err != nil {
+			return os.NewSyscallError("recvmsg", err)
 		}
 		for _, m := range messages {
 			fds, err := unix.ParseUnixRights(&m)
 			if err != nil {
-				return f, os.NewSyscallError("recvmsg", err)
+				return os.NewSyscallError("recvmsg", err)
 			}
-			for _, fd := range fds {
-				f.fd = fd
-			}
+			r.fds = append(r.fds, fds...)
 		}
 	}
-	if _, err := io.ReadFull(conn, header[n:]); err != nil {
-		return f, err
-	}
-	size := binary.LittleEndian.Uint32(header[:])
-	if size > maxFrame {
-		return f, fmt.Errorf("a frame of %d bytes", size)
-	}
-	f.kind, f.id = header[4], binary.LittleEndian.Uint64(header[8:])
-	f.body = make([]byte, size)
-	_, err = io.ReadFull(conn, f.body)
-	return f, err
+	return nil
 }
 
 // launch is a build as the spawner sees it.

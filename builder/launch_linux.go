@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ type sandboxMaker struct {
 	files    unix.Rlimit // on open files, as this program found it
 	networks *networks
 	trees    inputTrees
+	// last is what finish adds, by personality. It is the same for all builds.
+	mu   sync.Mutex
+	last map[uintptr]*program
 }
 
 // sandbox is a process that becomes a builder.
@@ -153,9 +157,11 @@ func (m *sandboxMaker) compile(s *sandbox, l *launch, mounts []attachment, log i
 	if l != nil {
 		personality = l.personality
 	}
-	if err := p.finish(personality); err != nil {
+	last, err := m.lastCalls(personality)
+	if err != nil {
 		return err
 	}
+	p.add(last)
 	p.call("close descriptors", unix.SYS_CLOSE_RANGE, 3, ^uintptr(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
 	s.clock = p.bytes(int(unsafe.Sizeof(unix.Timespec{})))
 	p.call("read the clock", unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, address(s.clock))
@@ -168,6 +174,31 @@ func (m *sandboxMaker) compile(s *sandbox, l *launch, mounts []attachment, log i
 	p.call("find the builder", unix.SYS_FACCESSAT, atFDCWD, name, unix.F_OK)
 	p.call("execute the builder", unix.SYS_EXECVE, name, p.texts(l.args), p.texts(l.env))
 	return nil
+}
+
+// lastCalls is a program that finish makes.
+func (m *sandboxMaker) lastCalls(personality uintptr) (*program, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.last[personality]; p != nil {
+		return p, nil
+	}
+	p := newProgram(maxLastCalls)
+	if err := p.finish(personality); err != nil {
+		return nil, err
+	}
+	m.last[personality] = p
+	return p, nil
+}
+
+// restrict puts the filter of system calls on all threads, whose children it stays
+// with: it costs more to make than most of a sandbox, and forbids nothing that
+// this process does.
+func (m *sandboxMaker) restrict() error {
+	p := newProgram(1)
+	defer p.free()
+	p.filter(unix.SECCOMP_FILTER_FLAG_TSYNC)
+	return p.run()
 }
 
 // atFDCWD is AT_FDCWD as an argument of a call.

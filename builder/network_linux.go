@@ -81,11 +81,11 @@ func (n *networks) give(network *network) {
 	network.close()
 }
 
-// countersOf are the files that tell what was done in a network namespace:
-// interfaces and their packets, every protocol's packets and refusals, and the
-// sockets that there are or that linger.
+// countersOf are the files that tell what was done in a network namespace: packets
+// that its interface carried, packets and refusals of every protocol, and sockets
+// that there are or that linger.
 func countersOf() []string {
-	return []string{"dev", "snmp", "netstat", "snmp6", "sockstat", "sockstat6", "unix"}
+	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6"}
 }
 
 // makeNetwork moves this thread to a new network namespace.

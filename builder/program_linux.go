@@ -66,6 +66,14 @@ func (p *program) call(what string, number uintptr, args ...uintptr) *call {
 	return &p.calls[len(p.calls)-1]
 }
 
+// add adds all calls of a program that lives as long as p. None of them may pass
+// its result on.
+func (p *program) add(q *program) {
+	for i, c := range q.calls {
+		*p.call(q.what[i], c.number) = c
+	}
+}
+
 // unless lets the call fail with errno.
 func (c *call) unless(errno unix.Errno) { c.also = -int(errno) }
 

@@ -97,8 +97,9 @@ func filterProgram(all []abi) []unix.SockFilter {
 	return append(program, allow)
 }
 
-// filter installs the filter. It needs no_new_privs.
-func (p *program) filter() {
+// filter installs the filter, with flags of seccomp(2). It needs no_new_privs or
+// the right to do without.
+func (p *program) filter(flags uintptr) {
 	all := abis(runtime.GOARCH)
 	if all == nil {
 		return
@@ -113,5 +114,5 @@ func (p *program) filter() {
 		n    uint16
 		list uintptr
 	}{uint16(len(list)), address(memory)})
-	p.call("install seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, fprog)
+	p.call("install seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, fprog)
 }

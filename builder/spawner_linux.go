@@ -54,9 +54,10 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		return nil, diagnose("start a spawner: "+err.Error(), errnoOf(err))
 	}
 	theirs.Close()
+	reader := newFrameReader(conn)
 	if err = (frame{kind: frameConfig, body: text, fd: -1}).send(conn); err == nil {
 		var f frame
-		if f, err = receiveFrame(conn); err == nil && f.kind != frameRunning {
+		if f, err = reader.next(); err == nil && f.kind != frameRunning {
 			m := parseMessage(f.body)
 			err = diagnose(m.text, m.errno)
 		}
@@ -67,7 +68,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
 	s := &spawner{conn: conn, answers: make(map[uint64]chan<- report), ended: make(chan struct{})}
-	go s.listen(dead)
+	go s.listen(reader, dead)
 	return s, nil
 }
 
@@ -111,10 +112,10 @@ func startSpawnerProcess(conn *os.File, ids identity) (dead <-chan struct{}, err
 }
 
 // listen hands answers on until the process is dead.
-func (s *spawner) listen(dead <-chan struct{}) {
+func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 	defer close(s.ended)
 	for {
-		f, err := receiveFrame(s.conn)
+		f, err := reader.next()
 		if err != nil {
 			break
 		}

@@ -75,7 +75,8 @@ func beSpawner() {
 // serveOwner returns an error if it cannot begin, and nil when the owner has
 // gone. An owner that died before the signal was set says nothing more.
 func serveOwner(conn *net.UnixConn) error {
-	f, err := receiveFrame(conn)
+	reader := newFrameReader(conn)
+	f, err := reader.next()
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func serveOwner(conn *net.UnixConn) error {
 	}
 	p.send(frame{kind: frameRunning, fd: -1})
 	for {
-		f, err := receiveFrame(conn)
+		f, err := reader.next()
 		if err != nil {
 			return nil
 		}
@@ -114,7 +115,7 @@ func unixConn(fd int) (*net.UnixConn, error) {
 
 // newSandboxMaker brings this process to where sandboxes can be made.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
-	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[string]*inputTree)}}
+	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[string]*inputTree)}, last: make(map[uintptr]*program)}
 	var err error
 	if m.files, err = foundFileLimit(); err != nil {
 		return nil, err
@@ -141,6 +142,9 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 		m.owner = fmt.Sprintf(",uid=%[1]d,gid=%[1]d", sandboxNobody)
 	}
 	if err := c.enterOwnRoot(); err != nil {
+		return nil, err
+	}
+	if err := m.restrict(); err != nil {
 		return nil, err
 	}
 	m.networks = newNetworks(c.IdleNetworks)
@@ -194,11 +198,18 @@ func (p *spawnerProcess) send(f frame) {
 func (p *spawnerProcess) take(f frame) {
 	switch f.kind {
 	case frameBuild:
+		l, err := parseLaunch(f.body)
 		r := new(running)
 		p.mu.Lock()
 		p.builds[f.id] = r
 		p.mu.Unlock()
-		go p.build(f, r)
+		go p.build(f.id, r, func() (*sandbox, error) {
+			defer unix.Close(f.fd)
+			if err != nil {
+				return nil, err
+			}
+			return p.maker.start(l, f.fd)
+		})
 	case frameKill:
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -214,52 +225,35 @@ func (p *spawnerProcess) take(f frame) {
 }
 
 // build runs one builder, and says how it ended.
-func (p *spawnerProcess) build(f frame, r *running) {
-	answer := frame{kind: frameEnded, id: f.id, fd: -1}
-	s, err := p.start(f, r)
+func (p *spawnerProcess) build(id uint64, r *running, start func() (*sandbox, error)) {
+	s, err := start()
 	var e ending
 	if err == nil {
-		p.send(frame{kind: frameRunning, id: f.id, fd: -1})
+		p.mu.Lock()
+		r.pid = s.pid
+		if r.killed {
+			_ = unix.Kill(s.pid, unix.SIGKILL)
+		}
+		p.mu.Unlock()
+		p.send(frame{kind: frameRunning, id: id, fd: -1})
 		e, err = p.end(s, r)
 	}
 	p.mu.Lock()
-	delete(p.builds, f.id)
+	delete(p.builds, id)
 	p.mu.Unlock()
-	m := message{says: saysFailed, errno: errnoOf(err)}
+	answer := frame{kind: frameFailed, id: id, fd: -1}
 	switch {
 	case err != nil:
-		m.text = err.Error()
+		answer.body = message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
 	case s.program.result.at != 0:
-		m = s.failure()
-	}
-	if m.text == "" {
-		answer.body = e.append(nil)
-	} else {
-		answer.kind, answer.body = frameFailed, m.append(nil)
+		answer.body = s.failure().append(nil)
+	default:
+		answer.kind, answer.body = frameEnded, e.append(nil)
 	}
 	p.send(answer)
 	if s != nil {
 		p.maker.release(s)
 	}
-}
-
-func (p *spawnerProcess) start(f frame, r *running) (*sandbox, error) {
-	defer unix.Close(f.fd)
-	l, err := parseLaunch(f.body)
-	if err != nil {
-		return nil, err
-	}
-	s, err := p.maker.start(l, f.fd)
-	if err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r.pid = s.pid
-	if r.killed {
-		_ = unix.Kill(s.pid, unix.SIGKILL)
-	}
-	return s, nil
 }
 
 // end waits for the end of a process. While it is a zombie its pid is its own.
