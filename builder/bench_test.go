@@ -17,7 +17,7 @@ func BenchmarkBuild(b *testing.B) {
 	}{
 		{"self", func(o *builder.Options) { o.NoSpawner = true }},
 		{"spawner", func(*builder.Options) {}},
-		{"spare", func(o *builder.Options) { o.SpareScratch = 4 }},
+		{"spare", func(o *builder.Options) { o.Spare = o.Builds + ".spare" }},
 	} {
 		for _, inputs := range []int{2, 100, 500, 2000} {
 			b.Run(fmt.Sprintf("%s/inputs=%d", how.name, inputs), func(b *testing.B) {

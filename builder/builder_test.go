@@ -23,4 +23,28 @@ func local(t testing.TB, o *builder.Options) buildertest.Builder {
 	return l
 }
 
-func TestSuite(t *testing.T) { buildertest.Run(t, local) }
+// ways are the ways in which a sandbox can come about.
+func ways() map[string]func(o *builder.Options) {
+	return map[string]func(o *builder.Options){
+		"self":    func(o *builder.Options) { o.NoSpawner = true },
+		"spawner": func(*builder.Options) {},
+		"spare":   func(o *builder.Options) { o.Spare = o.Builds + ".spare" },
+	}
+}
+
+func TestSuite(t *testing.T) {
+	for way, edit := range ways() {
+		t.Run(way, func(t *testing.T) {
+			buildertest.Run(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+				edit(o)
+				b := local(t, o)
+				t.Cleanup(func() {
+					if err := b.(*builder.Local).NoSpawner(); err != nil {
+						t.Errorf("there was no spawner: %v", err)
+					}
+				})
+				return b
+			})
+		})
+	}
+}

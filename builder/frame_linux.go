@@ -15,7 +15,7 @@ import (
 // frame is what a Local and its spawner tell each other, over a stream.
 type frame struct {
 	kind byte
-	id   uint64 // of the build
+	id   uint64 // of the build; of one's own choice
 	body []byte
 	fd   int // it comes along; -1: none
 }
@@ -26,7 +26,7 @@ const (
 	frameConfig = 'c' // the first: a spawnerConfig as JSON
 	frameBuild  = 'b' // a launch, with the descriptor of its log
 	frameKill   = 'k'
-	frameForget = 'f' // the scratch directory that the body names has gone
+	frameForget = 'f' // the id is that of a scratch directory that goes
 
 	// From it.
 	frameRunning = 'r' // the process exists
@@ -131,6 +131,7 @@ func (r *frameReader) fill(n int) error {
 // launch is a build as the spawner sees it.
 type launch struct {
 	scratch string // base name in the directory of scratch directories
+	number  uint64 // of the scratch directory, whatever its name
 	// stubs changes with what stands in the scratch's store directory to mount
 	// inputs on.
 	stubs       uint64
@@ -141,6 +142,7 @@ type launch struct {
 }
 
 func (l *launch) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, l.number)
 	b = binary.LittleEndian.AppendUint64(b, l.stubs)
 	b = binary.LittleEndian.AppendUint64(b, uint64(l.personality))
 	for _, list := range [][]string{{l.scratch, l.builder}, l.args, l.env, l.inputs} {
@@ -167,6 +169,7 @@ func parseLaunch(b []byte) (*launch, error) {
 		return taken
 	}
 	l := &launch{
+		number:      binary.LittleEndian.Uint64(take(8)),
 		stubs:       binary.LittleEndian.Uint64(take(8)),
 		personality: uintptr(binary.LittleEndian.Uint64(take(8))),
 	}

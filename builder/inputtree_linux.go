@@ -23,7 +23,7 @@ const (
 // directory keeps the same stubs.
 type inputTrees struct {
 	mu     sync.Mutex
-	trees  map[string]*inputTree // by scratch directory
+	trees  map[uint64]*inputTree // by number of the scratch directory
 	mounts int                   // of all of them
 	turn   uint64                // counts uses
 }
@@ -48,7 +48,7 @@ func (t *inputTrees) clone(l *launch) (int, error) {
 	defer t.mu.Unlock()
 	tree.busy = false
 	if err != nil {
-		t.drop(l.scratch)
+		t.drop(l.number)
 		return -1, fmt.Errorf("clone the tree of inputs: %w", err)
 	}
 	t.bound()
@@ -60,27 +60,27 @@ func (t *inputTrees) take(l *launch) (*inputTree, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turn++
-	if tree := t.trees[l.scratch]; tree != nil {
+	if tree := t.trees[l.number]; tree != nil {
 		if tree.stubs == l.stubs {
 			tree.used, tree.busy = t.turn, true
 			return tree, nil
 		}
-		t.drop(l.scratch)
+		t.drop(l.number)
 	}
 	tree := &inputTree{stubs: l.stubs, root: -1, used: t.turn, busy: true}
-	t.trees[l.scratch] = tree
+	t.trees[l.number] = tree
 	t.mu.Unlock()
 	err := tree.mount(l)
 	t.mu.Lock()
 	t.mounts += tree.mounts
 	if err != nil {
-		t.drop(l.scratch)
+		t.drop(l.number)
 	}
 	return tree, err
 }
 
 // forget unmounts the tree of a scratch directory, if there is one.
-func (t *inputTrees) forget(scratch string) {
+func (t *inputTrees) forget(scratch uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drop(scratch)
@@ -90,20 +90,20 @@ func (t *inputTrees) forget(scratch string) {
 // mounts.
 func (t *inputTrees) bound() {
 	for t.mounts > maxTreeMounts {
-		oldest := ""
+		var oldest uint64
 		for scratch, tree := range t.trees {
-			if !tree.busy && (oldest == "" || tree.used < t.trees[oldest].used) {
+			if !tree.busy && (oldest == 0 || tree.used < t.trees[oldest].used) {
 				oldest = scratch
 			}
 		}
-		if oldest == "" {
+		if oldest == 0 {
 			return
 		}
 		t.drop(oldest)
 	}
 }
 
-func (t *inputTrees) drop(scratch string) {
+func (t *inputTrees) drop(scratch uint64) {
 	tree := t.trees[scratch]
 	if tree == nil {
 		return

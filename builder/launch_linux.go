@@ -104,7 +104,7 @@ func (m *sandboxMaker) mounts(l *launch) (mounts []attachment, err error) {
 		}
 		return mounts, err
 	}
-	m.trees.forget(l.scratch)
+	m.trees.forget(l.number)
 	if err := add(l.storeDir(), m.store); err != nil {
 		return mounts, fmt.Errorf("bind %s: %w", m.store, err)
 	}

@@ -37,10 +37,12 @@ type Options struct {
 	// Cores is what NIX_BUILD_CORES says. 0 is the number of processors.
 	Cores int
 
-	// SpareScratch is how many scratch directories may wait in Builds, empty,
-	// for the next build: to make and remove them can cost more than all the
-	// rest of a sandbox. With 0, each build has a new one.
-	SpareScratch int
+	// Spare is a directory, on the file system of Builds, where scratch
+	// directories wait, empty, for the next build: to make and remove them can
+	// cost more than all the rest of a sandbox. Networks without a trace of a
+	// build in them wait likewise. With "", each build has new ones. Nobody else
+	// may use it, and what is left in it by a process that died is of no use.
+	Spare string
 	// NoSpawner makes every sandbox by a child that runs this program again,
 	// and not by a spawner, which is a process that has prepared itself for it.
 	// Where a spawner does not work, and for sandboxes that see the host's
@@ -68,6 +70,11 @@ type Local struct {
 
 // New checks and completes the options.
 func New(o Options) (*Local, error) {
+	if o.Spare != "" {
+		if err := os.MkdirAll(o.Spare, 0o700); err != nil {
+			return nil, fmt.Errorf("open builder: %w", err)
+		}
+	}
 	for _, dir := range []*string{&o.Real, &o.Builds} {
 		// The child binds them by name: it should meet no links on its way.
 		p, err := filepath.EvalSymlinks(*dir)
@@ -119,12 +126,12 @@ func New(o Options) (*Local, error) {
 		off: o.NoSpawner,
 		config: spawnerConfig{
 			Store: string(o.Store), Real: o.Real, Builds: o.Builds,
-			Devices:      l.devices(),
-			IdleNetworks: 2 * runtime.NumCPU(),
-			Nobody:       l.ids.setgroups,
+			Devices: l.devices(),
+			Spare:   o.Spare != "",
+			Nobody:  l.ids.setgroups,
 		},
 	}
-	l.scratches = &scratches{builds: o.Builds, real: o.Real, ids: l.ids, max: o.SpareScratch, gone: l.spawner.forget}
+	l.scratches = &scratches{builds: o.Builds, spare: o.Spare, real: o.Real, ids: l.ids, gone: l.spawner.forget}
 	return l, nil
 }
 
@@ -314,6 +321,7 @@ func (l *Local) devices() []string {
 func (b *build) launch(s *spec) *launch {
 	l := &launch{
 		scratch:     filepath.Base(s.Scratch),
+		number:      b.scratch.number,
 		stubs:       b.scratch.fitted,
 		inputs:      make([]string, 0, len(s.Inputs)),
 		personality: s.Personality,

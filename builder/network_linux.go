@@ -39,8 +39,11 @@ type network struct {
 
 // newNetworks starts the thread that makes namespaces, in one of its own: it
 // needs no way back. It lives for as long as the process does.
-func newNetworks(maxIdle int) *networks {
-	n := &networks{wanted: make(chan chan<- made), max: maxIdle}
+func newNetworks(spare bool) *networks {
+	n := &networks{wanted: make(chan chan<- made)}
+	if spare {
+		n.max = maxIdle
+	}
 	go func() {
 		runtime.LockOSThread()
 		for to := range n.wanted {
@@ -70,7 +73,7 @@ func (n *networks) take() (*network, error) {
 // give takes a network namespace back. All processes that were in it must be
 // dead.
 func (n *networks) give(network *network) {
-	if network.untouched() {
+	if n.max > 0 && network.untouched() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if len(n.idle) < n.max {

@@ -23,7 +23,8 @@ const keptPrefix = "kept-"
 // to other users, whatever the builder makes in it: what is bound from it is bound
 // before there is a builder.
 type scratch struct {
-	dir string
+	dir    string
+	number uint64 // of this one, for as long as there is the Local
 	// stubs are the mount points in store, by name, and links the inputs that
 	// are symbolic links.
 	stubs  map[string]byte // letters of inputs
@@ -35,8 +36,8 @@ type scratch struct {
 	fresh  map[string]dirSummary // what its directories were like
 }
 
-// newScratch makes one. The name begins with the digest of the first derivation
-// that it is for.
+// newScratch makes one. Its name begins with the digest of the derivation that it
+// is for.
 func newScratch(builds string, drv store.Path, ids identity) (*scratch, error) {
 	dir, err := os.MkdirTemp(builds, drv.Digest()+"-")
 	if err != nil {
@@ -220,15 +221,26 @@ func (s *scratch) isStub(e fs.DirEntry) bool {
 	return ok && e.IsDir() == (letter == letterDirectory) && (e.IsDir() || e.Type().IsRegular())
 }
 
-// age makes its directories look as if they were made now.
-func (s *scratch) age() error {
+// renew gives it the name that it would have if it were made for drv, now.
+func (s *scratch) renew(builds string, drv store.Path) error {
 	for _, name := range buildersDirs() {
 		if err := unix.UtimesNanoAt(unix.AT_FDCWD, s.path(name), nil, 0); err != nil {
 			return fmt.Errorf("set times of %s: %w", s.path(name), err)
 		}
 	}
-	return nil
+	return s.move(filepath.Join(builds, drv.Digest()+s.suffix()))
 }
+
+func (s *scratch) move(to string) error {
+	err := os.Rename(s.dir, to)
+	if err == nil {
+		s.dir = to
+	}
+	return err
+}
+
+// suffix is the end of its name, which no other has.
+func (s *scratch) suffix() string { return s.dir[strings.LastIndexByte(s.dir, '-'):] }
 
 // makeScratch gives the build a scratch directory with the stubs of its inputs.
 func (b *build) makeScratch() error {
@@ -249,10 +261,8 @@ func (b *build) discard() {
 // keep leaves the scratch directory of a failed build for its user to look at,
 // under a name that says so.
 func (b *build) keep() (string, error) {
-	b.spawner.forget(b.scratch.dir)
-	name := filepath.Base(b.scratch.dir)
-	unique := name[strings.LastIndexByte(name, '-'):]
-	kept := filepath.Join(b.opts.Builds, keptPrefix+b.job.Drv.Digest()+unique)
+	b.spawner.forget(b.scratch.number)
+	kept := filepath.Join(b.opts.Builds, keptPrefix+filepath.Base(b.scratch.dir))
 	if err := os.Rename(b.scratch.dir, kept); err != nil {
 		return "", err
 	}

@@ -3,6 +3,8 @@ package builder
 import (
 	"crypto/sha256"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"sync"
 
 	"storefs/store"
@@ -21,19 +23,28 @@ func keyOf(inputs []store.Info) (key inputsKey) {
 	return key
 }
 
+const (
+	// maxIdle is the most scratch directories, and the most networks, that wait.
+	maxIdle = 64
+	// maxIdleTrees is the number of scratch directories up to which another is
+	// made rather than that the stubs of one with many of them are exchanged:
+	// they may be wanted again.
+	maxIdleTrees = 8
+)
+
 // scratches are the scratch directories of a Local. Those that are not in use
 // wait, empty, for the next build: a builder finds nothing in one of what another
 // did, and one that it left in any way unlike a new one is removed.
 type scratches struct {
 	builds string
+	spare  string // where they wait; "": none does
 	real   string
 	ids    identity
-	max    int                  // idle ones
-	gone   func(scratch string) // called before one is removed that a tree may stand on
+	gone   func(number uint64) // called before one is removed that a tree may stand on
 
-	mu     sync.Mutex
-	idle   []*scratch // the one that was used last is the last
-	fitted uint64
+	mu   sync.Mutex
+	idle []*scratch // the one that was used last is the last
+	last uint64
 }
 
 // take returns a scratch directory with the stubs of a build's inputs.
@@ -41,14 +52,14 @@ func (p *scratches) take(b *build) (*scratch, error) {
 	key := keyOf(b.job.Inputs)
 	p.mu.Lock()
 	s := p.choose(key)
-	p.fitted++
-	number := p.fitted
+	p.last++
+	number := p.last
 	p.mu.Unlock()
 	var err error
-	if s == nil {
-		s, err = newScratch(p.builds, b.job.Drv, p.ids)
-	} else {
-		err = s.age()
+	if s != nil {
+		err = s.renew(p.builds, b.job.Drv)
+	} else if s, err = newScratch(p.builds, b.job.Drv, p.ids); s != nil {
+		s.number = number
 	}
 	if err == nil {
 		err = s.fit(b.job.Inputs, key, number, p.real)
@@ -60,47 +71,31 @@ func (p *scratches) take(b *build) (*scratch, error) {
 	return s, err
 }
 
-// choose takes an idle scratch directory: one that has the stubs already, or the
-// one that was not used for longest.
+// choose takes an idle scratch directory: one that has the stubs already, or else
+// the one that was not used for longest.
 func (p *scratches) choose(key inputsKey) *scratch {
-	if len(p.idle) == 0 {
-		return nil
-	}
-	chosen := -1
-	for i, s := range p.idle {
-		if s.inputs == key {
-			chosen = i
-		}
+	chosen := slices.IndexFunc(p.idle, func(s *scratch) bool { return s.inputs == key })
+	if chosen < 0 {
+		chosen = slices.IndexFunc(p.idle, func(s *scratch) bool { return len(s.stubs) <= directInputs })
 	}
 	if chosen < 0 {
-		// What many stubs were made for may be wanted again: it is better to
-		// have another, up to what may be idle.
-		for i, s := range p.idle {
-			if len(s.stubs) <= directInputs {
-				chosen = i
-				break
-			}
-		}
-	}
-	if chosen < 0 {
-		if len(p.idle) < p.max {
+		if len(p.idle) < maxIdleTrees {
 			return nil
 		}
 		chosen = 0
 	}
 	s := p.idle[chosen]
-	p.idle = append(p.idle[:chosen], p.idle[chosen+1:]...)
+	p.idle = slices.Delete(p.idle, chosen, chosen+1)
 	return s
 }
 
 // give takes a scratch directory back. All processes of its build must be dead.
 func (p *scratches) give(s *scratch) {
-	p.mu.Lock()
-	keep := p.max > 0
-	p.mu.Unlock()
-	if keep {
+	if p.spare != "" {
 		if fresh, err := s.empty(); err == nil && fresh {
-			s = p.add(s)
+			if err := s.move(filepath.Join(p.spare, s.suffix())); err == nil {
+				s = p.add(s)
+			}
 		}
 	}
 	if s != nil {
@@ -113,16 +108,16 @@ func (p *scratches) add(s *scratch) *scratch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.idle = append(p.idle, s)
-	if len(p.idle) <= p.max {
+	if len(p.idle) <= maxIdle {
 		return nil
 	}
-	s, p.idle = p.idle[0], p.idle[1:]
+	s, p.idle = p.idle[0], slices.Delete(p.idle, 0, 1)
 	return s
 }
 
 func (p *scratches) remove(s *scratch) {
 	if len(s.stubs) > directInputs {
-		p.gone(s.dir)
+		p.gone(s.number)
 	}
 	_ = tree.RemoveAll(s.dir)
 }
@@ -131,7 +126,7 @@ func (p *scratches) remove(s *scratch) {
 func (p *scratches) close() {
 	p.mu.Lock()
 	idle := p.idle
-	p.idle, p.max = nil, 0
+	p.idle = nil
 	p.mu.Unlock()
 	for _, s := range idle {
 		p.remove(s)

@@ -176,9 +176,9 @@ func (s *spawner) send(f frame) error {
 	return f.send(s.conn)
 }
 
-// forget tells that a scratch directory goes, or is another's.
-func (s *spawner) forget(scratch string) {
-	_ = s.send(frame{kind: frameForget, body: []byte(scratch), fd: -1})
+// forget tells that a scratch directory goes.
+func (s *spawner) forget(scratch uint64) {
+	_ = s.send(frame{kind: frameForget, id: scratch, fd: -1})
 }
 
 // spawn starts a process that follows l and writes what the builder writes to

@@ -23,7 +23,8 @@ const spawnerFD = 3
 type spawnerConfig struct {
 	Store, Real, Builds string
 	Devices             []string
-	IdleNetworks        int
+	// Spare says that what a build leaves as it was may be the next one's.
+	Spare bool
 	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
 	// root outside, and the owner of all that sandboxes have in common.
 	Nobody bool
@@ -115,7 +116,7 @@ func unixConn(fd int) (*net.UnixConn, error) {
 
 // newSandboxMaker brings this process to where sandboxes can be made.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
-	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[string]*inputTree)}, last: make(map[uintptr]*program)}
+	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[uint64]*inputTree)}, last: make(map[uintptr]*program)}
 	var err error
 	if m.files, err = foundFileLimit(); err != nil {
 		return nil, err
@@ -147,7 +148,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := m.restrict(); err != nil {
 		return nil, err
 	}
-	m.networks = newNetworks(c.IdleNetworks)
+	m.networks = newNetworks(c.Spare)
 	return m, nil
 }
 
@@ -220,7 +221,7 @@ func (p *spawnerProcess) take(f frame) {
 			}
 		}
 	case frameForget:
-		p.maker.trees.forget(string(f.body))
+		p.maker.trees.forget(f.id)
 	}
 }
 

@@ -1,9 +1,6 @@
 package builder
 
-import (
-	"path/filepath"
-	"sync"
-)
+import "sync"
 
 // spawnerKeeper has the spawner of a Local, from the first build that needs it
 // on. One that died is replaced; where none can be started, none is.
@@ -40,12 +37,12 @@ func (k *spawnerKeeper) failure() error {
 }
 
 // forget tells the spawner that a scratch directory goes.
-func (k *spawnerKeeper) forget(scratch string) {
+func (k *spawnerKeeper) forget(scratch uint64) {
 	k.mu.Lock()
 	s := k.spawner
 	k.mu.Unlock()
 	if s != nil {
-		s.forget(filepath.Base(scratch))
+		s.forget(scratch)
 	}
 }
 
