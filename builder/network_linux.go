@@ -93,8 +93,12 @@ func countersOf() []string {
 
 // makeNetwork moves this thread to a new network namespace.
 func makeNetwork() (n *network, err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("make a network: %w", err)
+	p := newProgram(1)
+	p.call("make a network", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
+	err = p.run()
+	p.free()
+	if err != nil {
+		return nil, err
 	}
 	if err := raiseLoopback(); err != nil {
 		return nil, err

@@ -144,7 +144,7 @@ func (p *program) check(i, value int) error {
 	case value >= c.least || value == c.also:
 		return nil
 	case value < 0:
-		return fmt.Errorf("%s: %w", p.what[i], unix.Errno(-value))
+		return fmt.Errorf("%s: %w", p.what[i], namespaceErrno(c.number, unix.Errno(-value)))
 	}
 	return fmt.Errorf("%s: it returned %d", p.what[i], value)
 }
@@ -158,9 +158,18 @@ func (p *program) start(flags uint64) (pid int, err error) {
 	}
 	n := cloneAndCall(args, unsafe.Sizeof(*args), unsafe.SliceData(p.calls), p.result)
 	if n < 0 {
-		return 0, unix.Errno(-n)
+		return 0, namespaceErrno(unix.SYS_CLONE3, unix.Errno(-n))
 	}
 	return n, nil
+}
+
+// namespaceErrno tells a limit on namespaces from a full disk, for which the
+// kernel has the same number.
+func namespaceErrno(call uintptr, errno unix.Errno) unix.Errno {
+	if errno == unix.ENOSPC && (call == unix.SYS_CLONE3 || call == unix.SYS_UNSHARE) {
+		return unix.EUSERS
+	}
+	return errno
 }
 
 // failed is the index of the call that failed in the process that start made, and
