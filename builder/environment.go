@@ -2,7 +2,6 @@ package builder
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -87,7 +86,7 @@ func (b *build) classicEnvironment(env map[string]string) error {
 
 // writeFile makes a file in the build directory that belongs to the builder.
 func (b *build) writeFile(name string, text []byte) error {
-	p := filepath.Join(b.scratch, "build", name)
+	p := b.scratch.path("build", name)
 	if err := os.WriteFile(p, text, 0o644); err != nil {
 		return err
 	}

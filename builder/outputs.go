@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"storefs/nar"
 	"storefs/store"
@@ -57,7 +56,7 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 }
 
 func (b *build) scratchOf(p store.Path) string {
-	return filepath.Join(b.scratch, "store", p.Base())
+	return b.scratch.path("store", p.Base())
 }
 
 // checkFixed holds a fixed output to its promise, and returns its content
