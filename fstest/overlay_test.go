@@ -34,15 +34,19 @@ func TestLowerLayerOfOverlay(t *testing.T) {
 	}
 	var body strings.Builder
 	body.WriteString(`target = sh("target", "mkdir $out; echo x > $out/file")` + "\n")
-	type cell struct{ name, script string }
-	var cells []cell
+	var cells []string
 	for kind, scripts := range touches {
 		for _, s := range scripts {
 			name := fmt.Sprintf("c%d", len(cells))
 			fmt.Fprintf(&body, "%s = sh(%q, %q, kind = %q, env = {\"tool\": tools + \"/bin/busybox\", \"target\": target.out})\n", name, name+"-"+kind, kinds[kind], kind)
-			cells = append(cells, cell{name, s})
+			cells = append(cells, s)
 		}
 	}
+	body.WriteString("default = [target")
+	for i := range cells {
+		fmt.Fprintf(&body, ", c%d", i)
+	}
+	body.WriteString("]\n")
 	file := l.star("a.star", body.String())
 	var script strings.Builder
 	script.WriteString(`
@@ -51,11 +55,12 @@ mkdir $LAB/mnt/upper $LAB/mnt/work $LAB/mnt/merged
 mount -t overlay -o lowerdir=$STORE,upperdir=$LAB/mnt/upper,workdir=$LAB/mnt/work none $LAB/mnt/merged
 failed=0
 `)
-	target := l.outputs(file + ":target")[0]
-	for _, c := range cells {
-		out := l.outputs(file + ":" + c.name)[0]
+	outs := l.outputs(file)
+	target, outs := outs[0], outs[1:]
+	for i, c := range cells {
+		out := outs[i]
 		fmt.Fprintf(&script, "P=$LAB/mnt/merged/%s; T=$(mktemp -d -p $LAB/mnt); (%s) >$T/log 2>&1 || { echo '%s:'; cat $T/log; failed=1; }\n",
-			out[strings.LastIndexByte(out, '/')+1:], c.script, strings.ReplaceAll(c.script, "'", `'\''`))
+			out[strings.LastIndexByte(out, '/')+1:], c, strings.ReplaceAll(c, "'", `'\''`))
 	}
 	script.WriteString("exit $failed\n")
 	if err := os.Mkdir(l.Dir+"/mnt", 0o755); err != nil {

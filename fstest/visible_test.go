@@ -199,6 +199,7 @@ bad = sh("bad", "exit 3")
 	waitFor(t, "it is being built", func() bool { return facts(x)["state"] == "building" })
 	release()
 	done()
+	waitFor(t, "its use is noted", func() bool { return facts(x)["last-use"] != "" })
 	f := facts(x)
 	if f["state"] != "realised" || f["deriver"] != xdrv || f["references"] != "0" {
 		t.Errorf("%v", f)
@@ -335,14 +336,13 @@ func TestJobsPerUser(t *testing.T) {
 		body.WriteString(b)
 		releases = append(releases, release)
 	}
+	body.WriteString("default = [h0, h1, h2, h3]\n")
 	file := l.star("a.star", body.String())
-	var outs []string
-	for i := range 4 {
-		outs = append(outs, l.outputs(fmt.Sprintf("%s:h%d", file, i))[0]+"/file")
-	}
+	outs := l.outputs(file)
 	l.serve(l.gates(), "-j", "4", "--jobs-per-uid=1")
 	var dones []func()
 	for i, out := range outs {
+		out += "/file"
 		argv := []string{"cat", out}
 		if i == 3 {
 			argv = []string{"setpriv", "--reuid", "12345", "--clear-groups", "cat", out}
