@@ -106,26 +106,29 @@ func (b *bench) run(storefs string, disk bool, work string, parts []string) (err
 }
 
 // measure runs a pair and prints its row: medians, and the median of the
-// ratios pair by pair.
+// ratios pair by pair, of wall time and, where both are processes, of the time
+// that they and all their children had a processor: that is less of a lottery on
+// a machine with other work.
 func (b *bench) measure(p pair, runs int) error {
-	timed := func(before, f func() error, each int) (time.Duration, error) {
+	timed := func(before, f func() error, each int) (wall, cpu time.Duration, err error) {
 		if before != nil {
 			if err := before(); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 		}
-		start := time.Now()
-		err := f()
-		return time.Since(start) / time.Duration(max(1, each)), err
+		start, used := time.Now(), childTime()
+		err = f()
+		n := time.Duration(max(1, each))
+		return time.Since(start) / n, (childTime() - used) / n, err
 	}
 	var ours, theirs []time.Duration
-	var ratios []float64
+	var ratios, ofCPU []float64
 	for i := range runs + 1 {
-		a, err := timed(p.before, p.ours, max(p.each, p.ourEach))
+		a, ourCPU, err := timed(p.before, p.ours, max(p.each, p.ourEach))
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.work, err)
 		}
-		c, err := timed(p.beforePeer, p.theirs, p.each)
+		c, theirCPU, err := timed(p.beforePeer, p.theirs, p.each)
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", p.work, p.peer, err)
 		}
@@ -134,17 +137,36 @@ func (b *bench) measure(p pair, runs int) error {
 		}
 		ours, theirs = append(ours, a), append(theirs, c)
 		ratios = append(ratios, a.Seconds()/c.Seconds())
+		if ourCPU > 0 && theirCPU > 0 {
+			ofCPU = append(ofCPU, ourCPU.Seconds()/theirCPU.Seconds())
+		}
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
 	slices.Sort(ratios)
 	if !b.headed {
 		b.headed = true
-		fmt.Printf("%-44s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
+		fmt.Printf("%-44s %-26s %10s %10s %8s %-16s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of pairs)", "of CPU time")
 	}
-	fmt.Printf("%-44s %-26s %10s %10s %8.3f (%.3f–%.3f)\n", p.work, p.peer,
-		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+	slices.Sort(ofCPU)
+	cpu := "-"
+	if len(ofCPU) > 0 {
+		cpu = fmt.Sprintf("%.3f", ofCPU[len(ofCPU)/2])
+	}
+	spread := fmt.Sprintf("(%.3f–%.3f)", ratios[0], ratios[len(ratios)-1])
+	fmt.Printf("%-44s %-26s %10s %10s %8.3f %-16s %s\n", p.work, p.peer,
+		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], spread, cpu)
 	return nil
+}
+
+// childTime is how long the processes that were started here, and are reaped,
+// had a processor.
+func childTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_CHILDREN, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // ms is d in milliseconds, to three digits or the whole number.
