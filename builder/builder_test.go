@@ -41,13 +41,8 @@ func TestSuite(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			buildertest.Run(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
 				edit(o)
-				b := local(t, o)
-				t.Cleanup(func() {
-					if err := b.(*builder.Local).NoSpawner(); err != nil {
-						t.Errorf("there was no spawner: %v", err)
-					}
-				})
-				return b
+				o.Say = func(line string) { t.Error(line) }
+				return local(t, o)
 			})
 		})
 	}

@@ -48,6 +48,8 @@ type Options struct {
 	// Where a spawner does not work, and for sandboxes that see the host's
 	// network or paths, that is done anyway: all sandboxes are alike.
 	NoSpawner bool
+	// Say is told, in a line, if no spawner could be started. nil: nobody is.
+	Say func(line string)
 }
 
 // SandboxPath is a host path and where a sandbox shows it.
@@ -124,6 +126,7 @@ func New(o Options) (*Local, error) {
 	l.spawner = &spawnerKeeper{
 		ids: l.ids,
 		off: o.NoSpawner,
+		say: o.Say,
 		config: spawnerConfig{
 			Store: string(o.Store), Real: o.Real, Builds: o.Builds,
 			Devices: l.devices(),
@@ -141,10 +144,6 @@ func (l *Local) Close() {
 	l.spawner.close()
 	l.scratches.close()
 }
-
-// NoSpawner is why sandboxes are made without a spawner, though one was wanted;
-// nil if they are not, or none was needed yet.
-func (l *Local) NoSpawner() error { return l.spawner.failure() }
 
 func (l *Local) bindOf(p SandboxPath) (bind, error) {
 	bad := func(why string) (bind, error) {

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"unsafe"
 
@@ -26,7 +27,7 @@ type call struct {
 	args   [6]uintptr
 	to     uintptr // where the result goes; 0: nowhere
 	least  int     // a result below this is a failure,
-	also   int     // but for this one
+	also   int     // but for this one, which no call returns unless it was set
 }
 
 // result is the failure of a program in another process.
@@ -59,7 +60,7 @@ func (p *program) call(what string, number uintptr, args ...uintptr) *call {
 	if len(p.calls) == cap(p.calls) {
 		panic("a sandbox needs more system calls than were counted")
 	}
-	c := call{number: number}
+	c := call{number: number, also: math.MinInt}
 	copy(c.args[:], args)
 	p.calls = append(p.calls, c)
 	p.what = append(p.what, what)

@@ -3,6 +3,7 @@ package builder
 import (
 	"crypto/sha256"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -122,7 +123,7 @@ func (p *scratches) remove(s *scratch) {
 	_ = tree.RemoveAll(s.dir)
 }
 
-// close removes the idle ones.
+// close removes the idle ones, and the directory where they were.
 func (p *scratches) close() {
 	p.mu.Lock()
 	idle := p.idle
@@ -130,5 +131,8 @@ func (p *scratches) close() {
 	p.mu.Unlock()
 	for _, s := range idle {
 		p.remove(s)
+	}
+	if p.spare != "" {
+		_ = os.Remove(p.spare) // it may be another's too
 	}
 }

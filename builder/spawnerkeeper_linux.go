@@ -1,16 +1,19 @@
 package builder
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+)
 
 // spawnerKeeper has the spawner of a Local, from the first build that needs it
 // on. One that died is replaced; where none can be started, none is.
 type spawnerKeeper struct {
 	config spawnerConfig
 	ids    identity
+	say    func(line string) // may be nil
 
 	mu      sync.Mutex
 	off     bool
-	err     error // why it is off
 	spawner *spawner
 }
 
@@ -23,17 +26,17 @@ func (k *spawnerKeeper) get() *spawner {
 		k.spawner = nil
 	}
 	if k.spawner == nil && !k.off {
-		if k.spawner, k.err = startSpawner(k.config, k.ids); k.err != nil {
-			k.spawner, k.off = nil, true
+		s, err := startSpawner(k.config, k.ids)
+		if err != nil {
+			k.off = true
+			if k.say != nil {
+				k.say(fmt.Sprintf("sandboxes take longer to make than they could: %v", err))
+			}
+			return nil
 		}
+		k.spawner = s
 	}
 	return k.spawner
-}
-
-func (k *spawnerKeeper) failure() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.err
 }
 
 // forget tells the spawner that a scratch directory goes.

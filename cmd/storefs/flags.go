@@ -32,6 +32,7 @@ func (f limitFlags) check() error {
 // sandboxFlags say what builders see of the host.
 type sandboxFlags struct {
 	SandboxPath []string `placeholder:"[INSIDE=]OUTSIDE" sep:"none" help:"Let all builders see this host path, read-only. What they make of it is not in any hash: for experiments only. May be repeated."`
+	NoSpawner   bool     `help:"Make every sandbox by a new process of this program, which takes several times as long, and not by one that has prepared itself. Where that does not work, this is done anyway."`
 }
 
 func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {

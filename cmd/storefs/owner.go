@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type owner struct {
 	options    ownerOptions
 	state      *state.State
 	events     *event.Bus
+	builder    *builder.Local
 	normaliser *normaliser.Normaliser
 	library    *library
 	server     *daemon.Server
@@ -70,12 +72,15 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	local, err := builder.New(builder.Options{
+	own.builder, err = builder.New(builder.Options{
 		Store:        own.state.Store(),
 		Real:         own.state.RealDir(),
 		Builds:       own.state.Builds(),
 		Logs:         own.state.Logs(),
 		SandboxPaths: sandbox,
+		Spare:        filepath.Join(own.state.Builds(), "spare"), // opening the state empties it
+		NoSpawner:    o.sandbox.NoSpawner,
+		Say:          func(line string) { o.say("storefs: " + line) },
 	})
 	if err != nil {
 		return nil, err
@@ -83,7 +88,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	goals := goalStore{own.state}
 	own.normaliser = normaliser.New(normaliser.Options{
 		Store:       goals,
-		Builder:     local,
+		Builder:     own.builder,
 		Substituter: substitute.Registered{DB: own.state.DB()},
 		Events:      own.events,
 		Jobs:        o.jobs,
@@ -104,7 +109,9 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	})
 	listener, err := daemon.Listen(own.state.Socket())
 	if err != nil {
-		return nil, errors.Join(err, own.normaliser.Close(context.Background()))
+		err = errors.Join(err, own.normaliser.Close(context.Background()))
+		own.builder.Close()
+		return nil, err
 	}
 	go func() { own.served <- own.server.Serve(listener) }()
 	own.watchMachine()
@@ -179,7 +186,7 @@ const unmountTime = 2 * time.Second
 
 // close ends the owner; this is the order of everything that ends: first the
 // mount, whose callers wait for goals; then the clients, who do too; then the
-// goals, which write to the state; then the state. Clients and goals may take
+// goals, which build and write to the state; then the builder and the state. Clients and goals may take
 // their time until hard ends, which cancels them.
 func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
@@ -195,6 +202,7 @@ func (o *owner) close(hard context.Context) error {
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
+	o.builder.Close()
 	return errors.Join(err, o.state.Close())
 }
 
