@@ -38,7 +38,10 @@ type result struct {
 
 // cloneArgs are those of clone3, from linux/sched.h.
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+	flags      uint64
+	_, _, _    uint64 // pidfd, child_tid, parent_tid
+	exitSignal uint64
+	_, _, _    uint64 // stack, stack_size, tls
 }
 
 const pieceSize = 16 << 10
