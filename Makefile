@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 # ignored: not so the tests.
 SIGNALS   := $(shell env --default-signal=HUP,INT,QUIT true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT)
 
-.PHONY: help build demo test deps lint race fuzz chaos bench bench-mount bench-engine fmt clean
+.PHONY: help build demo test deps lint race fuzz bench bench-mount bench-engine fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
