@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"storefs/integrity"
 	"storefs/nar"
 	"storefs/store"
 	"storefs/storeexpr"
@@ -34,7 +35,10 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	var outputs []Output
 	for _, o := range d.Outputs {
 		scratch := b.scratchOf(o.Path)
-		got, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates})
+		var files integrity.Recorder
+		got, err := nar.Ingest(ctx, scratch, nar.IngestOptions{
+			UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates, File: files.File,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +54,7 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 				return nil, err
 			}
 		}
-		outputs = append(outputs, Output{Name: o.Name, Info: info, Scratch: scratch})
+		outputs = append(outputs, Output{Name: o.Name, Info: info, Scratch: scratch, Files: files.Files(got)})
 	}
 	return outputs, nil
 }

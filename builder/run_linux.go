@@ -31,6 +31,10 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 	if err != nil {
 		return started, 0, err
 	}
+	wanted := b.job.Wanted
+	if wanted != nil {
+		c.stepBack(true)
+	}
 	logged := make(chan error, 1)
 	go func() { logged <- b.readLog(output) }()
 
@@ -83,6 +87,9 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 			if why != nil {
 				stop(why)
 			}
+		case <-wanted:
+			wanted = nil
+			c.stepBack(false)
 		case <-cancelled:
 			cancelled = nil
 			stop(ctx.Err())
@@ -106,9 +113,10 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 	return started, took, err
 }
 
-// spawn starts the child, by a spawner if it can.
+// spawn starts the child, by a spawner if it can. What nobody waits for is a
+// child of our own, whose priority can be changed.
 func (b *build) spawn(s *spec, log *os.File) (*child, error) {
-	if len(s.Binds) == 0 && !s.Network {
+	if len(s.Binds) == 0 && !s.Network && b.job.Wanted == nil {
 		if spawner := b.spawner.get(); spawner != nil {
 			return spawner.spawn(b.launch(s), log)
 		}

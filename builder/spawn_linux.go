@@ -21,6 +21,7 @@ type child struct {
 	reports <-chan report
 	start   func() // after saysReady
 	kill    func()
+	pid     int // 0 if it is a spawner's
 }
 
 // report is what is heard of a child.
@@ -83,6 +84,7 @@ func spawnSelf(s *spec, ids identity, log *os.File) (*child, error) {
 		// of otherwise.
 		start: func() { _, _ = control.Write([]byte{0}) },
 		kill:  func() { _ = process.Kill() },
+		pid:   process.Pid,
 	}, nil
 }
 

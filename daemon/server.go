@@ -25,6 +25,7 @@ type Options struct {
 	Querier   Querier
 	Records   Records
 	Caretaker Caretaker
+	Trails    Trails
 	Events    *event.Bus
 	// Mount is what the mount does, or nil; a nil Mount: there never is one.
 	Mount func() *MountStatus
@@ -94,6 +95,8 @@ func (s *Server) routes() http.Handler {
 	handle("GET log", s.log)
 	handle("POST verify", s.verify)
 	handle("POST delete", s.delete)
+	handle("GET trails", s.trails)
+	handle("POST trails", s.addTrails)
 	return mux
 }
 

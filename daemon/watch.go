@@ -85,6 +85,9 @@ func (s *Status) Text(now time.Time) string {
 		if g.Phase != "" {
 			fmt.Fprintf(&b, " (%s)", g.Phase)
 		}
+		if g.Background {
+			b.WriteString(" in the background")
+		}
 		b.WriteString("\n")
 	}
 	if len(s.Waiters) > 0 {

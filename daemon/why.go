@@ -18,6 +18,7 @@ import (
 // States of a path, as Why tells them.
 const (
 	StateRealised = "realised"
+	StateDamaged  = "damaged" // realised, but not what was registered
 	StateFailed   = "failed"
 	StateRunning  = "running"
 	StateWaiting  = "waiting" // for its turn
@@ -33,6 +34,7 @@ type Why struct {
 	Info     *store.Info         `json:"info,omitempty"`     // if it is realised
 	Goal     *normaliser.Running `json:"goal,omitempty"`     // if it is running
 	Failure  *store.Failure      `json:"failure,omitempty"`  // if it failed
+	Damage   *store.Damage       `json:"damage,omitempty"`   // if it is damaged, or was and is repaired
 }
 
 // Why tells what is known of p: a derivation, a closure, an output, a source.
@@ -64,7 +66,11 @@ func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
 	}
 	if realised {
 		y.State, y.Info = StateRealised, info
-		return y, nil
+		y.Damage, err = s.Records.Damage(p)
+		if y.Damage != nil && y.Damage.Repaired.IsZero() {
+			y.State = StateDamaged
+		}
+		return y, err
 	}
 	for _, g := range append(goals, p) {
 		if s.Realiser.Wanted(g) {
@@ -130,8 +136,11 @@ func (y *Why) Text() string {
 		}
 		b.WriteString(y.Failure.Text())
 		return b.String()
-	case StateRealised:
-		fmt.Fprintf(&b, "%s: realised\n", y.Path)
+	case StateRealised, StateDamaged:
+		fmt.Fprintf(&b, "%s: %s\n", y.Path, y.State)
+		if y.Damage != nil {
+			b.WriteString(y.Damage.Text())
+		}
 		if y.Info.Registered != 0 {
 			fmt.Fprintf(&b, "registered: %s\n", y.Info.RegisteredAt().Format(time.RFC3339))
 		}

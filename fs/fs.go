@@ -66,6 +66,24 @@ type Call struct {
 	NoBuild bool
 }
 
+// Verifier compares what is read with what was registered.
+type Verifier interface {
+	// Verify returns nil if the file or link at path inside of the object called
+	// name ("" for the object itself) is what was registered, or was found to be
+	// so since the machine was started. It may read the whole file, and goes on
+	// doing so when ctx ends. store.ErrNotValid: name is not valid any more.
+	Verify(ctx context.Context, name, path string) error
+}
+
+// Observer hears who touches what.
+type Observer interface {
+	// Touched: the thread looked name up, which is valid, or begins to wait for
+	// it. It waits until Touched returns, and can be looked at in /proc until
+	// then. Callers who may not have
+	// everything built are not told of.
+	Touched(tid int, name string)
+}
+
 // Control is the content of the hidden control directory .storefs. Errors are
 // answered by Errno; store.ErrUnknown means that there is no such file.
 type Control interface {
@@ -99,6 +117,11 @@ type Options struct {
 
 	Store    Store
 	Realiser Realiser
+	// Verifier is asked before the first byte of a file, or the target of a
+	// link, reaches the kernel. nil: what is on disk is taken as it is.
+	Verifier Verifier
+	// Observer may be nil.
+	Observer Observer
 	// Control may be nil: then there is no control directory.
 	Control Control
 

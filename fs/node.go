@@ -39,6 +39,9 @@ type node struct {
 	// promised, until it is valid.
 	pending  atomic.Bool
 	promised uint32 // S_IFDIR or S_IFREG; it never changes
+	// verified is true for a file or link that was compared with what was
+	// registered, and need not be again.
+	verified atomic.Bool
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64

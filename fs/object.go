@@ -18,6 +18,9 @@ func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status 
 	r.backing.release(f)
 	switch err {
 	case nil:
+		if st := r.verifyEmpty(n, name, &st); !st.Ok() {
+			return st
+		}
 		r.entry(out, r.nodes.child(n, name, kindObject), &st)
 	case unix.ENOENT:
 		out.SetEntryTimeout(forever)
@@ -95,6 +98,9 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 		if out == nil {
 			break
 		}
+		if !r.verifyEmpty(n, d.name, &st).Ok() {
+			continue // without attributes: who wants them gets the error
+		}
 		r.entry(out, r.nodes.child(n, d.name, kindObject), &st)
 	}
 	return fuse.OK
@@ -124,6 +130,9 @@ func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fu
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO
+	}
+	if st := r.verifyEmpty(r.nodes.root, name, &st); !st.Ok() {
+		return st
 	}
 	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
 	if r.uses != nil {

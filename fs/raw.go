@@ -24,6 +24,8 @@ type raw struct {
 
 	store        Store
 	realiser     Realiser
+	verifier     Verifier
+	observer     Observer
 	control      Control
 	rules        rules
 	facts        Facts
@@ -123,6 +125,9 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		if err != nil {
 			return lost(err)
 		}
+		if st := r.verifyEmpty(n.parent, n.name, &st); !st.Ok() {
+			return st
+		}
 		r.attr(&out.Attr, n, &st)
 	}
 	out.SetTimeout(forever)
@@ -139,6 +144,9 @@ func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 			return nil, st
 		}
 	}
+	if st := r.verify(n); !st.Ok() {
+		return nil, st
+	}
 	target, err := r.backing.readlink(n)
 	if err != nil {
 		return nil, lost(err)
@@ -150,6 +158,13 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	n := r.nodes.get(in.NodeId)
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
+	}
+	// Without a request for each open, the first READ has to do. With one, there
+	// may be no READ: by passthrough the kernel reads by itself.
+	if r.data.handles != nil && n.kind == kindObject {
+		if st := r.verify(n); !st.Ok() {
+			return st
+		}
 	}
 	return r.data.open(n, out)
 }
@@ -170,6 +185,9 @@ func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	case n.kind == kindControlFile:
 		size := copy(buf, n.text[min(in.Offset, uint64(len(n.text))):])
 		return fuse.ReadResultData(buf[:size]), fuse.OK
+	}
+	if st := r.verify(n); !st.Ok() {
+		return nil, st
 	}
 	return r.data.read(n, in.Offset, buf)
 }

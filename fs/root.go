@@ -132,6 +132,9 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		}
 		return status(err)
 	case e.Valid:
+		if r.observer != nil {
+			r.touched(callerOf(h), name)
+		}
 		return r.lookupObject(h, name, out)
 	case e.Kind == store.KindDirectory:
 		r.promise(out, name, syscall.S_IFDIR|0o555)

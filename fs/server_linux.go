@@ -69,6 +69,8 @@ func mount(opts Options) (*Server, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		store:         opts.Store,
 		realiser:      opts.Realiser,
+		verifier:      opts.Verifier,
+		observer:      opts.Observer,
 		control:       opts.Control,
 		rules:         opts.Rules,
 		facts:         opts.Facts,

@@ -30,10 +30,20 @@ func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) err
 	if may == MayNothing {
 		return store.ErrNotAllowed
 	}
+	if r.observer != nil {
+		r.touched(c, name)
+	}
 	p := c.process()
 	return r.wait(cancel, Call{
 		Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm()), NoBuild: may == MayFetch,
 	}, func() bool { return c.dying(call) })
+}
+
+// touched tells the observer, of those who may have everything built.
+func (r *raw) touched(c caller, name string) {
+	if r.rules.permission(c) == MayBuild {
+		r.observer.Touched(int(c.pid), name)
+	}
 }
 
 // wait returns when what is called for is valid, or cannot become so, or the caller must not

@@ -14,9 +14,9 @@ import (
 // back.
 var layers = [][]string{
 	{"store", "pressure", "tree"},
-	{"event", "storeexpr", "references"},
+	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
-	{"db"},
+	{"db", "integrity"},
 	{"state", "builder", "instantiate", "progress", "timeline"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},

@@ -292,7 +292,7 @@ func TestReplacedByLink(t *testing.T) {
 	must(t, os.Symlink(outside, filepath.Join(path, "d")))
 	must(t, os.Symlink(filepath.Join(outside, "f"), filepath.Join(path, "f")))
 
-	tr := &tree{pipeline: newPipeline(t.Context(), nil), canon: &canon{-1, -1}}
+	tr := &tree{pipeline: newPipeline(t.Context(), nil), reading: reading{canon: &canon{-1, -1}}}
 	defer tr.fail(nil)
 	if _, err := tr.openDir(d, "d"); err == nil {
 		t.Error("opened a directory through a link")

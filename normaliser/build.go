@@ -178,6 +178,7 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Kinds:      kinds,
 		Limits:     j.origin.limits,
 		KeepFailed: j.origin.keepFailed,
+		Wanted:     j.wanted,
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},

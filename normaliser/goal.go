@@ -90,6 +90,7 @@ const (
 	flagKeepGoing                   // a request that keeps going needs it
 	flagMain                        // needed otherwise than through a substitute
 	flagMayBuild                    // a request that may build needs it, or a substitute does
+	flagDemand                      // a request that is not in the background needs it
 	flagUser                        // this bit and the following ones each stand for a user who wants it
 	// The remaining bits each stand for a request that wants to know its goals.
 	flagObserver = flagUser << maxUsers
@@ -140,9 +141,10 @@ type goal struct {
 	requests   map[*request]struct{}
 
 	pool     *pool // while buildable, running, or locked
-	queue    flags // of pool.ready, while buildable or locked
+	idle     bool  // in pool.idle
+	queue    flags // of pool.ready, while buildable or locked and not idle
 	position int   // in that queue
-	payer    int   // the user on whose share it runs
+	payer    int   // the user on whose share it runs, if it is not in the background
 	run      *run  // while it has a worker
 
 	substitutes *attempts // of path goals
@@ -179,6 +181,7 @@ type run struct {
 	freed  time.Time     // when it gave its slot back for good; zero if it has it
 	phase  *phase        // written by the worker
 	resume chan struct{} // closed when it has a slot again, after locked
+	wanted chan struct{} // closed when it is no longer in the background; nil if it is not
 }
 
 // held is how long it has had its slot.
@@ -218,6 +221,9 @@ func (g *goal) inherited() flags {
 	}
 	return g.flags
 }
+
+// background reports whether only requests in the background need it.
+func (g *goal) background() bool { return g.flags&flagDemand == 0 }
 
 // has reports whether a worker runs for it.
 func (g *goal) hasWorker() bool {

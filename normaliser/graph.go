@@ -26,6 +26,10 @@ type graph struct {
 	users    users
 	jobs     map[int]int // Request.Jobs → requests with it
 	minSlots int         // Options.Jobs
+	idleJobs int         // Options.BackgroundJobs
+	demands  int         // requests that are not in the background
+	demanded time.Time   // when the last of them ended
+	calming  bool        // start is called when it is calm
 	working  int         // workers
 	seq      uint64
 	search   uint64 // number of searches so far
@@ -49,6 +53,8 @@ type graph struct {
 	events *event.Bus
 	memory *failureLog
 	launch func(*goal) // begins a worker
+	// later posts a message after a time.
+	later func(d time.Duration, message func(*graph))
 }
 
 // release: a goal lost somebody who wanted it.
@@ -75,8 +81,7 @@ func (gr *graph) set(g *goal, s state) {
 	case buildable, locked:
 		g.pool.remove(g)
 	case running:
-		g.pool.used -= g.holds
-		g.pool.held[g.payer] -= g.holds
+		g.pool.free(g)
 	}
 	gr.counts[g.state]--
 	g.state = s
@@ -86,9 +91,7 @@ func (gr *graph) set(g *goal, s state) {
 		g.pool = gr.poolOf(g)
 		g.pool.push(g)
 	case running:
-		g.holds = g.pool.needs(g)
-		g.pool.used += g.holds
-		g.pool.held[g.payer] += g.holds
+		g.pool.take(g)
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.live.delete(g.key)
@@ -329,7 +332,7 @@ func (gr *graph) fail(g *goal) {
 // isFailure reports whether the failure of g is one for anybody: a path goal
 // that was only tried leaves another way.
 func (gr *graph) isFailure(g *goal) bool {
-	if g.failure.Cause == store.CauseCancelled || refusedBuild(&g.failure.Failure) {
+	if g.failure.Cause == store.CauseCancelled || refusedBuild(&g.failure.Failure) || g.background() {
 		return false
 	}
 	if g.kind != kindPath || len(g.requests) > 0 {
@@ -377,7 +380,7 @@ func (gr *graph) afterRelease(r release) {
 // held reports whether nothing is to be started in p. One goal is always let
 // run, or nothing would ever end.
 func (gr *graph) held(p *pool) bool {
-	return gr.hold != "" && p != &gr.walks && gr.builds.used+gr.subs.used > 0
+	return gr.hold != "" && p != &gr.walks && gr.builds.used-gr.builds.spared+gr.subs.used-gr.subs.spared > 0
 }
 
 // start gives free slots to the goals that need them most.
@@ -385,17 +388,58 @@ func (gr *graph) start() {
 	if gr.closing {
 		return
 	}
-	for _, p := range []*pool{&gr.walks, &gr.builds, &gr.subs} {
+	pools := []*pool{&gr.walks, &gr.builds, &gr.subs}
+	for _, p := range pools {
 		for g := p.next(); g != nil && !gr.held(p); g = p.next() {
-			resumed := g.state == locked
-			gr.set(g, running)
-			if resumed {
-				g.run.since = time.Now()
-				close(g.run.resume)
-				continue
-			}
-			gr.working++
-			gr.launch(g)
+			gr.give(g)
+		}
+		p.giveWay()
+	}
+	if gr.hold != "" {
+		return
+	}
+	kept := gr.kept()
+	for _, p := range pools {
+		for g := p.nextIdle(kept); g != nil && gr.spare() < gr.idleJobs; g = p.nextIdle(kept) {
+			gr.give(g)
 		}
 	}
+}
+
+// calm is how long after a request the next one is expected. A program that
+// wants one path after the other would otherwise stop, each time, what has just
+// begun in the background: that costs both more than it is worth.
+const calm = time.Second
+
+// kept is how many slots goals in the background leave free for whoever comes
+// next.
+func (gr *graph) kept() int {
+	if gr.demands > 0 {
+		return 1
+	}
+	left := calm - time.Since(gr.demanded)
+	if left <= 0 {
+		return 0
+	}
+	if !gr.calming && len(gr.walks.idle)+len(gr.builds.idle)+len(gr.subs.idle) > 0 {
+		gr.calming = true
+		gr.later(left, func(gr *graph) { gr.calming = false })
+	}
+	return 1
+}
+
+// spare is how many goals run in the background.
+func (gr *graph) spare() int { return len(gr.walks.spare) + len(gr.builds.spare) + len(gr.subs.spare) }
+
+// give gives g a slot.
+func (gr *graph) give(g *goal) {
+	resumed := g.state == locked
+	gr.set(g, running)
+	if resumed {
+		g.run.since = time.Now()
+		close(g.run.resume)
+		return
+	}
+	gr.working++
+	gr.launch(g)
 }

@@ -237,6 +237,14 @@ func (gr *graph) addFlags(g *goal, add flags) {
 		}
 		g.pool.push(g)
 	}
+	if g.run != nil && g.run.wanted != nil && !g.background() {
+		// It is somebody's now, and stays.
+		close(g.run.wanted)
+		g.run.wanted = nil
+		if g.state == running {
+			g.pool.adopt(g)
+		}
+	}
 	for b := add & gr.observing; b != 0; b &= b - 1 {
 		r := gr.observers[b&-b]
 		r.observed = append(r.observed, g.path)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"storefs/event"
 	"storefs/store"
@@ -42,6 +43,9 @@ type Options struct {
 	// the sake of one user; zero is no limit. Also without a limit, who holds
 	// fewest slots gets the next one.
 	JobsPerUser int
+	// BackgroundJobs is the number of goals at a time that only requests in the
+	// background need; zero is one.
+	BackgroundJobs int
 }
 
 // errClosing answers requests that come, or are still waiting, when the
@@ -77,6 +81,9 @@ func New(o Options) *Normaliser {
 	if o.SubstituteJobs <= 0 {
 		o.SubstituteJobs = DefaultSubstituteJobs
 	}
+	if o.BackgroundJobs <= 0 {
+		o.BackgroundJobs = 1
+	}
 	if o.Events == nil {
 		o.Events = &event.Bus{}
 	}
@@ -102,11 +109,15 @@ func New(o Options) *Normaliser {
 		requests:  map[*request]struct{}{},
 		jobs:      map[int]int{},
 		minSlots:  o.Jobs,
+		idleJobs:  o.BackgroundJobs,
 		observers: map[flags]*request{},
 		recent:    map[key]*goal{},
 		events:    n.events,
 		memory:    n.memory,
 		launch:    n.launch,
+		later: func(d time.Duration, message func(*graph)) {
+			time.AfterFunc(d, func() { n.post(message) })
+		},
 	}
 	go n.loop(gr)
 	return n

@@ -55,14 +55,27 @@ func (gr *graph) check() error {
 		}
 		if g.state == running {
 			used[g.pool]++
-			h := held[g.pool]
-			h[g.payer]++
-			held[g.pool] = h
+			_, spare := g.pool.spare[g]
+			if spare != g.background() {
+				return fmt.Errorf("%s runs in the background: %v, counted %v", g.path, g.background(), spare)
+			}
+			if !spare {
+				h := held[g.pool]
+				h[g.payer]++
+				held[g.pool] = h
+			}
 		}
 		wanted.count(g.flags, 1)
 		if g.state == buildable || g.state == locked {
 			queued[g.pool]++
-			if q := g.pool.ready[g.queue]; q == nil || (*q)[g.position] != g || g.queue != g.flags&flagUsers {
+			if g.idle != (g.background() && g.state != locked) {
+				return fmt.Errorf("%s is in the wrong queue", g.path)
+			}
+			q := &g.pool.idle
+			if !g.idle {
+				q = g.pool.ready[g.queue]
+			}
+			if q == nil || (*q)[g.position] != g || !g.idle && g.queue != g.flags&flagUsers {
 				return fmt.Errorf("%s is not where it says in its queue", g.path)
 			}
 		}
@@ -87,6 +100,7 @@ func (gr *graph) check() error {
 				return fmt.Errorf("user %d holds %d slots, may hold %d", u, n, p.perUser)
 			}
 		}
+		queued[p] -= len(p.idle)
 		for _, q := range p.ready {
 			queued[p] -= len(*q)
 			if len(*q) == 0 {
@@ -96,6 +110,25 @@ func (gr *graph) check() error {
 		if queued[p] != 0 {
 			return fmt.Errorf("%d goals too many or too few in the queues", queued[p])
 		}
+		spared, stopped := 0, 0
+		for g := range p.spare {
+			if g.state != running {
+				return fmt.Errorf("%s is counted as running in the background, and is %v", g.path, g.state)
+			}
+			spared += g.holds
+			if g.cancelled {
+				stopped += g.holds
+			}
+		}
+		if spared != p.spared {
+			return fmt.Errorf("%d slots used in the background, counted %d", spared, p.spared)
+		}
+		if p.used-stopped > p.slots && stopped < spared {
+			return errors.New("a goal in the background holds a slot that is taken twice")
+		}
+	}
+	if gr.spare() > gr.idleJobs {
+		return fmt.Errorf("%d goals run in the background, %d may", gr.spare(), gr.idleJobs)
 	}
 	if wanted.goals != gr.users.goals {
 		return fmt.Errorf("goals by user: %v, counted %v", wanted.goals, gr.users.goals)
@@ -293,14 +326,15 @@ func randomCaller(t *rapid.T, m *model, size int) caller {
 		stays:    rapid.Bool().Draw(t, "stays"),
 		patience: milliseconds(5000, "patience"),
 		request: Request{
-			Targets:   []store.Path{path(name)},
-			KeepGoing: rapid.Bool().Draw(t, "keep going"),
-			Urgent:    rapid.Bool().Draw(t, "urgent"),
-			Jobs:      rapid.IntRange(0, 6).Draw(t, "jobs of request"),
-			Orphans:   Orphans{Cancel: rapid.Bool().Draw(t, "cancel"), Grace: milliseconds(3000, "grace")},
-			Planned:   func([]store.Path) {},
-			Caller:    who,
-			NoBuild:   rapid.IntRange(0, 3).Draw(t, "may not build") == 0,
+			Targets:    []store.Path{path(name)},
+			KeepGoing:  rapid.Bool().Draw(t, "keep going"),
+			Urgent:     rapid.Bool().Draw(t, "urgent"),
+			Background: rapid.Bool().Draw(t, "background"),
+			Jobs:       rapid.IntRange(0, 6).Draw(t, "jobs of request"),
+			Orphans:    Orphans{Cancel: rapid.Bool().Draw(t, "cancel"), Grace: milliseconds(3000, "grace")},
+			Planned:    func([]store.Path) {},
+			Caller:     who,
+			NoBuild:    rapid.IntRange(0, 3).Draw(t, "may not build") == 0,
 		},
 	}
 }

@@ -233,7 +233,11 @@ func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 		gr.jobs[req.Jobs]++
 		gr.setSlots()
 	}
-	f := flagMain | gr.users.flag(req.Caller)
+	f := flagMain
+	if !req.Background {
+		gr.demands++
+		f |= flagDemand | gr.users.flag(req.Caller)
+	}
 	if req.Urgent {
 		f |= flagUrgent
 	}
@@ -304,6 +308,10 @@ func (gr *graph) endRequest(req *request, err error, cancel bool) {
 	}
 	req.ended = true
 	delete(gr.requests, req)
+	if !req.Background {
+		gr.demands--
+		gr.demanded = time.Now()
+	}
 	gr.unobserve(req)
 	if req.grace != nil {
 		req.grace.Stop()

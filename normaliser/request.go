@@ -24,6 +24,12 @@ type Request struct {
 	// Urgent puts the goals before those of requests that are not: a caller is
 	// blocked in a lookup.
 	Urgent bool
+	// Background is for what nobody waits for: its goals get slots that nobody
+	// else wants, up to Options.BackgroundJobs of them and, while there are
+	// other requests and shortly after, never the last one; they give them back, and begin anew,
+	// when somebody does want them. What another request needs of it is no
+	// longer in the background. Its failures are not remembered.
+	Background bool
 	// Jobs raises the number of slots while the request lives. Zero leaves it.
 	Jobs int
 	// Limits, KeepFailed apply to the goals that no earlier request wanted.

@@ -44,6 +44,8 @@ type Running struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Waiters are the goals and the callers that wait for just this one.
 	Waiters int `json:"waiters"`
+	// Background says that nobody needs it now: see Request.Background.
+	Background bool `json:"background,omitempty"`
 }
 
 // Status tells what is going on now. It is the zero Status after Close.
@@ -80,6 +82,9 @@ func (gr *graph) status(c *callers) Status {
 			left -= spent
 			level -= spent
 		}
+		if g.background() {
+			continue
+		}
 		work += left
 		longest = max(longest, level)
 	}
@@ -93,7 +98,7 @@ func (gr *graph) status(c *callers) Status {
 
 // running describes g, which has a worker.
 func (g *goal) running() Running {
-	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests)}
+	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests), Background: g.background()}
 	if g.state == locked {
 		r.Phase = event.PhaseLock
 	}

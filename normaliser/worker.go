@@ -43,6 +43,7 @@ type job struct {
 	attempts attempts
 	phase    *phase
 	resume   chan struct{}
+	wanted   chan struct{}
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -63,9 +64,12 @@ type ending struct {
 func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
 	g.run = &run{cancel: cancel, since: time.Now(), phase: &phase{}, resume: make(chan struct{})}
+	if g.background() {
+		g.run.wanted = make(chan struct{})
+	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
-		origin: g.origin, phase: g.run.phase, resume: g.run.resume,
+		origin: g.origin, phase: g.run.phase, resume: g.run.resume, wanted: g.run.wanted,
 	}
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"storefs/db"
+	"storefs/integrity"
 	"storefs/store"
 	"storefs/storeexpr"
 	"storefs/tree"
@@ -16,6 +17,8 @@ import (
 type Output struct {
 	Info    store.Info
 	Scratch string // what is to be renamed into real/; builds/ must hold it
+	// Files are the hashes of its files, nil if it needs none or nobody knows.
+	Files *integrity.Files
 }
 
 // Outcome is a build that succeeded.
@@ -56,7 +59,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 		case errors.Is(err, store.ErrNotValid):
 			info = out.Info
 			info.Deriver, info.Registered = o.Drv, now()
-			b.add(object{info: info, scratch: out.Scratch, only: true})
+			b.add(object{info: info, scratch: out.Scratch, files: out.Files, only: true})
 		case err != nil:
 			return nil, "", err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"storefs/db"
 	"storefs/event"
+	"storefs/integrity"
 	"storefs/store"
 	"storefs/tree"
 )
@@ -18,6 +19,7 @@ import (
 type object struct {
 	info    store.Info
 	scratch string
+	files   *integrity.Files // nil: too small for a record of its files
 	// only says that something depends on this very object, not on whatever
 	// else may be valid under its name.
 	only bool
@@ -36,7 +38,8 @@ var errBeaten = errors.New("another build of it was faster")
 // durable by the same sync, which the database calls for once before each commit
 // (syncObjects), for all that is registered in it. Interrupted at any point,
 // what is in the database is complete on disk, and what is in real/ without being
-// in the database is swept by the next owner.
+// in the database is swept by the next owner. The hashes of the files are bound
+// to the NAR hash: those of something that does not become valid do no harm.
 func (s *State) place(ctx context.Context, objects []object, r db.Registration) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
@@ -63,6 +66,14 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 		if !valid && !seen[o.info.Path] {
 			seen[o.info.Path] = true
 			fresh = append(fresh, o)
+		}
+	}
+	for _, o := range fresh {
+		if o.files == nil {
+			continue
+		}
+		if err := s.writeFiles(o.info.Path, o.files); err != nil {
+			return err
 		}
 	}
 	var placed []store.Path

@@ -40,6 +40,9 @@ func (s *State) sweep() error {
 	if mark != "" && mark == now {
 		return nil
 	}
+	if err := sweepDir(s.path("hashes"), s.db.NotValid); err != nil {
+		return err
+	}
 	return sweepDir(s.path("real"), s.db.NotValid)
 }
 

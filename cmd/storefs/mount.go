@@ -31,6 +31,10 @@ type mountCmd struct {
 	AllowOther    bool           `negatable:"" default:"${allow_other}" help:"Let other users see the mount. [yes for root]"`
 	Xattrs        bool           `negatable:"" default:"true" help:"Show what is known of store objects as extended attributes (user.storefs.…). [yes]"`
 
+	PrefetchJobs uint `placeholder:"N" default:"0" help:"Learn which paths programs use one after the other and, when one of them begins again, realise what is missing of them ahead of it: up to N builds at a time, in slots that nobody else wants. 0: learn nothing. [${default}]"`
+
+	Verify string `enum:"none,open" default:"none" placeholder:"WHEN" help:"Compare files with the hashes that were recorded when they were registered: none, or (open) each before it is read for the first time after the machine was started. What is damaged is EIO to its reader, and is made anew."`
+
 	policyFlags
 	jobsFlag
 	limitFlags
@@ -73,7 +77,10 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	defer meter.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, load: c.Load, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
+	own, err := openOwner(a, ownerOptions{
+		role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, backgroundJobs: int(c.PrefetchJobs), load: c.Load,
+		sandbox: c.sandboxFlags, stop: stop, say: meter.Say,
+	})
 	if err != nil {
 		return err
 	}
@@ -95,12 +102,21 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	}
 	pages := control{own.state.Store(), own.server}
 	known := facts{own.state, own.normaliser}
+	var verifier fs.Verifier
+	if c.Verify == "open" {
+		if own.care, err = newCare(own.library, meter.Say); err != nil {
+			return err
+		}
+		verifier = own.care
+	}
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),
 		State:        own.state.Dir(),
 		Store:        names{own.state},
 		Realiser:     notice.New(c.realiser(own), pages.waitsFor),
+		Verifier:     verifier,
+		Observer:     c.observer(own, meter.Say),
 		Control:      pages,
 		Data:         fs.Data(c.Data),
 		WaitInLookup: c.Wait == "lookup",

@@ -14,6 +14,7 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/prefetch"
 	"storefs/pressure"
 	"storefs/state"
 	"storefs/store"
@@ -25,12 +26,13 @@ type ownerOptions struct {
 	role  string // the command
 	watch bool   // as a client it only watches
 	jobs  int
-	// jobsPerUser is normaliser.Options.JobsPerUser.
-	jobsPerUser int
-	load        float64 // see pressure.Options
-	sandbox     sandboxFlags
-	stop        func()            // ends the owner because a client asked for it; nil refuses
-	say         func(line string) // tells people something; nil is stderr
+	// jobsPerUser and backgroundJobs are those of normaliser.Options.
+	jobsPerUser    int
+	backgroundJobs int
+	load           float64 // see pressure.Options
+	sandbox        sandboxFlags
+	stop           func()            // ends the owner because a client asked for it; nil refuses
+	say            func(line string) // tells people something; nil is stderr
 }
 
 // owner is a process that owns a state directory: everything that answers its
@@ -46,6 +48,8 @@ type owner struct {
 	served     chan error
 	watching   chan struct{} // closed when nobody watches the machine any more
 	unwatch    func()
+	care       *care             // nil unless what is read is to be verified
+	learner    *prefetch.Learner // nil unless something is to be prefetched
 
 	mu      sync.Mutex
 	mounted *fs.Server // nil unless mounted
@@ -93,6 +97,8 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Events:      own.events,
 		Jobs:        o.jobs,
 		JobsPerUser: o.jobsPerUser,
+
+		BackgroundJobs: o.backgroundJobs,
 	})
 	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
 	own.server = daemon.New(daemon.Options{
@@ -103,6 +109,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Querier:   own.library,
 		Records:   own.library,
 		Caretaker: own.library,
+		Trails:    own.library,
 		Events:    own.events,
 		Mount:     own.mount,
 		Stop:      o.stop,
@@ -199,6 +206,12 @@ func (o *owner) close(hard context.Context) error {
 	err = errors.Join(err, <-o.served)
 	o.unwatch()
 	<-o.watching
+	if o.learner != nil {
+		o.learner.Close()
+	}
+	if o.care != nil {
+		err = errors.Join(err, o.care.close())
+	}
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
