@@ -8,6 +8,12 @@ import (
 	"testing"
 )
 
+// leaveOthers is for scripts in a mount namespace of their own, whose copies of
+// all mounts would keep those of other tests alive after their end.
+const leaveOthers = `
+for m in $(awk '$3 == "fuse.storefs" {print $2}' /proc/self/mounts); do [ "$m" = "$STORE" ] || umount -l "$m"; done
+`
+
 // Below an overlay, as container runtimes make one of their layers, the first
 // touch of everything works when the mount waits in lookups: only to open for
 // writing fails (EROFS) at the very first, as a write to the store itself does.
@@ -49,7 +55,7 @@ func TestLowerLayerOfOverlay(t *testing.T) {
 	body.WriteString("]\n")
 	file := l.star("a.star", body.String())
 	var script strings.Builder
-	script.WriteString(`
+	script.WriteString(leaveOthers + `
 mount -t tmpfs none $LAB/mnt
 mkdir $LAB/mnt/upper $LAB/mnt/work $LAB/mnt/merged
 mount -t overlay -o lowerdir=$STORE,upperdir=$LAB/mnt/upper,workdir=$LAB/mnt/work none $LAB/mnt/merged
@@ -94,7 +100,7 @@ func TestMountPropagatesToContainers(t *testing.T) {
 	}
 	// A host whose mounts are shared, as systemd makes them, in a namespace of
 	// its own; in it, a container; then the mount; then its end and another one.
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", `
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", leaveOthers+`
 mount --bind $LAB $LAB; mount --make-shared $LAB
 mkfifo $LAB/go $LAB/done
 unshare -m --propagation unchanged bash -euc '
@@ -115,7 +121,7 @@ wait $container
 $BIN umount
 cat $LAB/first $LAB/second
 `)
-	cmd.Env = append(l.env, "LAB="+l.Dir, "BIN="+binary, "OUT="+out)
+	cmd.Env = append(l.env, "LAB="+l.Dir, "BIN="+binary, "OUT="+out, "STORE="+l.Store)
 	cmd.Dir = "/"
 	if r := run(t, cmd); r.status != 0 || r.stdout != "text\ntext\n" {
 		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
