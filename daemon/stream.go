@@ -13,11 +13,11 @@ import (
 
 // record is one line of a stream: something that happened meanwhile, or the
 // end. A stream without an end was cut.
-type record[E, R any] struct {
-	Event  *E         `json:"event,omitempty"`
-	End    bool       `json:"end,omitempty"`
-	Result *R         `json:"result,omitempty"`
-	Error  *wireError `json:"error,omitempty"`
+type record struct {
+	Event  json.RawMessage `json:"event,omitempty"`
+	End    bool            `json:"end,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  *wireError      `json:"error,omitempty"`
 }
 
 // streamWriter writes records. Its methods may be called from any goroutine.
@@ -45,8 +45,11 @@ func sendEvents[E any](s *streamWriter, events ...E) {
 	if s.ended || len(events) == 0 {
 		return
 	}
-	for i := range events {
-		_ = s.enc.Encode(record[E, struct{}]{Event: &events[i]})
+	for _, e := range events {
+		b, err := json.Marshal(e)
+		if err == nil {
+			_ = s.enc.Encode(record{Event: b})
+		}
 	}
 	s.flush()
 }
@@ -56,14 +59,15 @@ func (s *streamWriter) end(result any, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	r := record[struct{}, any]{End: true, Error: encodeError(err)}
+	r := record{End: true, Error: encodeError(err)}
 	if result != nil {
-		r.Result = &result
+		b, merr := json.Marshal(result)
+		if merr != nil {
+			r.Error = encodeError(errors.Join(err, merr))
+		}
+		r.Result = b
 	}
-	if merr := s.enc.Encode(r); merr != nil {
-		// It was not a matter of the connection if this can be written.
-		_ = s.enc.Encode(record[struct{}, any]{End: true, Error: encodeError(errors.Join(err, merr))})
-	}
+	_ = s.enc.Encode(r)
 	s.flush()
 }
 
@@ -85,19 +89,28 @@ func readStream[E, R any](r io.Reader, each func(E)) (*R, error) {
 		if err != nil {
 			return nil, err
 		}
-		var rec record[E, R]
+		var rec record
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return nil, fmt.Errorf("read the owner's answer: %w", err)
 		}
-		if rec.End {
-			return rec.Result, rec.Error.decode()
+		if !rec.End {
+			var e E
+			if err := json.Unmarshal(rec.Event, &e); err != nil {
+				return nil, fmt.Errorf("read the owner's answer: %w", err)
+			}
+			if each != nil {
+				each(e)
+			}
+			continue
 		}
-		if rec.Event == nil {
-			return nil, errors.New("read the owner's answer: a line that says nothing")
+		var result *R
+		if len(rec.Result) > 0 {
+			result = new(R)
+			if err := json.Unmarshal(rec.Result, result); err != nil {
+				return nil, fmt.Errorf("read the owner's answer: %w", err)
+			}
 		}
-		if each != nil {
-			each(*rec.Event)
-		}
+		return result, rec.Error.decode()
 	}
 }
 

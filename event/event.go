@@ -43,8 +43,7 @@ const (
 	PhaseSandbox  = "sandbox"  // setting the sandbox up
 	PhaseBuild    = "build"    // the builder runs
 	PhaseScan     = "scan"     // canonicalising, hashing, scanning its outputs
-	PhaseSync     = "sync"     // moving them into the store, and waiting until they are on disk
-	PhaseRegister = "register" // registering them
+	PhaseRegister = "register" // syncing and registering them
 )
 
 // Outcomes of a goal that is done.

@@ -85,8 +85,7 @@ func newLab(t testing.TB) *lab {
 	if err := os.Mkdir(l.Store, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// The race detector makes every process end a second late.
-	l.env = append(os.Environ(), "STOREFS_STATE="+l.State, "GORACE=atexit_sleep_ms=0")
+	l.env = append(os.Environ(), "STOREFS_STATE="+l.State)
 	t.Cleanup(func() {
 		l.kill()
 		unix.Unmount(l.Store, unix.MNT_DETACH)

@@ -13,15 +13,14 @@ import (
 // of rows below its own only: that is how nothing in the way of a lookup turns
 // back.
 var layers = [][]string{
-	{"store", "pressure", "tree"},
-	{"event", "storeexpr", "references", "prefetch"},
+	{"store", "tree"},
+	{"event", "storeexpr", "references"},
 	{"nar"},
-	{"db", "integrity"},
-	{"state", "builder", "instantiate", "progress", "timeline"},
+	{"db"},
+	{"state", "builder", "instantiate", "progress"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},
 	{"fs", "daemon"},
-	{"notice"},
 	{"cmd/storefs"},
 }
 
@@ -31,7 +30,6 @@ var alone = map[string][]string{
 	"builder":    {"db", "state", "normaliser"},            // nor does a builder, which may run on another machine
 	"normaliser": {"db", "state", "nar", "fs"},             // the graph sees files and tables through its own interfaces
 	"daemon":     {"fs", "db", "state"},
-	"notice":     {"normaliser", "daemon", "db", "state"},
 	"db":         {"nar", "references", "storeexpr"}, // db holds no files and reads no expressions
 }
 

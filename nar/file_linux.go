@@ -2,14 +2,10 @@ package nar
 
 import (
 	"context"
-	"crypto/sha256"
-	"hash"
 	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"storefs/store"
 )
 
 // readFile writes a regular file's node.
@@ -38,26 +34,16 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 	}
 	out.put("contents")
 	out.size(st.Size)
-	// In the goroutine that reads: there are several, and the hash of the
-	// archive has one of its own.
-	var h hash.Hash
-	if t.file != nil && d.parent != nil {
-		h = sha256.New()
-	}
-	if err := readContents(fd, &st, out, h); err != nil {
+	if err := readContents(fd, &st, out); err != nil {
 		return err
-	}
-	if h != nil {
-		t.file(d.inside(name), kindOf(&st), [sha256.Size]byte(h.Sum(nil)))
 	}
 	out.pad(st.Size)
 	out.put(")")
 	return nil
 }
 
-// readContents reads as much as st says that there is, and hashes it if h is
-// not nil.
-func readContents(fd int, st *unix.Stat_t, out *blocks, h hash.Hash) error {
+// readContents reads as much as st says that there is.
+func readContents(fd int, st *unix.Stat_t, out *blocks) error {
 	for left := st.Size; left > 0; {
 		space := out.space()
 		if out.err != nil {
@@ -69,9 +55,6 @@ func readContents(fd int, st *unix.Stat_t, out *blocks, h hash.Hash) error {
 		}
 		if n == 0 {
 			return errChanged
-		}
-		if h != nil {
-			h.Write(space[:n])
 		}
 		out.took(n)
 		left -= int64(n)
@@ -112,7 +95,7 @@ func contents(ctx context.Context, path string, w io.Writer) error {
 	}
 	p := newPipeline(ctx, []io.Writer{w})
 	out := &blocks{fresh: p.fresh, give: p.put}
-	if err := readContents(fd, st, out, nil); err != nil {
+	if err := readContents(fd, st, out); err != nil {
 		p.fail(err)
 	}
 	out.flush()
@@ -161,9 +144,6 @@ func (t *tree) readLink(d *dir, name string, out *blocks) error {
 	}
 	if n > maxTarget {
 		return unfit("the target is too long")
-	}
-	if t.file != nil && d.parent != nil {
-		t.file(d.inside(name), store.KindSymlink, sha256.Sum256(buf[:n]))
 	}
 	out.put("(", "type", "symlink", "target", string(buf[:n]), ")")
 	return nil

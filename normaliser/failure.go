@@ -31,7 +31,6 @@ var causes = []struct {
 	{store.ErrUnreachable, store.CauseUnreachable},
 	{store.ErrUnknown, store.CauseUnknown},
 	{store.ErrNotValid, store.CauseUnknown},
-	{store.ErrNotAllowed, store.CauseNotAllowed},
 	{store.ErrBuildFailed, store.CauseBuilder},
 }
 

@@ -1,6 +1,7 @@
 package normaliser
 
 import (
+	"container/heap"
 	"time"
 
 	"storefs/event"
@@ -36,7 +37,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 		if n.mode == modeLive {
 			joined = append(joined, g)
 		}
-		if !isNew && (gr.spared(g, n) || !gr.adapt(g, n)) {
+		if !isNew && !gr.adapt(g, n) {
 			continue
 		}
 		if gr.linkDeps(g, n.deps, goals) && !isNew {
@@ -54,7 +55,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 	gr.raiseInputs(joined)
 	gr.announce(fresh)
 	for i, g := range goals {
-		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) && !gr.spared(g, &p.nodes[i]) {
+		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) {
 			g.failure, g.blame, g.depth = &rootCause{Failure: *f}, nil, 0
 			gr.fail(g)
 			continue
@@ -79,12 +80,6 @@ func (gr *graph) current(p *plan) bool {
 		}
 	}
 	return true
-}
-
-// spared reports whether g, which others may build, is not to fail because n
-// is for somebody who may not.
-func (gr *graph) spared(g *goal, n *node) bool {
-	return refusedBuild(n.failure) && g.flags&flagMayBuild != 0
 }
 
 // adapt changes a live goal to what a newer plan found; it reports whether the
@@ -113,7 +108,7 @@ func (gr *graph) adapt(g *goal, n *node) bool {
 	case g.mode == modeTry:
 		gr.unlinkInputs(g, true)
 	}
-	g.mode, g.expected, g.cores, g.replan = n.mode, n.expected, n.cores, n.replan
+	g.mode, g.expected, g.replan = n.mode, n.expected, n.replan
 	if g.state == buildable {
 		gr.set(g, waiting) // its pool may be another one now
 	}
@@ -195,7 +190,7 @@ func (gr *graph) raise(g *goal, l time.Duration) {
 	}
 	g.level = l
 	if g.state == buildable || g.state == locked {
-		g.pool.raised(g)
+		heap.Fix(&g.pool.ready, g.position)
 	}
 }
 
@@ -223,26 +218,14 @@ func (gr *graph) flag(g *goal, f flags) {
 }
 
 func (gr *graph) addFlags(g *goal, add flags) {
-	queued := g.state == buildable || g.state == locked
-	if queued {
-		g.pool.remove(g)
-	}
-	if !g.state.ended() {
-		gr.users.count(add&^g.flags, 1)
-	}
 	g.flags |= add
-	if queued {
-		if g.state == buildable {
-			g.pool = gr.poolOf(g)
-		}
-		g.pool.push(g)
-	}
-	if g.run != nil && g.run.wanted != nil && !g.background() {
-		// It is somebody's now, and stays.
-		close(g.run.wanted)
-		g.run.wanted = nil
-		if g.state == running {
-			g.pool.adopt(g)
+	if g.state == buildable || g.state == locked {
+		if p := gr.poolOf(g); p != g.pool && g.state == buildable {
+			heap.Remove(&g.pool.ready, g.position)
+			g.pool = p
+			heap.Push(&p.ready, g)
+		} else {
+			heap.Fix(&g.pool.ready, g.position)
 		}
 	}
 	for b := add & gr.observing; b != 0; b &= b - 1 {

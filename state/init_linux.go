@@ -33,7 +33,6 @@ var subdirs = []struct {
 	mode os.FileMode
 }{
 	{"real", 0o755},
-	{"hashes", 0o755},
 	{"builds", 0o711},
 	{"log", 0o755},
 	{"locks", 0o700},
@@ -153,10 +152,6 @@ func readConfig(dir string) (config, error) {
 
 // checkLayout refuses what would fail, or do damage, later on.
 func (s *State) checkLayout() error {
-	// Not in state directories of before there were hashes of files.
-	if err := os.Mkdir(s.path("hashes"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
 	var dev uint64
 	for _, d := range subdirs {
 		st, err := os.Lstat(s.path(d.name))
@@ -175,9 +170,9 @@ func (s *State) checkLayout() error {
 		switch d.name {
 		case "real":
 			dev = sys.Dev
-		case "builds", "hashes":
+		case "builds":
 			if sys.Dev != dev {
-				return fmt.Errorf("%s is on another file system than real, so that nothing can be renamed from one to the other", d.name)
+				return errors.New("builds is on another file system than real, so that nothing can be renamed from one to the other")
 			}
 		}
 	}
