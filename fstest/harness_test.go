@@ -20,6 +20,8 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	// The race detector makes every process that ends wait for a second.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	dir, err := os.MkdirTemp("", "storefs-fstest-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("STOREFS_STATE", stateDir)
 			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Defer(func() { _ = unix.Unmount(storeDir, unix.MNT_DETACH) })
 			if err := os.MkdirAll(env.WorkDir+"/tools/bin", 0o755); err != nil {
 				return err
