@@ -3,6 +3,7 @@
 GO        ?= go
 TOOLS     := $(GO) tool -modfile=tools/go.mod
 FUZZTIME  ?= 5s
+JOBS      ?= 1000
 
 export CGO_ENABLED ?= 0
 
@@ -10,10 +11,10 @@ export CGO_ENABLED ?= 0
 # ignored: not so the tests.
 SIGNALS   := $(shell env --default-signal=HUP,INT,QUIT true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT)
 
-.PHONY: help build demo test deps lint race fuzz bench fmt clean
+.PHONY: help build demo test deps lint race fuzz bench bench-mount bench-engine fmt clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: bin/storefs ## bin/storefs
 
@@ -50,6 +51,13 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 
 bench: build ## speed, as ratios to peers measured in the same run
 	$(GO) run ./fstest/bench -storefs bin/storefs
+
+bench-mount: build ## the mount beside ext4, bindfs and a go-fuse loopback; a million paths (as root: drops the system's caches)
+	$(GO) run ./fstest/bench -storefs bin/storefs -only mount,million
+
+bench-engine: build ## builds beside ninja and Nix, registration beside SQLite, ingest beside SHA-256; JOBS=10000 for larger graphs (as root)
+	$(GO) run ./fstest/bench -storefs bin/storefs -only engine -jobs $(JOBS)
+	$(GO) test ./normaliser -run TestMakespan -v -count 1
 
 fmt: ## format the Go files
 	$(TOOLS) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')

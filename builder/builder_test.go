@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"os"
 	"testing"
 
 	"storefs/builder"
@@ -19,7 +20,30 @@ func local(t testing.TB, o *builder.Options) buildertest.Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(l.Close)
 	return l
 }
 
-func TestSuite(t *testing.T) { buildertest.Run(t, local) }
+// ways are the ways in which a sandbox can come about.
+func ways() map[string]func(o *builder.Options) {
+	return map[string]func(o *builder.Options){
+		"self":    func(o *builder.Options) { o.NoSpawner = true },
+		"spawner": func(*builder.Options) {},
+		"spare":   func(o *builder.Options) { o.Spare = o.Builds + ".spare" },
+	}
+}
+
+func TestSuite(t *testing.T) {
+	for way, edit := range ways() {
+		if way == "spawner" && os.Getenv(againVariable) != "" {
+			continue // once is enough: it is between the others
+		}
+		t.Run(way, func(t *testing.T) {
+			buildertest.Run(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+				edit(o)
+				o.Say = func(line string) { t.Error(line) }
+				return local(t, o)
+			})
+		})
+	}
+}

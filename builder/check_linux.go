@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,26 +16,20 @@ func Check() error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	c, err := spawn(&spec{Probe: true}, ids, null)
+	c, err := spawnSelf(&spec{Probe: true}, ids, null)
 	if err != nil {
 		return err
 	}
-	defer c.control.Close()
-	said := make(chan message)
-	go c.listen(said)
 	answer := message{says: saysFailed, text: "the child died"}
-	for m := range said {
-		answer = m
-	}
-	if _, err := c.process.Wait(); err != nil {
-		return err
+	for r := range c.reports {
+		if r.says != saysEnded {
+			answer = r.message
+		}
 	}
 	if answer.text == errProbed.Error() {
 		return nil

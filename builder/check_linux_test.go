@@ -129,7 +129,7 @@ func TestHostPath(t *testing.T) {
 
 func TestMapping(t *testing.T) {
 	got := mapping(1000, []int{30001, 0, 500, 0, 500, 30001})
-	want := []syscall.SysProcIDMap{{ContainerID: 1000, HostID: 30001, Size: 1}, {ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 1<<16 + 2, HostID: 500, Size: 1}}
+	want := []syscall.SysProcIDMap{{ContainerID: 1000, HostID: 30001, Size: 1}, {ContainerID: sandboxNobody, HostID: 0, Size: 1}, {ContainerID: 1<<16 + 2, HostID: 500, Size: 1}}
 	if len(got) != len(want) {
 		t.Fatalf("%v, want %v", got, want)
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,13 +21,19 @@ const (
 	controlFD = 4
 )
 
-// Child becomes the builder, and never returns, if this process was started as
-// the child of a sandbox. Otherwise it does nothing. It must be the first thing
-// that main, or TestMain of tests that build, does.
+// Child becomes the builder, or a spawner of builders, and never returns, if this
+// process was started for that. Otherwise it does nothing. It must be the first
+// thing that main, or TestMain of tests that build, does.
 func Child() {
-	if len(os.Args) == 0 || os.Args[0] != childName {
-		return
+	switch {
+	case len(os.Args) > 0 && os.Args[0] == childName:
+		beBuilder()
+	case len(os.Args) > 0 && os.Args[0] == spawnerName:
+		beSpawner()
 	}
+}
+
+func beBuilder() {
 	// Credentials, capabilities, the parent-death signal and seccomp belong to
 	// a thread. Exec keeps those of the thread that calls it.
 	runtime.LockOSThread()
@@ -59,9 +64,14 @@ func becomeBuilder() (byte, error) {
 	}
 	err = syscall.Exec(string(s.Builder), splitNUL(s.Args), splitNUL(s.Env))
 	if _, e := os.Stat(string(s.Builder)); errors.Is(err, unix.ENOENT) && e == nil {
-		err = fmt.Errorf("%w (the interpreter that it needs, not the file itself)", err)
+		err = noInterpreter(err)
 	}
 	return saysNoExec, err
+}
+
+// noInterpreter explains an error of an exec of a file that is there.
+func noInterpreter(err error) error {
+	return fmt.Errorf("%w (the interpreter that it needs, not the file itself)", err)
 }
 
 // setUp does everything before the exec, in the one order that works: what
@@ -76,13 +86,13 @@ func (s *spec) setUp() error {
 		return err
 	}
 	syscall.Umask(0o022)
-	if err := s.setUpProcess(); err != nil {
+	p := newProgram(maxLastCalls)
+	defer p.free()
+	if err := p.finish(s.Personality); err != nil {
 		return err
 	}
-	if err := dropPrivileges(); err != nil {
-		return err
-	}
-	if err := installFilter(); err != nil {
+	p.filter(0)
+	if err := p.run(); err != nil {
 		return err
 	}
 	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
@@ -111,59 +121,54 @@ func awaitGo() error {
 
 // setUpHost names the machine and brings the loopback interface up.
 func (s *spec) setUpHost() error {
+	if err := nameHost(); err != nil || s.Network {
+		return err
+	}
+	return raiseLoopback()
+}
+
+func nameHost() error {
 	if err := unix.Sethostname([]byte("localhost")); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	if err := unix.Setdomainname([]byte("(none)")); err != nil {
 		return fmt.Errorf("set domain name: %w", err)
 	}
-	if s.Network {
-		return nil
+	return nil
+}
+
+// maxLastCalls is the most that finish adds to a program: most of them are
+// about one capability each.
+const maxLastCalls = 100
+
+// finish adds what comes last before the exec, but for the filter of system calls.
+func (p *program) finish(personality uintptr) error {
+	if err := p.setUpProcess(personality); err != nil {
+		return err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("bring loopback up: %w", err)
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return fmt.Errorf("bring loopback up: %w", err)
-	}
-	lo.SetUint16(unix.IFF_UP | unix.IFF_LOOPBACK | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
-		return fmt.Errorf("bring loopback up: %w", err)
-	}
+	p.dropPrivileges()
 	return nil
 }
 
 // setUpProcess sets what the builder inherits: addresses that are the same in
 // every build, no core dumps, and no signal blocked or ignored because whoever
 // started us did.
-func (s *spec) setUpProcess() error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, s.Personality, 0, 0); errno != 0 {
-		return fmt.Errorf("set personality: %w", errno)
-	}
+func (p *program) setUpProcess(personality uintptr) error {
+	p.call("set personality", unix.SYS_PERSONALITY, personality)
 	var core unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil {
 		return fmt.Errorf("get core limit: %w", err)
 	}
 	core.Cur = 0
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &core); err != nil {
-		return fmt.Errorf("set core limit: %w", err)
-	}
+	p.call("set core limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, place(p, core), 0)
 	// Of all signals, Go's runtime leaves only these two ignored if they were
 	// so when it started; handlers go away by themselves. The kernel's
 	// struct sigaction is 32 bytes, all zero for SIG_DFL.
-	var dfl [32]byte
+	dfl := address(p.bytes(32))
 	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT} {
-		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&dfl)), 0, 8, 0, 0)
-		if errno != 0 {
-			return fmt.Errorf("reset %s: %w", unix.SignalName(sig), errno)
-		}
+		p.call("reset "+unix.SignalName(sig), unix.SYS_RT_SIGACTION, uintptr(sig), dfl, 0, 8)
 	}
-	var none uint64
-	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0); errno != 0 {
-		return fmt.Errorf("unblock signals: %w", errno)
-	}
+	none := address(p.bytes(8))
+	p.call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, none, 0, 8)
 	return nil
 }

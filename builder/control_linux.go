@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,12 @@ const (
 	saysReady  = 'r' // everything is set up; the builder starts when the parent answers
 	saysFailed = 'f' // setting up failed
 	saysNoExec = 'x' // the builder cannot be executed
+)
+
+// What is said of it.
+const (
+	saysRunning = 'g' // it exists, and asks nothing of its parent
+	saysEnded   = 'e' // it is reaped
 )
 
 // maxMessage is the length in bytes of the longest message. A longer text is
@@ -60,20 +67,14 @@ func (m message) err(builder string) error {
 	return diagnose("set up the sandbox: "+m.text, m.errno)
 }
 
-// listen hands on what the child says, and closes said when it has become the
-// builder, or nothing.
-func (c *child) listen(said chan<- message) {
-	defer close(said)
+// listen hands on what a child says, until it has become the builder, or nothing.
+func listen(control *os.File, reports chan<- report) {
 	buf := make([]byte, maxMessage)
 	for {
-		n, err := c.control.Read(buf)
+		n, err := control.Read(buf)
 		if n == 0 || err != nil {
 			return
 		}
-		said <- parseMessage(buf[:n])
+		reports <- report{message: parseMessage(buf[:n])}
 	}
 }
-
-// start lets a child that is ready become the builder: one byte, whichever. A
-// child that cannot be told has died, and is told of otherwise.
-func (c *child) start() { _, _ = c.control.Write([]byte{0}) }

@@ -2,7 +2,6 @@ package builder
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -15,11 +14,18 @@ import (
 // that of Nix.
 func (b *build) environment() ([]string, error) {
 	d := b.job.Derivation
+	cores, ok, err := d.Cores()
+	if err != nil {
+		return nil, err
+	}
+	if !ok || cores == 0 {
+		cores = b.opts.Cores
+	}
 	env := map[string]string{
 		"PATH":            "/path-not-set",
 		"HOME":            "/homeless-shelter",
 		"NIX_STORE":       string(b.opts.Store),
-		"NIX_BUILD_CORES": strconv.Itoa(b.opts.Cores),
+		"NIX_BUILD_CORES": strconv.Itoa(min(cores, b.opts.Cores)),
 	}
 	if b.attrs.structured == nil {
 		if err := b.classicEnvironment(env); err != nil {
@@ -80,7 +86,7 @@ func (b *build) classicEnvironment(env map[string]string) error {
 
 // writeFile makes a file in the build directory that belongs to the builder.
 func (b *build) writeFile(name string, text []byte) error {
-	p := filepath.Join(b.scratch, "build", name)
+	p := b.scratch.path("build", name)
 	if err := os.WriteFile(p, text, 0o644); err != nil {
 		return err
 	}

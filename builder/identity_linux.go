@@ -56,19 +56,25 @@ func newIdentity(dirs ...string) (identity, error) {
 	return id, nil
 }
 
-// mapping maps the first of ids to inside, 0 to itself, and the rest to where
-// they disturb nobody.
+// sandboxNobody is how builders see those users and groups whom they do not know,
+// the owner of their inputs among them: by the number that the kernel has for that.
+const sandboxNobody = 65534
+
+// mapping maps the first of ids to inside, 0 to nobody, and the rest to where they
+// disturb nobody.
 func mapping(inside int, ids []int) []syscall.SysProcIDMap {
 	var m []syscall.SysProcIDMap
 	for i, id := range ids {
 		if slices.Contains(ids[:i], id) {
 			continue
 		}
-		in := id
+		var in int
 		switch {
 		case i == 0:
 			in = inside
-		case id != 0:
+		case id == 0:
+			in = sandboxNobody
+		default:
 			in = 1<<16 + i
 		}
 		m = append(m, syscall.SysProcIDMap{ContainerID: in, HostID: id, Size: 1})

@@ -7,6 +7,7 @@ package builder
 import (
 	"time"
 
+	"storefs/integrity"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -24,6 +25,9 @@ type Job struct {
 	Limits Limits
 	// KeepFailed leaves the scratch directory of a failed build in place.
 	KeepFailed bool
+	// Wanted, if not nil, is closed when somebody waits for the build. Until then
+	// it takes only the time that nobody else has a use for.
+	Wanted <-chan struct{}
 	// Log gets each line that the builder writes, without its newline, as it
 	// comes; Phase the name of each phase (package event). Neither may block;
 	// either may be nil.
@@ -43,6 +47,8 @@ type Output struct {
 	Name    string     // "out", …; "" for derivations of 2004
 	Info    store.Info // complete but for Registered
 	Scratch string     // the file or directory that is to be renamed into real/
+	// Files are the hashes of its files, nil if it needs none (package integrity).
+	Files *integrity.Files
 }
 
 // Result is a build that succeeded. Whoever gets it calls Release, once the

@@ -36,6 +36,20 @@ type Options struct {
 	Features []string
 	// Cores is what NIX_BUILD_CORES says. 0 is the number of processors.
 	Cores int
+
+	// Spare is a directory, on the file system of Builds, where scratch
+	// directories wait, empty, for the next build: to make and remove them can
+	// cost more than all the rest of a sandbox. Networks without a trace of a
+	// build in them wait likewise. With "", each build has new ones. Nobody else
+	// may use it, and what is left in it by a process that died is of no use.
+	Spare string
+	// NoSpawner makes every sandbox by a child that runs this program again,
+	// and not by a spawner, which is a process that has prepared itself for it.
+	// Where a spawner does not work, and for sandboxes that see the host's
+	// network or paths, that is done anyway: all sandboxes are alike.
+	NoSpawner bool
+	// Say is told, in a line, if no spawner could be started. nil: nobody is.
+	Say func(line string)
 }
 
 // SandboxPath is a host path and where a sandbox shows it.
@@ -49,13 +63,20 @@ type SandboxPath struct {
 // Local builds on this machine, in sandboxes. Any number of builds may run at
 // the same time.
 type Local struct {
-	opts  Options
-	ids   identity
-	binds []bind
+	opts      Options
+	ids       identity
+	binds     []bind
+	scratches *scratches
+	spawner   *spawnerKeeper
 }
 
 // New checks and completes the options.
 func New(o Options) (*Local, error) {
+	if o.Spare != "" {
+		if err := os.MkdirAll(o.Spare, 0o700); err != nil {
+			return nil, fmt.Errorf("open builder: %w", err)
+		}
+	}
 	for _, dir := range []*string{&o.Real, &o.Builds} {
 		// The child binds them by name: it should meet no links on its way.
 		p, err := filepath.EvalSymlinks(*dir)
@@ -102,7 +123,26 @@ func New(o Options) (*Local, error) {
 	if l.ids, err = newIdentity(o.Real, o.Builds); err != nil {
 		return nil, fmt.Errorf("open builder: %w", err)
 	}
+	l.spawner = &spawnerKeeper{
+		ids: l.ids,
+		off: o.NoSpawner,
+		say: o.Say,
+		config: spawnerConfig{
+			Store: string(o.Store), Real: o.Real, Builds: o.Builds,
+			Devices: l.devices(),
+			Spare:   o.Spare != "",
+			Nobody:  l.ids.setgroups,
+		},
+	}
+	l.scratches = &scratches{builds: o.Builds, spare: o.Spare, real: o.Real, ids: l.ids, gone: l.spawner.forget}
 	return l, nil
+}
+
+// Close ends the spawner and removes spare scratch directories. No build may be
+// running, and none may be begun afterwards.
+func (l *Local) Close() {
+	l.spawner.close()
+	l.scratches.close()
 }
 
 func (l *Local) bindOf(p SandboxPath) (bind, error) {
@@ -179,7 +219,7 @@ type build struct {
 	*Local
 	job     Job
 	attrs   attributes
-	scratch string                    // "" until it exists
+	scratch *scratch                  // nil until it exists
 	infos   map[store.Path]store.Info // of job.Inputs, once somebody asked
 	log     *buildLog
 	ran     bool // the builder was started
@@ -241,12 +281,12 @@ func (b *build) spec(env []string) *spec {
 		args = append(args, rewrite.Replace(a))
 	}
 	s := &spec{
-		Scratch:     b.scratch,
+		Scratch:     b.scratch.dir,
 		Real:        b.opts.Real,
 		Store:       string(b.opts.Store),
 		Inputs:      make([]string, 0, len(b.job.Inputs)),
 		Binds:       slices.Clone(b.binds),
-		Devices:     []string{"full", "null", "random", "tty", "urandom", "zero"},
+		Devices:     b.devices(),
 		Personality: addrNoRandomize,
 		Builder:     []byte(d.Builder),
 		Args:        joinNUL(args),
@@ -258,16 +298,42 @@ func (b *build) spec(env []string) *spec {
 	if d.Platform == "i686-linux" && b.opts.System == "x86_64-linux" {
 		s.Personality |= perLinux32
 	}
-	if slices.Contains(b.opts.Features, "kvm") {
-		if _, err := os.Stat("/dev/kvm"); err == nil {
-			s.Devices = append(s.Devices, "kvm")
-		}
-	}
 	if _, fixed := d.Fixed(); fixed {
 		s.Network = true
 		s.Binds = append(s.Binds, b.hostNetworkFiles()...)
 	}
 	return s
+}
+
+// devices are the base names in /dev that builders see.
+func (l *Local) devices() []string {
+	devices := []string{"full", "null", "random", "tty", "urandom", "zero"}
+	if slices.Contains(l.opts.Features, "kvm") {
+		if _, err := os.Stat("/dev/kvm"); err == nil {
+			devices = append(devices, "kvm")
+		}
+	}
+	return devices
+}
+
+// launch is what the spawner gets in the place of s.
+func (b *build) launch(s *spec) *launch {
+	l := &launch{
+		scratch:     filepath.Base(s.Scratch),
+		number:      b.scratch.number,
+		stubs:       b.scratch.fitted,
+		inputs:      make([]string, 0, len(s.Inputs)),
+		personality: s.Personality,
+		builder:     string(s.Builder),
+		args:        splitNUL(s.Args),
+		env:         splitNUL(s.Env),
+	}
+	for _, in := range s.Inputs {
+		if in[0] != letterSymlink { // those are there already
+			l.inputs = append(l.inputs, in[1:])
+		}
+	}
+	return l
 }
 
 // hostNetworkFiles is what a builder with the host's network needs to find and

@@ -6,8 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"storefs/integrity"
 	"storefs/nar"
 	"storefs/store"
 	"storefs/storeexpr"
@@ -35,7 +35,10 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	var outputs []Output
 	for _, o := range d.Outputs {
 		scratch := b.scratchOf(o.Path)
-		got, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates})
+		var files integrity.Recorder
+		got, err := nar.Ingest(ctx, scratch, nar.IngestOptions{
+			UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates, File: files.File,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -51,13 +54,13 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 				return nil, err
 			}
 		}
-		outputs = append(outputs, Output{Name: o.Name, Info: info, Scratch: scratch})
+		outputs = append(outputs, Output{Name: o.Name, Info: info, Scratch: scratch, Files: files.Files(got)})
 	}
 	return outputs, nil
 }
 
 func (b *build) scratchOf(p store.Path) string {
-	return filepath.Join(b.scratch, "store", p.Base())
+	return b.scratch.path("store", p.Base())
 }
 
 // checkFixed holds a fixed output to its promise, and returns its content

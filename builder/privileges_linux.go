@@ -20,44 +20,26 @@ func setUpCaps() []uintptr {
 	}
 }
 
-// dropPrivileges makes this thread the build user without any capability, now or
-// by any exec. It uses raw system calls: package syscall would change all
-// threads, and the others do not live to see the builder.
-func dropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
+// dropPrivileges makes the process the build user without any capability, now or
+// by any exec.
+func (p *program) dropPrivileges() {
+	p.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	for c := uintptr(0); ; c++ {
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		if err == unix.EINVAL { // past the last that this kernel has
+		if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0); errno != 0 { // past the last that this kernel has
 			break
 		}
-		if err != nil {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
-		}
+		p.call(fmt.Sprintf("drop capability %d from the bounding set", c), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 	}
 	// Where an ordinary user made the namespace, supplementary groups cannot
 	// be changed.
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 && errno != unix.EPERM {
-		return fmt.Errorf("drop groups: %w", errno)
-	}
+	p.call("drop groups", unix.SYS_SETGROUPS, 0, 0).unless(unix.EPERM)
 	if os.Getgid() != sandboxGID {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, sandboxGID, sandboxGID, sandboxGID); errno != 0 {
-			return fmt.Errorf("become gid %d: %w", sandboxGID, errno)
-		}
+		p.call(fmt.Sprintf("become gid %d", sandboxGID), unix.SYS_SETRESGID, sandboxGID, sandboxGID, sandboxGID)
 	}
 	if os.Getuid() != sandboxUID {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, sandboxUID, sandboxUID, sandboxUID); errno != 0 {
-			return fmt.Errorf("become uid %d: %w", sandboxUID, errno)
-		}
+		p.call(fmt.Sprintf("become uid %d", sandboxUID), unix.SYS_SETRESUID, sandboxUID, sandboxUID, sandboxUID)
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("drop ambient capabilities: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	return nil
+	p.call("drop ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	header := place(p, unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3})
+	p.call("drop capabilities", unix.SYS_CAPSET, header, place(p, [2]unix.CapUserData{}))
 }

@@ -38,6 +38,15 @@ func (s *spec) enterRoot() error {
 			return err
 		}
 	}
+	if err := pivot(); err != nil {
+		return err
+	}
+	return os.Chdir(buildDir)
+}
+
+// pivot makes the working directory the root, read-only, and leaves nothing of
+// the old one.
+func pivot() error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot root: %w", err)
 	}
@@ -45,14 +54,40 @@ func (s *spec) enterRoot() error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the host's root: %w", err)
 	}
-	if err := setAttributes("/", 0, unix.MOUNT_ATTR_RDONLY); err != nil {
-		return err
-	}
-	return os.Chdir(buildDir)
+	return setAttributes("/", 0, unix.MOUNT_ATTR_RDONLY)
 }
 
 // makeSystem makes /dev, /proc and /etc.
 func (s *spec) makeSystem() error {
+	if err := s.makeFixed(); err != nil {
+		return err
+	}
+	for _, m := range ownMounts("") {
+		if err := mount(m.fstype, m.target[1:], m.fstype, m.flags, m.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fsMount is a file system that every sandbox has an instance of its own of.
+type fsMount struct {
+	fstype, target string
+	flags          uintptr
+	data           string
+}
+
+// ownMounts are those. owner is an option of tmpfs.
+func ownMounts(owner string) []fsMount {
+	return []fsMount{
+		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"},
+		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777" + owner},
+		{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+	}
+}
+
+// makeFixed makes what is the same in every sandbox.
+func (s *spec) makeFixed() error {
 	for _, d := range []string{"dev", "dev/pts", "dev/shm", "etc", "proc"} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return err
@@ -64,15 +99,6 @@ func (s *spec) makeSystem() error {
 		if err := bindFile("/dev/"+d, "dev/"+d, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return err
 		}
-	}
-	if err := mount("devpts", "dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
-		return err
-	}
-	if err := mount("tmpfs", "dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
-		return err
-	}
-	if err := mount("proc", "proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return err
 	}
 	for name, target := range map[string]string{
 		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",

@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"path"
-	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,34 +21,22 @@ import (
 // end of its output means nothing: a builder may close it and go on, and the
 // output may have got into the hands of others.
 func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.Duration, err error) {
-	// The child dies with the thread that made it, not with the process: this
-	// one has to live for as long.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
 	output, w, err := os.Pipe()
 	if err != nil {
 		return started, 0, err
 	}
 	defer output.Close()
-	c, err := spawn(s, b.ids, w)
+	c, err := b.spawn(s, w)
 	w.Close()
 	if err != nil {
 		return started, 0, err
 	}
-	defer c.control.Close()
-
-	reaped := make(chan struct{})
-	var status *os.ProcessState
-	var waitErr error
-	go func() {
-		defer close(reaped)
-		status, waitErr = c.process.Wait()
-	}()
+	wanted := b.job.Wanted
+	if wanted != nil {
+		c.stepBack(true)
+	}
 	logged := make(chan error, 1)
 	go func() { logged <- b.readLog(output) }()
-	said := make(chan message)
-	go c.listen(said)
 
 	limit := time.NewTimer(math.MaxInt64)
 	defer limit.Stop()
@@ -60,18 +46,16 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 		if err == nil {
 			err = why
 		}
-		_ = c.process.Kill()
+		c.kill()
 	}
-	for reaped := reaped; reaped != nil || said != nil; {
+	var status unix.WaitStatus
+	for reports := c.reports; reports != nil; {
 		select {
-		case <-reaped:
-			took = time.Since(started)
-			reaped = nil
-		case m, ok := <-said:
+		case r, ok := <-reports:
 			switch {
 			case !ok:
-				said = nil
-			case m.says == saysReady:
+				reports = nil
+			case r.says == saysReady, r.says == saysRunning:
 				b.ran = true
 				b.phase(event.PhaseBuild)
 				started = time.Now()
@@ -79,9 +63,17 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 				if at, _ := b.limit(started); !at.IsZero() {
 					limit.Reset(time.Until(at))
 				}
-				c.start()
+				if r.says == saysReady {
+					c.start()
+				}
+			case r.says == saysEnded:
+				status, took = r.ending.status, time.Since(started)
+				if r.ending.started != 0 {
+					started, took = time.Unix(0, r.ending.started), time.Duration(r.ending.took)
+				}
 			default:
-				stop(m.err(b.job.Derivation.Builder))
+				b.ran = b.ran && r.says == saysNoExec
+				stop(r.err(b.job.Derivation.Builder))
 			}
 		case <-limit.C:
 			at, why := b.limit(started)
@@ -95,6 +87,9 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 			if why != nil {
 				stop(why)
 			}
+		case <-wanted:
+			wanted = nil
+			c.stepBack(false)
 		case <-cancelled:
 			cancelled = nil
 			stop(ctx.Err())
@@ -113,12 +108,20 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 	}
 	b.log.flush()
 	if err == nil {
-		err = waitErr
-	}
-	if err == nil {
 		err = ended(b.job.Derivation.Builder, status)
 	}
 	return started, took, err
+}
+
+// spawn starts the child, by a spawner if it can. What nobody waits for is a
+// child of our own, whose priority can be changed.
+func (b *build) spawn(s *spec, log *os.File) (*child, error) {
+	if len(s.Binds) == 0 && !s.Network && b.job.Wanted == nil {
+		if spawner := b.spawner.get(); spawner != nil {
+			return spawner.spawn(b.launch(s), log)
+		}
+	}
+	return spawnSelf(s, b.ids, log)
 }
 
 // limit is when the next limit is reached, as things are, and the error of that.
@@ -136,11 +139,8 @@ func (b *build) limit(started time.Time) (at time.Time, why error) {
 }
 
 // ended says how a builder failed, if it did.
-func ended(builder string, state *os.ProcessState) error {
-	status, ok := state.Sys().(syscall.WaitStatus)
+func ended(builder string, status unix.WaitStatus) error {
 	switch {
-	case !ok:
-		return fmt.Errorf("wait for the builder: %s", state)
 	case status.Signaled():
 		name := unix.SignalName(status.Signal())
 		if name == "" {

@@ -5,71 +5,269 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"storefs/store"
 	"storefs/tree"
 )
 
 // keptPrefix begins the names of scratch directories that were kept.
 const keptPrefix = "kept-"
 
-// makeScratch makes the scratch directory: build (the builder's working
-// directory), tmp, store (its store directory, where it puts the outputs) and
-// root (where the child mounts the builder's root). It is closed to other users,
-// whatever the builder makes in it: the child binds from it before it becomes
-// the builder.
-func (b *build) makeScratch() error {
-	dir, err := os.MkdirTemp(b.opts.Builds, b.job.Drv.Digest()+"-")
+// scratch is a scratch directory: build (the builder's working directory), tmp,
+// store (its store directory, where it puts the outputs), root (where the child
+// mounts the builder's root) and parked (stubs that are not in use). It is closed
+// to other users, whatever the builder makes in it: what is bound from it is bound
+// before there is a builder.
+type scratch struct {
+	dir    string
+	number uint64 // of this one, for as long as there is the Local
+	// stubs are the mount points in store, by name, and links the inputs that
+	// are symbolic links.
+	stubs  map[string]byte // letters of inputs
+	links  []string
+	parked map[byte]int // how many stubs of each letter
+	// fitted counts the changes of stubs, over all scratch directories.
+	fitted uint64
+	inputs inputsKey             // that they are for
+	fresh  map[string]dirSummary // what its directories were like
+}
+
+// newScratch makes one. Its name begins with the digest of the derivation that it
+// is for.
+func newScratch(builds string, drv store.Path, ids identity) (*scratch, error) {
+	dir, err := os.MkdirTemp(builds, drv.Digest()+"-")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.scratch = dir
+	s := &scratch{dir: dir, stubs: make(map[string]byte), parked: make(map[byte]int), fresh: make(map[string]dirSummary)}
 	for _, d := range []struct {
 		name  string
 		mode  uint32
 		owner bool // the builder's
 	}{
 		{"build", 0o700, true},
+		{"parked", 0o700, false},
 		{"root", 0o700, false},
 		// As in Nix, the store is not the builder's own, but it may add to it.
 		{"store", 0o1775, false},
 		{"tmp", 0o1777, false},
 	} {
-		p := filepath.Join(dir, d.name)
+		p := s.path(d.name)
 		if err := os.Mkdir(p, 0o700); err != nil {
-			return err
+			return s, err
 		}
 		if d.owner {
-			err = b.ids.give(p)
-		} else if d.name == "store" && b.ids.uid != os.Geteuid() {
-			err = os.Lchown(p, os.Geteuid(), b.ids.gid)
+			err = ids.give(p)
+		} else if d.name == "store" && ids.uid != os.Geteuid() {
+			err = os.Lchown(p, os.Geteuid(), ids.gid)
 		}
 		if err == nil && d.mode != 0o700 {
 			err = unix.Chmod(p, d.mode)
 		}
 		if err != nil {
-			return fmt.Errorf("make scratch directory %s: %w", p, err)
+			return s, fmt.Errorf("make scratch directory %s: %w", p, err)
+		}
+	}
+	for _, name := range buildersDirs() {
+		if s.fresh[name], err = summarise(s.path(name)); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// buildersDirs are the directories of a scratch that a builder can write to.
+func buildersDirs() []string { return []string{"build", "store", "tmp"} }
+
+func (s *scratch) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// fit makes the stubs of inputs, where they can be mounted. To make and remove
+// files costs a hundred times as much as to rename them, on a file system that is
+// busy with that: so stubs of inputs that are not wanted become those of others,
+// or are parked.
+func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real string) error {
+	for _, name := range s.links {
+		if err := os.Remove(s.path("store", name)); err != nil {
+			return err
+		}
+	}
+	s.links = s.links[:0]
+	wanted := make(map[string]byte, len(inputs))
+	for _, in := range inputs {
+		name, letter := in.Path.Base(), inputLetter(in.Kind)
+		if letter != letterSymlink {
+			wanted[name] = letter
+			continue
+		}
+		target, err := os.Readlink(filepath.Join(real, name))
+		if err == nil {
+			err = os.Symlink(target, s.path("store", name))
+		}
+		if err != nil {
+			return fmt.Errorf("input %s: %w", name, err)
+		}
+		s.links = append(s.links, name)
+	}
+	if s.fitted == 0 || s.inputs != key {
+		if err := s.exchange(wanted); err != nil {
+			return err
+		}
+		s.inputs, s.fitted = key, number
+	}
+	var err error
+	s.fresh["store"], err = summarise(s.path("store"))
+	return err
+}
+
+// exchange makes the stubs those that are wanted.
+func (s *scratch) exchange(wanted map[string]byte) error {
+	surplus := make(map[byte][]string)
+	for name, letter := range s.stubs {
+		if w, ok := wanted[name]; !ok {
+			surplus[letter] = append(surplus[letter], name)
+		} else if w != letter {
+			if err := s.park(name, letter); err != nil {
+				return err
+			}
+		}
+	}
+	for name, letter := range wanted {
+		if s.stubs[name] == letter {
+			continue
+		}
+		to := s.path("store", name)
+		var err error
+		if list := surplus[letter]; len(list) > 0 {
+			last := list[len(list)-1]
+			surplus[letter] = list[:len(list)-1]
+			delete(s.stubs, last)
+			err = os.Rename(s.path("store", last), to)
+		} else if n := s.parked[letter]; n > 0 {
+			s.parked[letter]--
+			err = os.Rename(s.parking(letter, n-1), to)
+		} else if letter == letterDirectory {
+			err = os.Mkdir(to, 0o755)
+		} else {
+			err = makeStubFile(to)
+		}
+		if err != nil {
+			return err
+		}
+		s.stubs[name] = letter
+	}
+	for letter, list := range surplus {
+		for _, name := range list {
+			if err := s.park(name, letter); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// discard removes the scratch directory, if there is one. What cannot be removed
-// is left to whoever opens the state directory next.
-func (b *build) discard() {
-	if b.scratch == "" {
-		return
+func (s *scratch) park(name string, letter byte) error {
+	if err := os.Rename(s.path("store", name), s.parking(letter, s.parked[letter])); err != nil {
+		return err
 	}
-	_ = tree.RemoveAll(b.scratch)
+	s.parked[letter]++
+	delete(s.stubs, name)
+	return nil
+}
+
+func (s *scratch) parking(letter byte, n int) string {
+	return s.path("parked", string(letter)+strconv.Itoa(n))
+}
+
+// empty removes all that the build left, and reports whether the scratch
+// directory is then like a new one. All of the builder's processes must be dead.
+func (s *scratch) empty() (bool, error) {
+	for _, name := range buildersDirs() {
+		dir := s.path(name)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return false, err
+		}
+		stubs := 0
+		for _, e := range entries {
+			if name == "store" && s.isStub(e) {
+				stubs++
+				continue
+			}
+			if err := tree.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return false, err
+			}
+		}
+		if name == "store" {
+			s.links = s.links[:0]
+			if stubs != len(s.stubs) {
+				return false, nil
+			}
+		}
+		if now, err := summarise(dir); err != nil || now != s.fresh[name] {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (s *scratch) isStub(e fs.DirEntry) bool {
+	letter, ok := s.stubs[e.Name()]
+	return ok && e.IsDir() == (letter == letterDirectory) && (e.IsDir() || e.Type().IsRegular())
+}
+
+// renew gives it the name that it would have if it were made for drv, now.
+func (s *scratch) renew(builds string, drv store.Path) error {
+	for _, name := range buildersDirs() {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, s.path(name), nil, 0); err != nil {
+			return fmt.Errorf("set times of %s: %w", s.path(name), err)
+		}
+	}
+	return s.move(filepath.Join(builds, drv.Digest()+s.suffix()))
+}
+
+func (s *scratch) move(to string) error {
+	err := os.Rename(s.dir, to)
+	if err == nil {
+		s.dir = to
+	}
+	return err
+}
+
+// suffix is the end of its name, which no other has.
+func (s *scratch) suffix() string { return s.dir[strings.LastIndexByte(s.dir, '-'):] }
+
+// makeScratch gives the build a scratch directory with the stubs of its inputs.
+func (b *build) makeScratch() error {
+	var err error
+	b.scratch, err = b.scratches.take(b)
+	return err
+}
+
+// discard gives the scratch directory back, if there is one. What cannot be
+// removed is left to whoever opens the state directory next.
+func (b *build) discard() {
+	if b.scratch != nil {
+		b.scratches.give(b.scratch)
+		b.scratch = nil
+	}
 }
 
 // keep leaves the scratch directory of a failed build for its user to look at,
 // under a name that says so.
 func (b *build) keep() (string, error) {
-	kept := filepath.Join(b.opts.Builds, keptPrefix+filepath.Base(b.scratch))
-	if err := os.Rename(b.scratch, kept); err != nil {
+	b.spawner.forget(b.scratch.number)
+	kept := filepath.Join(b.opts.Builds, keptPrefix+filepath.Base(b.scratch.dir))
+	if err := os.Rename(b.scratch.dir, kept); err != nil {
 		return "", err
+	}
+	if err := tree.RemoveAll(filepath.Join(kept, "parked")); err != nil {
+		return kept, err
 	}
 	if b.ids.uid == os.Geteuid() {
 		return kept, nil

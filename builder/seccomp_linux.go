@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"fmt"
 	"runtime"
 	"unsafe"
 
@@ -11,8 +10,13 @@ import (
 // rule is what the filter does about one system call.
 type rule struct {
 	call uint32
-	mode int // which argument is a mode that must not have the setuid or setgid bit; -1: the call is not supported
+	mode int // which argument is a mode that must not have the setuid or setgid bit, or one of:
 }
+
+const (
+	unsupported = -1 // by these files
+	absent      = -2 // from this kernel
+)
 
 // abi is one system call interface of a machine, which has a numbering of its
 // own.
@@ -28,18 +32,18 @@ const x32Bit = 0x40000000
 // abis are those that a builder could call on this machine, or nil where none
 // are known.
 func abis(goarch string) []abi {
-	// The chmod family, then the setxattr family. Numbers from 424 on are the
-	// same everywhere: fchmodat2 and setxattrat.
+	// The chmod family, the setxattr family, and add_key, request_key and keyctl.
+	// Numbers from 424 on are the same everywhere: fchmodat2 and setxattrat.
 	switch goarch {
 	case "amd64":
 		return []abi{
-			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, -1}, {189, -1}, {190, -1}, {463, -1}}},
-			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, -1}, {227, -1}, {228, -1}, {463, -1}}},
+			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}}},
+			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}}},
 		}
 	case "arm64":
 		return []abi{
-			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, -1}, {6, -1}, {7, -1}, {463, -1}}},
-			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, -1}, {227, -1}, {228, -1}, {463, -1}}},
+			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}}},
+			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}}},
 		}
 	}
 	return nil
@@ -55,7 +59,9 @@ const (
 
 // filterProgram answers EPERM to a chmod that sets the setuid or setgid bit, as
 // Nix does, and ENOTSUP to whatever sets an extended attribute or an ACL, so
-// that tools go on without. A file can be given these bits in other ways (open
+// that tools go on without. Keys it hides altogether, as if the kernel had none:
+// they belong to users, whatever the namespace, and so would pass from build to
+// build, or to a builder from the user who started it. A file can be given these bits in other ways (open
 // has a mode too): this filter tells honest builders early. What protects the
 // host is that scratch directories are closed to others, and that an output with
 // such a file is refused.
@@ -79,9 +85,11 @@ func filterProgram(all []abi) []unix.SockFilter {
 		}
 		for _, r := range a.rules {
 			if r.mode < 0 {
-				block = append(block,
-					unix.SockFilter{Code: jeq, K: r.call, Jf: 1},
-					refuse(unix.ENOTSUP))
+				errno := unix.ENOTSUP
+				if r.mode == absent {
+					errno = unix.ENOSYS
+				}
+				block = append(block, unix.SockFilter{Code: jeq, K: r.call, Jf: 1}, refuse(errno))
 				continue
 			}
 			block = append(block,
@@ -98,18 +106,22 @@ func filterProgram(all []abi) []unix.SockFilter {
 	return append(program, allow)
 }
 
-// installFilter puts the filter on this thread. It needs no_new_privs.
-func installFilter() error {
+// filter installs the filter, with flags of seccomp(2). It needs no_new_privs or
+// the right to do without.
+func (p *program) filter(flags uintptr) {
 	all := abis(runtime.GOARCH)
 	if all == nil {
-		return nil
+		return
 	}
-	program := filterProgram(all)
-	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
-	runtime.KeepAlive(program)
-	if errno != 0 {
-		return fmt.Errorf("install seccomp filter: %w", errno)
+	list := filterProgram(all)
+	size := int(unsafe.Sizeof(list[0]))
+	memory := p.bytes(len(list) * size)
+	for i, f := range list {
+		*(*unix.SockFilter)(unsafe.Pointer(&memory[i*size])) = f
 	}
-	return nil
+	fprog := place(p, struct { // struct sock_fprog
+		n    uint16
+		list uintptr
+	}{uint16(len(list)), address(memory)})
+	p.call("install seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, fprog)
 }

@@ -54,20 +54,21 @@ func TestFilter(t *testing.T) {
 		allow  = unix.SECCOMP_RET_ALLOW
 		eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 		enotup = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOTSUP)
+		enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	)
-	type calls struct{ chmod, fchmod, fchmodat, setxattr, fsetxattr, open, read uint32 }
+	type calls struct{ chmod, fchmod, fchmodat, setxattr, fsetxattr, open, read, keyctl uint32 }
 	for goarch, machines := range map[string]map[string]struct {
 		arch uint32
 		n    calls
 	}{
 		"amd64": {
-			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 190, 2, 0}},
-			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 190, x32Bit | 2, x32Bit}},
-			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 228, 5, 3}},
+			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 190, 2, 0, 250}},
+			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 190, x32Bit | 2, x32Bit, x32Bit | 250}},
+			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 228, 5, 3, 288}},
 		},
 		"arm64": {
-			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 7, 56, 63}},
-			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 228, 5, 3}},
+			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 7, 56, 63, 219}},
+			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 228, 5, 3, 311}},
 		},
 	} {
 		program := filterProgram(abis(goarch))
@@ -99,6 +100,7 @@ func TestFilter(t *testing.T) {
 			check(enotup, m.n.setxattr)
 			check(enotup, m.n.fsetxattr)
 			check(enotup, 463)
+			check(enosys, m.n.keyctl)
 			check(allow, m.n.open, 0, 0, 0o4755)
 			check(allow, m.n.read, 0o4755, 0o4755, 0o4755)
 		}

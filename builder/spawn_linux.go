@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,16 +15,96 @@ import (
 // alike.
 const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
-// child is a sandbox child, which is or becomes a builder.
+// child is a process that is or becomes a builder.
 type child struct {
-	process *os.Process
-	control *os.File
+	// reports is closed after the last one. There is room for all of them.
+	reports <-chan report
+	start   func() // after saysReady
+	kill    func()
+	pid     int // 0 if it is a spawner's
 }
 
-// spawn starts a child of the calling thread that follows s and writes what
-// the builder writes to log. The child runs this program again: what a forked
-// child of a Go program can do without that is next to nothing.
-func spawn(s *spec, ids identity, log *os.File) (*child, error) {
+// report is what is heard of a child.
+type report struct {
+	message
+	ending ending // with saysEnded
+}
+
+// maxReports is the most reports that one child can give.
+const maxReports = 4
+
+// spawnSelf starts a child that follows s and writes what the builder writes to
+// log. The child runs this program again: what a forked child of a Go program can
+// do without that is next to nothing. It works wherever sandboxes work, and takes
+// ten times as long as a spawner.
+func spawnSelf(s *spec, ids identity, log *os.File) (*child, error) {
+	reports := make(chan report, maxReports)
+	control, theirs, err := controlSockets()
+	if err != nil {
+		return nil, err
+	}
+	var process *os.Process
+	started := make(chan error)
+	go func() {
+		defer close(reports)
+		defer control.Close()
+		// The child dies with the thread that made it, not with the process:
+		// this one has to live for as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		var err error
+		process, err = startSelf(s, ids, log, theirs)
+		theirs.Close()
+		started <- err
+		if err != nil {
+			return
+		}
+		heard := make(chan struct{})
+		go func() {
+			defer close(heard)
+			listen(control, reports)
+		}()
+		var last report
+		state, err := process.Wait()
+		<-heard
+		if err != nil {
+			last.message = message{says: saysFailed, text: err.Error()}
+		} else {
+			last.says = saysEnded
+			last.ending.status = unix.WaitStatus(state.Sys().(syscall.WaitStatus))
+		}
+		reports <- last
+	}()
+	if err := <-started; err != nil {
+		return nil, diagnose("start a sandbox: "+err.Error(), errnoOf(err))
+	}
+	return &child{
+		reports: reports,
+		// One byte, whichever. A child that cannot be told has died, and is told
+		// of otherwise.
+		start: func() { _, _ = control.Write([]byte{0}) },
+		kill:  func() { _ = process.Kill() },
+		pid:   process.Pid,
+	}, nil
+}
+
+// controlSockets are the two ends of a child's control socket.
+func controlSockets() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs = os.NewFile(uintptr(pair[1]), "control")
+	// Only a descriptor that does not block can be read without a thread.
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		unix.Close(pair[0])
+		theirs.Close()
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(pair[0]), "control"), theirs, nil
+}
+
+func startSelf(s *spec, ids identity, log, control *os.File) (*os.Process, error) {
 	text, err := specFile(s)
 	if err != nil {
 		return nil, err
@@ -34,29 +115,16 @@ func spawn(s *spec, ids identity, log *os.File) (*child, error) {
 		return nil, err
 	}
 	defer null.Close()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "control")
-	defer theirs.Close()
-	// Only a descriptor that does not block can be read without a thread.
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		unix.Close(pair[0])
-		return nil, err
-	}
-	ours := os.NewFile(uintptr(pair[0]), "control")
-
 	flags := uintptr(namespaces)
 	if !s.Network {
 		flags |= unix.CLONE_NEWNET
 	}
-	process, err := os.StartProcess("/proc/self/exe", []string{childName}, &os.ProcAttr{
+	return os.StartProcess("/proc/self/exe", []string{childName}, &os.ProcAttr{
 		Dir: "/",
 		Env: []string{},
 		Files: []*os.File{
 			0: null, 1: log, 2: log,
-			specFD: text, controlFD: theirs,
+			specFD: text, controlFD: control,
 		},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:                 flags,
@@ -67,11 +135,6 @@ func spawn(s *spec, ids identity, log *os.File) (*child, error) {
 			Setsid:                     true,
 		},
 	})
-	if err != nil {
-		ours.Close()
-		return nil, diagnose("start a sandbox: "+err.Error(), errnoOf(err))
-	}
-	return &child{process, ours}, nil
 }
 
 // specFile is s in a file that has no name.

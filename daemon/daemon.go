@@ -11,6 +11,7 @@ import (
 
 	"storefs/builder"
 	"storefs/normaliser"
+	"storefs/prefetch"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -37,6 +38,9 @@ type Realiser interface {
 	Realise(ctx context.Context, r normaliser.Request) (*normaliser.Result, error)
 	Plan(ctx context.Context, targets []store.Path) (normaliser.Plan, error)
 	Status() normaliser.Status
+	// Wanted reports whether a derivation or path is being realised, or waits
+	// for its turn.
+	Wanted(p store.Path) bool
 }
 
 // RealiseRequest asks for targets: derivations, closures, output paths. What
@@ -49,6 +53,9 @@ type RealiseRequest struct {
 	KeepFailed bool           `json:"keepFailed,omitempty"`
 	Check      bool           `json:"check,omitempty"`
 	Logs       bool           `json:"logs,omitempty"` // the client wants the log lines of its goals
+	// Details: the client wants every event of its goals, also those that were
+	// old news when they could be sent.
+	Details bool `json:"details,omitempty"`
 }
 
 // Adder makes new paths from what clients send. What is there already may be
@@ -113,6 +120,8 @@ type Querier interface {
 type Records interface {
 	// Failure is the failure that is remembered of a derivation or a path, or nil.
 	Failure(p store.Path) (*store.Failure, error)
+	// Damage is what was found to be wrong with a valid path, or nil.
+	Damage(p store.Path) (*store.Damage, error)
 	// LogFile is where the log of a derivation is, or would be.
 	LogFile(drv store.Path) string
 }
@@ -123,6 +132,14 @@ type Caretaker interface {
 	Verify(ctx context.Context, o VerifyOptions, report func(Damage)) (Verified, error)
 	// Delete returns everything that it deleted.
 	Delete(ctx context.Context, paths []store.Path) ([]store.Path, error)
+}
+
+// Trails are what was learned of programs, for prefetching.
+type Trails interface {
+	Trails() ([]prefetch.Trail, error)
+	// AddTrails checks them, and returns how many it kept: those that are newer
+	// than what is there.
+	AddTrails(ctx context.Context, trails []prefetch.Trail) (int, error)
 }
 
 // VerifyOptions choose how thoroughly.

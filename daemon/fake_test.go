@@ -13,6 +13,7 @@ import (
 
 	"storefs/event"
 	"storefs/normaliser"
+	"storefs/prefetch"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -37,7 +38,10 @@ type fake struct {
 	exprs    map[store.Path]storeexpr.Expr
 	related  map[Relation]map[store.Path][]store.Path
 	failures map[store.Path]*store.Failure
+	damages  map[store.Path]*store.Damage
+	trails   []prefetch.Trail
 	added    []string
+	wanted   store.Path
 	stopped  int
 }
 
@@ -45,7 +49,7 @@ func newFake(t testing.TB) *fake {
 	return &fake{
 		t: t, logs: t.TempDir(),
 		infos: map[store.Path]store.Info{}, exprs: map[store.Path]storeexpr.Expr{},
-		related: map[Relation]map[store.Path][]store.Path{}, failures: map[store.Path]*store.Failure{},
+		related: map[Relation]map[store.Path][]store.Path{}, failures: map[store.Path]*store.Failure{}, damages: map[store.Path]*store.Damage{},
 	}
 }
 
@@ -69,6 +73,8 @@ func (f *fake) Status() normaliser.Status {
 	defer f.mu.Unlock()
 	return f.now
 }
+
+func (f *fake) Wanted(p store.Path) bool { return p == f.wanted }
 
 func (f *fake) running(goals ...normaliser.Running) {
 	f.mu.Lock()
@@ -171,6 +177,8 @@ func (f *fake) Related(_ context.Context, rel Relation, p store.Path) ([]store.P
 
 func (f *fake) Failure(p store.Path) (*store.Failure, error) { return f.failures[p], nil }
 
+func (f *fake) Damage(p store.Path) (*store.Damage, error) { return f.damages[p], nil }
+
 func (f *fake) LogFile(drv store.Path) string { return filepath.Join(f.logs, drv.Base()) }
 
 func (f *fake) Verify(_ context.Context, o VerifyOptions, report func(Damage)) (Verified, error) {
@@ -202,7 +210,7 @@ func (f *fake) serve() (*Server, string) {
 func (f *fake) server() *Server {
 	return New(Options{
 		Hello:    func() Hello { return Hello{PID: 7, Role: "mount", Store: dir} },
-		Realiser: f, Adder: f, Mover: f, Querier: f, Records: f, Caretaker: f, Events: &f.events,
+		Realiser: f, Adder: f, Mover: f, Querier: f, Records: f, Caretaker: f, Trails: f, Events: &f.events,
 		Stop: func() { f.mu.Lock(); f.stopped++; f.mu.Unlock() },
 	})
 }
@@ -226,4 +234,16 @@ func dial(t testing.TB, socket string) *Client {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+func (f *fake) Trails() ([]prefetch.Trail, error) { return f.trails, nil }
+
+func (f *fake) AddTrails(_ context.Context, all []prefetch.Trail) (int, error) {
+	for _, t := range all {
+		if err := t.Check(dir); err != nil {
+			return 0, err
+		}
+	}
+	f.trails = append(f.trails, all...)
+	return len(all), nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -163,5 +164,32 @@ func TestLog(t *testing.T) {
 	var whole bytes.Buffer
 	if err := c.Log(t.Context(), out, false, &whole); err != nil || whole.String() != "one\ntwo\n" {
 		t.Errorf("%q %v", &whole, err)
+	}
+}
+
+func TestWhyOfDamage(t *testing.T) {
+	f := newFake(t)
+	s, _ := f.serve()
+	p := path("a")
+	f.infos[p] = store.Info{Path: p, Kind: store.KindRegular}
+	for _, c := range []struct {
+		damage *store.Damage
+		state  string
+		want   []string
+	}{
+		{nil, StateRealised, []string{": realised"}},
+		{&store.Damage{Path: p, File: "bin/x", Message: "it differs", Unrepaired: "no way"}, StateDamaged, []string{": damaged", "damaged: bin/x: it differs", "not repaired: no way"}},
+		{&store.Damage{Path: p, Message: "it differs", Repaired: time.Unix(1, 0)}, StateRealised, []string{": realised", "damaged: it differs", "\nrepaired: 19"}},
+	} {
+		f.damages[p] = c.damage
+		y, err := s.Why(t.Context(), p)
+		if err != nil || y.State != c.state {
+			t.Fatalf("%+v, %v; want the state %s", y, err, c.state)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(y.Text(), w) {
+				t.Errorf("no %q in %q", w, y.Text())
+			}
+		}
 	}
 }

@@ -19,6 +19,8 @@ type Seen struct {
 	// Remaining is an estimate of the time until all that the owner does is
 	// done.
 	Remaining time.Duration `json:"remaining,omitempty"`
+	// Waiters, to a client that watches: who waits for what now.
+	Waiters *[]normaliser.Waiter `json:"waiters,omitempty"`
 }
 
 func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
@@ -28,10 +30,12 @@ func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := newStreamWriter(w)
 	v := s.newView(req.Logs)
+	v.details = req.Details
 	var pump sync.WaitGroup
 	pump.Go(func() { v.pump(out) })
 	result, err := s.Realiser.Realise(r.Context(), normaliser.Request{
 		Targets:    req.Targets,
+		Caller:     callerOf(r.Context()),
 		KeepGoing:  req.KeepGoing,
 		Jobs:       req.Jobs,
 		Limits:     req.Limits,
@@ -41,6 +45,7 @@ func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 		Planned:    v.plan,
 	})
 	v.sub.Close()
+	v.close()
 	pump.Wait()
 	out.end(result, err)
 	return nil
@@ -63,11 +68,14 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 // goals may have been added, or may even run, before the request came, each
 // begins with events that bring the client up to date.
 type view struct {
-	sub *event.Subscription
-	now func() normaliser.Status
+	sub     *event.Subscription
+	now     func() normaliser.Status
+	details bool // send also what the next event makes old news
 
 	unplanned context.Context // ends when the goals are known
 	known     context.CancelFunc
+	open      context.Context // ends when no more events come
+	close     context.CancelFunc
 
 	mu    sync.Mutex
 	goals map[store.Path]bool // nil before plan
@@ -76,6 +84,7 @@ type view struct {
 func (s *Server) newView(logs bool) *view {
 	v := &view{now: s.Realiser.Status}
 	v.unplanned, v.known = context.WithCancel(context.Background())
+	v.open, v.close = context.WithCancel(context.Background())
 	v.sub = s.Events.Subscribe(func(e event.Event) bool {
 		return e.Goal != "" && (logs || e.Kind != event.Log) && v.may(e.Goal)
 	})
@@ -115,12 +124,16 @@ func (v *view) pump(out *streamWriter) {
 			return
 		}
 	}
-	v.send(out, v.catchUp())
-	v.send(out, held)
-	passOn(context.Background(), v.sub, v.now, out, func(events []event.Event) { v.send(out, events) })
+	v.send(out, append(v.catchUp(held), held...))
+	passOn(context.Background(), v.open, v.sub, out,
+		func() []Seen { return remaining(v.now()) },
+		func(events []event.Event) { v.send(out, events) })
 }
 
 func (v *view) send(out *streamWriter, events []event.Event) {
+	if !v.details {
+		events = condense(events)
+	}
 	var ours []Seen
 	for i, e := range events {
 		if e.Kind == event.Lost || v.may(e.Goal) {
@@ -130,18 +143,51 @@ func (v *view) send(out *streamWriter, events []event.Event) {
 	sendEvents(out, ours...)
 }
 
-// catchUp makes the events that tell of goals what happened before.
-func (v *view) catchUp() []event.Event {
+// condense leaves out how goals got to where they have come by the end of
+// events: of goals that take a millisecond nobody can see more.
+func condense(events []event.Event) []event.Event {
+	last := make(map[store.Path]int) // the last phase or end of each goal
+	for i, e := range events {
+		switch e.Kind {
+		case event.Phase, event.Done, event.Failed, event.Dropped:
+			last[e.Goal] = i
+		}
+	}
+	if len(last) == 0 {
+		return events
+	}
+	kept := make([]event.Event, 0, len(events))
+	for i, e := range events {
+		at, ok := last[e.Goal]
+		old := ok && i < at && (e.Kind == event.Phase || e.Kind == event.Started && events[at].Kind != event.Phase)
+		if !old {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+// catchUp makes the events that tell of goals what happened before, where held,
+// the events that have come meanwhile, does not tell it.
+func (v *view) catchUp(held []event.Event) []event.Event {
+	added := make(map[store.Path]bool)
+	for _, e := range held {
+		if e.Kind == event.Added {
+			added[e.Goal] = true
+		}
+	}
 	running := v.now().Running
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
 	var all []event.Event
 	for g := range v.goals {
-		all = append(all, event.Event{Time: now, Kind: event.Added, Goal: g})
+		if !added[g] {
+			all = append(all, event.Event{Time: now, Kind: event.Added, Goal: g})
+		}
 	}
 	for _, g := range running {
-		if v.goals[g.Goal] {
+		if v.goals[g.Goal] && !added[g.Goal] {
 			all = append(all, past(g)...)
 		}
 	}
@@ -156,27 +202,50 @@ func past(g normaliser.Running) []event.Event {
 	}
 }
 
-// estimates is the time between two estimates of what remains.
-const estimates = 2 * time.Second
+// looks is the time between two looks at how far everything has come.
+const looks = 2 * time.Second
 
-// passOn gives what happens to each, until sub is closed or ctx ends, and an
-// estimate of what remains to out now and then.
-func passOn(ctx context.Context, sub *event.Subscription, now func() normaliser.Status, out *streamWriter, each func([]event.Event)) {
+// gather is how long events are collected before they are sent: it is not seen,
+// and spares most wake-ups and messages of a quick build.
+const gather = 20 * time.Millisecond
+
+// passOn gives what happens to each, until sub is closed or ctx ends, and now
+// and then what there is to say of how far everything has come to out. When open
+// ends, which it does with sub at the latest, nothing is gathered any more.
+func passOn(ctx, open context.Context, sub *event.Subscription, out *streamWriter, look func() []Seen, each func([]event.Event)) {
 	last := time.Now()
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	timer := time.NewTimer(gather)
+	defer timer.Stop()
 	for {
-		wait, cancel := context.WithTimeout(ctx, estimates)
+		wait, cancel := context.WithTimeout(ctx, looks)
 		events, ok := sub.Next(wait)
 		late := wait.Err() != nil
 		cancel()
 		if !ok && (!late || ctx.Err() != nil) {
 			return
 		}
-		each(events)
-		if time.Since(last) >= estimates {
-			last = time.Now()
-			if left := now().Remaining; left > 0 {
-				sendEvents(out, Seen{Remaining: left})
+		if len(events) > 0 {
+			timer.Reset(gather)
+			select {
+			case <-timer.C:
+			case <-open.Done():
 			}
+			more, _ := sub.Next(gone) // what is there, without waiting
+			each(append(events, more...))
+		}
+		if time.Since(last) >= looks {
+			last = time.Now()
+			sendEvents(out, look()...)
 		}
 	}
+}
+
+// remaining is the estimate in s, if there is one.
+func remaining(s normaliser.Status) []Seen {
+	if s.Remaining <= 0 {
+		return nil
+	}
+	return []Seen{{Remaining: s.Remaining}}
 }

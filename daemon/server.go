@@ -25,7 +25,10 @@ type Options struct {
 	Querier   Querier
 	Records   Records
 	Caretaker Caretaker
+	Trails    Trails
 	Events    *event.Bus
+	// Mount is what the mount does, or nil; a nil Mount: there never is one.
+	Mount func() *MountStatus
 	// Stop ends the owner, soon after it returned. A nil Stop: clients cannot.
 	Stop func()
 }
@@ -53,6 +56,7 @@ func New(o Options) *Server {
 	s.http = http.Server{
 		Handler:     s.routes(),
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		ConnContext: withCaller,
 	}
 	return s
 }
@@ -91,6 +95,8 @@ func (s *Server) routes() http.Handler {
 	handle("GET log", s.log)
 	handle("POST verify", s.verify)
 	handle("POST delete", s.delete)
+	handle("GET trails", s.trails)
+	handle("POST trails", s.addTrails)
 	return mux
 }
 

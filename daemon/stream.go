@@ -13,11 +13,11 @@ import (
 
 // record is one line of a stream: something that happened meanwhile, or the
 // end. A stream without an end was cut.
-type record struct {
-	Event  json.RawMessage `json:"event,omitempty"`
-	End    bool            `json:"end,omitempty"`
-	Result json.RawMessage `json:"result,omitempty"`
-	Error  *wireError      `json:"error,omitempty"`
+type record[E, R any] struct {
+	Event  *E         `json:"event,omitempty"`
+	End    bool       `json:"end,omitempty"`
+	Result *R         `json:"result,omitempty"`
+	Error  *wireError `json:"error,omitempty"`
 }
 
 // streamWriter writes records. Its methods may be called from any goroutine.
@@ -45,11 +45,8 @@ func sendEvents[E any](s *streamWriter, events ...E) {
 	if s.ended || len(events) == 0 {
 		return
 	}
-	for _, e := range events {
-		b, err := json.Marshal(e)
-		if err == nil {
-			_ = s.enc.Encode(record{Event: b})
-		}
+	for i := range events {
+		_ = s.enc.Encode(record[E, struct{}]{Event: &events[i]})
 	}
 	s.flush()
 }
@@ -59,15 +56,14 @@ func (s *streamWriter) end(result any, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	r := record{End: true, Error: encodeError(err)}
+	r := record[struct{}, any]{End: true, Error: encodeError(err)}
 	if result != nil {
-		b, merr := json.Marshal(result)
-		if merr != nil {
-			r.Error = encodeError(errors.Join(err, merr))
-		}
-		r.Result = b
+		r.Result = &result
 	}
-	_ = s.enc.Encode(r)
+	if merr := s.enc.Encode(r); merr != nil {
+		// It was not a matter of the connection if this can be written.
+		_ = s.enc.Encode(record[struct{}, any]{End: true, Error: encodeError(errors.Join(err, merr))})
+	}
 	s.flush()
 }
 
@@ -89,28 +85,19 @@ func readStream[E, R any](r io.Reader, each func(E)) (*R, error) {
 		if err != nil {
 			return nil, err
 		}
-		var rec record
+		var rec record[E, R]
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return nil, fmt.Errorf("read the owner's answer: %w", err)
 		}
-		if !rec.End {
-			var e E
-			if err := json.Unmarshal(rec.Event, &e); err != nil {
-				return nil, fmt.Errorf("read the owner's answer: %w", err)
-			}
-			if each != nil {
-				each(e)
-			}
-			continue
+		if rec.End {
+			return rec.Result, rec.Error.decode()
 		}
-		var result *R
-		if len(rec.Result) > 0 {
-			result = new(R)
-			if err := json.Unmarshal(rec.Result, result); err != nil {
-				return nil, fmt.Errorf("read the owner's answer: %w", err)
-			}
+		if rec.Event == nil {
+			return nil, errors.New("read the owner's answer: a line that says nothing")
 		}
-		return result, rec.Error.decode()
+		if each != nil {
+			each(*rec.Event)
+		}
 	}
 }
 

@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,18 @@ type Status struct {
 	Hello
 	normaliser.Status
 	Clients int `json:"clients"` // connected, but for those that only watch
+	// Mount is what the mount does, nil if there is none.
+	Mount *MountStatus `json:"mount,omitempty"`
+}
+
+// MountStatus is what a mount does.
+type MountStatus struct {
+	Data string `json:"data"` // how the contents of files reach the kernel
+	// Nodes are the files and directories that the kernel remembers.
+	Nodes int `json:"nodes"`
+	// Requests are how many requests of the kernel were answered, by their
+	// names. What the kernel has in its caches asks for none.
+	Requests map[string]uint64 `json:"requests"`
 }
 
 // Status is the state of the owner now.
@@ -24,7 +38,11 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	n := s.sessions
 	s.mu.Unlock()
-	return Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
+	now := Status{Hello: s.Hello(), Status: s.Realiser.Status(), Clients: n}
+	if s.Mount != nil {
+		now.Mount = s.Mount()
+	}
+	return now
 }
 
 // Headline is one line: which store, and who owns it.
@@ -42,8 +60,21 @@ func (s *Status) Text(now time.Time) string {
 	b.WriteString(s.Headline() + "\n")
 	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
 		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
+	if s.Held != "" {
+		fmt.Fprintf(&b, "nothing is started beside what runs: %s\n", s.Held)
+	}
+	if m := s.Mount; m != nil {
+		fmt.Fprintf(&b, "mount: data %s, %d files known to the kernel; requests:", m.Data, m.Nodes)
+		for _, name := range slices.Sorted(maps.Keys(m.Requests)) {
+			fmt.Fprintf(&b, " %s %d", name, m.Requests[name])
+		}
+		b.WriteString("\n")
+	}
 	if s.Remaining > 0 {
 		fmt.Fprintf(&b, "about %s left\n", progress.About(s.Remaining))
+	}
+	if e := s.Estimates; e.Count > 0 {
+		fmt.Fprintf(&b, "estimates: half of the last %d were within %.0f%%\n", e.Count, 100*e.MedianError)
 	}
 	for _, g := range s.Running {
 		fmt.Fprintf(&b, "  %s", progress.Duration(now.Sub(g.Since)))
@@ -54,10 +85,26 @@ func (s *Status) Text(now time.Time) string {
 		if g.Phase != "" {
 			fmt.Fprintf(&b, " (%s)", g.Phase)
 		}
+		if g.Background {
+			b.WriteString(" in the background")
+		}
 		b.WriteString("\n")
+	}
+	if len(s.Waiters) > 0 {
+		fmt.Fprintf(&b, "waiting: %d\n", len(s.Waiters))
+	}
+	for i, w := range Watched(s.Waiters, now) {
+		if i == maxWaiters && len(s.Waiters) > maxWaiters+1 {
+			fmt.Fprintf(&b, "  … and %d more\n", len(s.Waiters)-i)
+			break
+		}
+		fmt.Fprintf(&b, "  %s %s\n", progress.Duration(now.Sub(w.Since)), w.Text)
 	}
 	return b.String()
 }
+
+// maxWaiters is how many waiters Text lists.
+const maxWaiters = 20
 
 // Events are those that tell what happened to the running goals before.
 func (s *Status) Events() []event.Event {
@@ -82,7 +129,17 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	out := newStreamWriter(w)
 	now := s.Status()
 	sendEvents(out, Seen{Status: &now})
-	passOn(ctx, sub, s.Realiser.Status, out, func(events []event.Event) {
+	waiters := now.Waiters
+	look := func() []Seen {
+		now := s.Realiser.Status()
+		seen := remaining(now)
+		if !sameWaiters(now.Waiters, waiters) {
+			waiters = append([]normaliser.Waiter{}, now.Waiters...) // also none must be said
+			seen = append(seen, Seen{Waiters: &waiters})
+		}
+		return seen
+	}
+	passOn(ctx, ctx, sub, out, look, func(events []event.Event) {
 		seen := make([]Seen, len(events))
 		for i := range events {
 			seen[i].Event = &events[i]

@@ -18,8 +18,10 @@ import (
 // States of a path, as Why tells them.
 const (
 	StateRealised = "realised"
+	StateDamaged  = "damaged" // realised, but not what was registered
 	StateFailed   = "failed"
 	StateRunning  = "running"
+	StateWaiting  = "waiting" // for its turn
 	StateKnown    = "known"   // something can make it, nothing has
 	StateUnknown  = "unknown" // nothing can
 )
@@ -32,6 +34,7 @@ type Why struct {
 	Info     *store.Info         `json:"info,omitempty"`     // if it is realised
 	Goal     *normaliser.Running `json:"goal,omitempty"`     // if it is running
 	Failure  *store.Failure      `json:"failure,omitempty"`  // if it failed
+	Damage   *store.Damage       `json:"damage,omitempty"`   // if it is damaged, or was and is repaired
 }
 
 // Why tells what is known of p: a derivation, a closure, an output, a source.
@@ -63,7 +66,17 @@ func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
 	}
 	if realised {
 		y.State, y.Info = StateRealised, info
-		return y, nil
+		y.Damage, err = s.Records.Damage(p)
+		if y.Damage != nil && y.Damage.Repaired.IsZero() {
+			y.State = StateDamaged
+		}
+		return y, err
+	}
+	for _, g := range append(goals, p) {
+		if s.Realiser.Wanted(g) {
+			y.State = StateWaiting
+			return y, nil
+		}
 	}
 	for _, g := range append([]store.Path{p}, goals...) {
 		f, err := s.Records.Failure(g)
@@ -123,8 +136,11 @@ func (y *Why) Text() string {
 		}
 		b.WriteString(y.Failure.Text())
 		return b.String()
-	case StateRealised:
-		fmt.Fprintf(&b, "%s: realised\n", y.Path)
+	case StateRealised, StateDamaged:
+		fmt.Fprintf(&b, "%s: %s\n", y.Path, y.State)
+		if y.Damage != nil {
+			b.WriteString(y.Damage.Text())
+		}
 		if y.Info.Registered != 0 {
 			fmt.Fprintf(&b, "registered: %s\n", y.Info.RegisteredAt().Format(time.RFC3339))
 		}
@@ -134,6 +150,8 @@ func (y *Why) Text() string {
 			fmt.Fprintf(&b, "by: %s\n", y.Goal.Goal)
 		}
 		return b.String()
+	case StateWaiting:
+		fmt.Fprintf(&b, "%s: not realised yet; it waits for other goals, or for a slot\n", y.Path)
 	case StateKnown:
 		fmt.Fprintf(&b, "%s: not realised; nothing has asked for it, or nobody waited\n", y.Path)
 	default:

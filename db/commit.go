@@ -20,7 +20,8 @@ const (
 type write struct {
 	ctx      context.Context
 	do       func(w writer) error
-	barrier  bool // makes paths valid: the barrier comes before its commit
+	barrier  bool   // makes paths valid: the barrier comes before its commit
+	synced   func() // may be nil
 	rejected bool
 	done     chan error
 }
@@ -30,7 +31,11 @@ type write struct {
 // more than once. A ctx that ends while it is queued takes it out; once its
 // turn has come, the result is awaited, so that no caller is left in doubt.
 func (d *DB) update(ctx context.Context, barrier bool, do func(w writer) error) error {
-	w := &write{ctx: ctx, do: do, barrier: barrier, done: make(chan error, 1)}
+	return d.queue(&write{ctx: ctx, do: do, barrier: barrier})
+}
+
+func (d *DB) queue(w *write) error {
+	w.done = make(chan error, 1)
 	d.mu.Lock()
 	if d.closing {
 		d.mu.Unlock()
@@ -148,6 +153,11 @@ func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) 
 		if barrier && d.barrier != nil {
 			if err := d.barrier(); err != nil {
 				return err
+			}
+		}
+		for _, q := range batch {
+			if q.synced != nil && !q.rejected {
+				q.synced()
 			}
 		}
 		// bbolt writes the pages, syncs, writes the meta page and syncs again: a

@@ -158,6 +158,12 @@ func TestMemory(t *testing.T) {
 			t.Errorf("expected duration of %s: %v, %v", p, e, ok)
 		}
 	}
+	// A new version, of a name that has one, takes as long as its elder.
+	for name, want := range map[string]bool{"hello-2.12.drv": true, "hello.drv": true, "hello-world-1.drv": false, "-1.drv": false} {
+		if e, ok := d.Expected(testPath(t, name)); ok != want || ok && e != 3*time.Second {
+			t.Errorf("expected duration of %s: %v, %v", name, e, ok)
+		}
+	}
 	if _, ok := d.Expected(testPath(t, "other.drv")); ok {
 		t.Error("a duration out of nothing")
 	}

@@ -140,7 +140,7 @@ func (w writer) dropPath(base string) error {
 	if err := w.dropOutputs(base); err != nil {
 		return err
 	}
-	for _, b := range []string{bucketModulo, bucketUse, bucketFailures} {
+	for _, b := range []string{bucketModulo, bucketUse, bucketFailures, bucketDamaged} {
 		if err := w.forget(b, base); err != nil {
 			return err
 		}

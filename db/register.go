@@ -24,6 +24,9 @@ type Registration struct {
 	Duration *Duration
 	// ClearFailures forgets why these goals failed.
 	ClearFailures []store.Path
+	// Synced, if not nil, is called after the barrier, before the commit; more
+	// than once if the commit is tried again. It must be quick.
+	Synced func()
 }
 
 // Successor says that Closure is the normal form of Expr. Both must be valid.
@@ -44,12 +47,12 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	err = d.update(ctx, len(r.Infos) > 0, func(w writer) error {
+	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, do: func(w writer) error {
 		if err := p.check(w.reader); err != nil {
 			return err
 		}
 		return p.write(w)
-	})
+	}})
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
@@ -188,8 +191,10 @@ func (p *plan) write(w writer) error {
 		if err := w.put(bucketDurations, p.drv, v); err != nil {
 			return err
 		}
-		if err := w.put(bucketNameTimes, p.name, v); err != nil {
-			return err
+		for _, name := range []string{p.name, packageName(p.name)} {
+			if err := w.put(bucketNameTimes, name, v); err != nil {
+				return err
+			}
 		}
 	}
 	for _, b := range p.clear {

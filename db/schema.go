@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
@@ -31,15 +32,22 @@ const (
 	bucketKinds        = "kinds"        // output that is not valid any more → kind it had
 	bucketFailures     = "failures"     // goal → failure
 	bucketDurations    = "durations"    // derivation → nanoseconds
-	bucketNameTimes    = "nametimes"    // name of a derivation without digest → nanoseconds
+	bucketNameTimes    = "nametimes"    // name of a derivation without digest, and that without its version → nanoseconds
 	bucketUse          = "use"          // path → seconds since 1970
+	bucketDamaged      = "damaged"      // path → what was found to be wrong with it
+	bucketTrails       = "trails"       // program NUL first path → time, what it touched then
 )
 
 var allBuckets = [...]string{
 	bucketMeta, bucketValid, bucketReferrers, bucketSuccessors, bucketPredecessors,
 	bucketSubstitutes, bucketSubstituteOf, bucketOutputs, bucketDerivers, bucketDrvOutputs,
 	bucketModulo, bucketDeclared, bucketKinds, bucketFailures, bucketDurations, bucketNameTimes, bucketUse,
+	bucketDamaged, bucketTrails,
 }
+
+// laterBuckets were not in the first files of this version. Those who do not
+// know them can work without.
+var laterBuckets = []string{bucketDamaged, bucketTrails}
 
 const (
 	keyVersion = "version"
@@ -51,7 +59,7 @@ const (
 // prepare checks that the file is ours, of our version and of our store, or,
 // with create, lays an empty one out.
 func (d *DB) prepare(create bool) error {
-	empty := false
+	empty, incomplete := false, false
 	err := d.bolt.View(func(tx *bolt.Tx) error {
 		m := tx.Bucket([]byte(bucketMeta))
 		if m == nil {
@@ -69,11 +77,18 @@ func (d *DB) prepare(create bool) error {
 		}
 		for _, b := range allBuckets {
 			if tx.Bucket([]byte(b)) == nil {
+				if slices.Contains(laterBuckets, b) {
+					incomplete = true
+					continue
+				}
 				return fmt.Errorf("%w: its bucket %q is missing", ErrDamaged, b)
 			}
 		}
 		return nil
 	})
+	if err == nil && incomplete {
+		err = d.addBuckets()
+	}
 	if err != nil || !empty {
 		return err
 	}
@@ -90,6 +105,17 @@ func (d *DB) prepare(create bool) error {
 			{keyCount, string(make([]byte, 8))},
 		} {
 			if err := m.Put([]byte(kv[0]), []byte(kv[1])); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+func (d *DB) addBuckets() error {
+	return diskError(d.bolt.Update(func(tx *bolt.Tx) error {
+		for _, b := range laterBuckets {
+			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 				return err
 			}
 		}

@@ -3,14 +3,15 @@ package db
 import (
 	"context"
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"storefs/store"
 )
 
-// Expected is how long the builder of drv took the last time or, if it never
-// ran, that of the last derivation of the same name: a new version takes about
-// as long as its elder.
+// Expected is how long the builder of drv took the last time; if it never ran,
+// that of the last derivation of the same name or, failing that, of the same
+// name without its version: a new version takes about as long as its elder.
 func (d *DB) Expected(drv store.Path) (time.Duration, bool) {
 	base, err := d.base(drv)
 	if err != nil {
@@ -19,12 +20,28 @@ func (d *DB) Expected(drv store.Path) (time.Duration, bool) {
 	var v uint64
 	var ok bool
 	err = d.view(func(tx reader) error {
-		if v, ok = tx.uint(bucketDurations, base); !ok {
-			v, ok = tx.uint(bucketNameTimes, drv.Name())
+		if v, ok = tx.uint(bucketDurations, base); ok {
+			return nil
+		}
+		if v, ok = tx.uint(bucketNameTimes, drv.Name()); !ok {
+			v, ok = tx.uint(bucketNameTimes, packageName(drv.Name()))
 		}
 		return nil
 	})
 	return time.Duration(v), ok && err == nil
+}
+
+// packageName is what is left of the name of a derivation without its version,
+// which begins, as in Nix, behind the first dash that no letter follows. As it
+// never ends with .drv, it is not the name of another derivation.
+func packageName(name string) string {
+	name = strings.TrimSuffix(strings.TrimSuffix(name, ".drv"), ".store")
+	for i := 1; i+1 < len(name); i++ {
+		if c := name[i+1] | 0x20; name[i] == '-' && (c < 'a' || c > 'z') {
+			return name[:i]
+		}
+	}
+	return name
 }
 
 // Touch notes that paths are in use at t. It does not wait: the uses are

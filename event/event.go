@@ -43,7 +43,8 @@ const (
 	PhaseSandbox  = "sandbox"  // setting the sandbox up
 	PhaseBuild    = "build"    // the builder runs
 	PhaseScan     = "scan"     // canonicalising, hashing, scanning its outputs
-	PhaseRegister = "register" // syncing and registering them
+	PhaseSync     = "sync"     // moving them into the store, and waiting until they are on disk
+	PhaseRegister = "register" // registering them
 )
 
 // Outcomes of a goal that is done.

@@ -15,3 +15,8 @@ func writesLegacy(nr int64, flags uint64) bool {
 	}
 	return false
 }
+
+// refusesLinksLegacy is the same about open.
+func refusesLinksLegacy(nr int64, flags uint64) bool {
+	return nr == unix.SYS_OPEN && flags&unix.O_NOFOLLOW != 0
+}

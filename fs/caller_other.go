@@ -4,3 +4,5 @@ package fs
 
 // writesLegacy: newer architectures have only the system calls with "at".
 func writesLegacy(int64, uint64) bool { return false }
+
+func refusesLinksLegacy(int64, uint64) bool { return false }

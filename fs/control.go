@@ -12,10 +12,12 @@ import (
 // controlName is the hidden control directory. It is looked up, but never
 // listed: no store object begins with a dot.
 const (
-	controlName   = ".storefs"
-	controlStatus = "status"
-	controlWhy    = "why"
-	controlLog    = "log"
+	controlName    = ".storefs"
+	controlStatus  = "status"
+	controlWaiters = "waiters"
+	controlWhy     = "why"
+	controlLog     = "log"
+	controlInfo    = "info"
 )
 
 // lookupControl finds name in the control directory n. A file's content is
@@ -26,22 +28,26 @@ func (r *raw) lookupControl(n *node, name string, out *fuse.EntryOut) fuse.Statu
 	var text []byte
 	var err error
 	switch {
-	case n.name == controlName && (name == controlWhy || name == controlLog):
+	case n.name == controlName && (name == controlWhy || name == controlLog || name == controlInfo && r.facts != nil):
 		r.controlEntry(out, r.nodes.child(n, name, kindControlDir))
 		return fuse.OK
 	case n.name == controlName && name == controlStatus:
 		text, err = r.control.Status()
+	case n.name == controlName && name == controlWaiters:
+		text, err = r.control.Waiters()
 	case n.name == controlName || store.CheckBase(name) != nil:
 		return fuse.ENOENT
 	case n.name == controlWhy:
 		text, err = r.control.Why(name)
+	case n.name == controlInfo:
+		text, err = r.info(name)
 	default:
 		text, err = r.control.Log(name)
 	}
 	if err != nil {
 		return status(err)
 	}
-	f := r.nodes.single(n, name, kindControlFile, text)
+	f := r.nodes.single(n, name, kindControlFile, string(text))
 	out.NodeId = f.id
 	out.SetAttrTimeout(forever)
 	r.controlAttr(&out.Attr, f)
@@ -89,7 +95,11 @@ func (r *raw) listControl(l *listing, n *node, offset uint64) fuse.Status {
 	entries := []fuse.DirEntry{
 		{Name: controlLog, Mode: syscall.S_IFDIR},
 		{Name: controlStatus, Mode: syscall.S_IFREG},
+		{Name: controlWaiters, Mode: syscall.S_IFREG},
 		{Name: controlWhy, Mode: syscall.S_IFDIR},
+	}
+	if r.facts != nil {
+		entries = append([]fuse.DirEntry{{Name: controlInfo, Mode: syscall.S_IFDIR}}, entries...)
 	}
 	for i := max(offset, 2) - 2; i < uint64(len(entries)); i++ {
 		e := entries[i]

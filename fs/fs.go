@@ -28,8 +28,8 @@ type Entry struct {
 	// Valid says that the object is complete and registered.
 	Valid bool
 	// Kind is what the object is, or, when it is not valid yet, what it is
-	// promised to become: a promise of KindDirectory must be kept, any other
-	// kind means nothing before the object is valid.
+	// promised to become. A promise must be kept: callers decide by it. Whether
+	// a regular file is executable may turn out to be otherwise.
 	Kind store.Kind
 }
 
@@ -46,10 +46,42 @@ type Store interface {
 
 // Realiser makes names valid.
 type Realiser interface {
-	// Realise returns nil when name is valid: Store.Lookup says so from then
-	// on. Every blocked caller has a call of its own; ctx ends when that
+	// Realise returns nil when the name is valid: Store.Lookup says so from
+	// then on. Every blocked caller has a call of its own; ctx ends when that
 	// caller is killed or the mount ends.
-	Realise(ctx context.Context, name string) error
+	Realise(ctx context.Context, c Call) error
+}
+
+// Call is one caller's need of one name.
+type Call struct {
+	Name string
+	// PID is the caller's process, 0 if it is in another pid namespace.
+	PID uint32
+	UID uint32
+	// Command is the process's name as in /proc/PID/comm, "" if that cannot be
+	// seen.
+	Command string
+	// NoBuild: the caller must get store.ErrNotAllowed if something would have
+	// to be built.
+	NoBuild bool
+}
+
+// Verifier compares what is read with what was registered.
+type Verifier interface {
+	// Verify returns nil if the file or link at path inside of the object called
+	// name ("" for the object itself) is what was registered, or was found to be
+	// so since the machine was started. It may read the whole file, and goes on
+	// doing so when ctx ends. store.ErrNotValid: name is not valid any more.
+	Verify(ctx context.Context, name, path string) error
+}
+
+// Observer hears who touches what.
+type Observer interface {
+	// Touched: the thread looked name up, which is valid, or begins to wait for
+	// it. It waits until Touched returns, and can be looked at in /proc until
+	// then. Callers who may not have
+	// everything built are not told of.
+	Touched(tid int, name string)
 }
 
 // Control is the content of the hidden control directory .storefs. Errors are
@@ -58,19 +90,19 @@ type Control interface {
 	Why(name string) ([]byte, error)
 	Log(name string) ([]byte, error)
 	Status() ([]byte, error)
+	// Waiters says who waits for what.
+	Waiters() ([]byte, error)
 }
 
-// Callers is a set of processes.
-type Callers struct {
-	// Commands are command names as in /proc/PID/comm, of the thread that
-	// calls or of its process. The kernel cuts them to 15 bytes, and so are
-	// these.
-	Commands []string
-	// UIDs are effective user ids.
-	UIDs []uint32
-	// Cgroups are cgroup paths as in /proc/PID/cgroup ("/system.slice/x");
-	// a process is in one also when it is in a cgroup below it.
-	Cgroups []string
+// Facts is what there is to know of a name, be it realised or not. Asking starts
+// nothing, and waits for nothing.
+type Facts interface {
+	// Keys are the facts that there are of name, in the order in which they are
+	// shown. store.ErrUnknown: it is neither valid nor known how to make.
+	Keys(name string) ([]string, error)
+	// Fact is one of them, in one line without a newline. store.ErrUnknown:
+	// there is no such fact.
+	Fact(name, key string) ([]byte, error)
 }
 
 // Options says what to mount where.
@@ -85,6 +117,11 @@ type Options struct {
 
 	Store    Store
 	Realiser Realiser
+	// Verifier is asked before the first byte of a file, or the target of a
+	// link, reaches the kernel. nil: what is on disk is taken as it is.
+	Verifier Verifier
+	// Observer may be nil.
+	Observer Observer
 	// Control may be nil: then there is no control directory.
 	Control Control
 
@@ -97,8 +134,22 @@ type Options struct {
 	// AllowOther lets other users in. For an ordinary user this needs
 	// user_allow_other in /etc/fuse.conf.
 	AllowOther bool
-	// Deny are the callers that may use what is valid but start nothing.
-	Deny Callers
+	// Data is how the contents of files reach the kernel; "" is DataAuto.
+	Data Data
+	// Rules say who may start what: for each caller the first one that holds it.
+	// Whoever is in none of them may build.
+	Rules []Rule
+	// Facts, if not nil, are shown as extended attributes of store objects
+	// (user.storefs.KEY), and in the control directory's info/NAME.
+	Facts Facts
+	// NoAttributes leaves the extended attributes out: then the kernel need not
+	// ask for those that programs expect of every file.
+	NoAttributes bool
+	// Used, if not nil, is told, soon after, of store objects that callers who
+	// may build looked up: of each about once an hour for as long as the kernel
+	// remembers it. It is called from one goroutine, and not any more when the
+	// mount has ended.
+	Used func(name string)
 
 	// Logger may be nil.
 	Logger *slog.Logger

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -132,7 +133,7 @@ func TestLimit(t *testing.T) {
 		}
 	}
 	r := &raw{realiser: never{}, limit: 10 * time.Millisecond, ctx: t.Context()}
-	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ETIMEDOUT {
+	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ETIMEDOUT {
 		t.Errorf("after the limit: %v", err)
 	}
 	r.calls.Wait()
@@ -141,7 +142,7 @@ func TestLimit(t *testing.T) {
 // never realises nothing.
 type never struct{}
 
-func (never) Realise(ctx context.Context, _ string) error {
+func (never) Realise(ctx context.Context, _ Call) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -150,7 +151,7 @@ func TestWaitEndsWithTheMount(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	r := &raw{realiser: never{}, ctx: ctx}
 	time.AfterFunc(10*time.Millisecond, end)
-	if err := r.wait(nil, "x", nil); Errno(err) != syscall.ENODEV {
+	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ENODEV {
 		t.Errorf("%v", err)
 	}
 	r.calls.Wait()
@@ -261,8 +262,8 @@ func TestNodes(t *testing.T) {
 	table := newNodes()
 	seen := map[uint64]bool{table.root.id: true}
 	for range 3 {
-		n := table.object("x", true)
-		if n != table.object("x", true) {
+		n := table.object("x", unix.S_IFDIR)
+		if n != table.object("x", unix.S_IFDIR) {
 			t.Error("another node for the same name")
 		}
 		inner := table.child(n, "y", kindObject)
@@ -272,31 +273,69 @@ func TestNodes(t *testing.T) {
 			}
 			seen[m.id] = true
 		}
-		if table.forget(n.id, 1) || !table.forget(n.id, 1) {
+		if forgotten(table, n) || !forgotten(table, n) {
 			t.Error("forgotten at the wrong time")
 		}
 		// The kernel may forget a directory before what is in it.
 		if got := inner.path(); !slices.Equal(got, []string{"x", "y"}) {
 			t.Errorf("path %q", got)
 		}
-		if !table.forget(inner.id, 1) {
+		if !forgotten(table, inner) {
 			t.Error("not forgotten")
 		}
 	}
 	if table.size() != 1 || len(table.children) != 0 {
 		t.Errorf("%d nodes, %d children left", table.size(), len(table.children))
 	}
-	if table.forget(table.root.id, 100) || table.get(table.root.id) == nil {
+	if freed, _ := table.forget(table.root.id, 100); freed || table.get(table.root.id) == nil {
 		t.Error("the root was forgotten")
 	}
 	// A promise is one node, and becomes the object.
-	p := table.promise("z")
-	if table.promise("z") != p || table.object("z", true) != p || p.pending.Load() {
+	p := table.promise("z", unix.S_IFDIR)
+	if table.promise("z", unix.S_IFDIR) != p || table.object("z", unix.S_IFDIR) != p || p.pending.Load() {
 		t.Error("the promise did not become the object")
 	}
 	table.unname("z")
-	if q := table.promise("z"); q == p || !q.pending.Load() || table.object("z", false) == q {
+	if q := table.promise("z", unix.S_IFDIR); q == p || !q.pending.Load() || table.object("z", unix.S_IFREG) == q {
 		t.Error("a deleted object, or a broken promise, goes on")
+	}
+}
+
+func forgotten(table *nodes, n *node) bool {
+	freed, _ := table.forget(n.id, 1)
+	return freed
+}
+
+// What the kernel remembers costs little, and what it forgets nothing.
+func TestNodesGiveMemoryBack(t *testing.T) {
+	const count, most = 100_000, 300 // bytes a node
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	table := newNodes()
+	dir := table.child(table.root, "dir", kindObject)
+	for i := range count {
+		table.child(dir, fmt.Sprintf("%032d-a-name-%06d", i, i), kindObject)
+	}
+	if each := (inUse() - before) / count; each > most {
+		t.Errorf("%d bytes a node", each)
+	}
+	shrunk := false
+	for id := dir.id; id <= dir.id+count; id++ {
+		if n := table.get(id); n != dir {
+			_, s := table.forget(id, 1)
+			shrunk = shrunk || s
+		}
+	}
+	if left := inUse() - before; !shrunk || left > 1<<20 {
+		t.Errorf("%d bytes left, shrunk: %v", left, shrunk)
+	}
+	if table.size() != 2 || table.child(table.root, "dir", kindObject) != dir {
+		t.Error("what is left was lost")
 	}
 }
 

@@ -61,6 +61,7 @@ func mount(t *testing.T, s *fakeStore, change func(*fs.Options)) (string, *fs.Se
 		Store:      s,
 		Realiser:   s,
 		Control:    s,
+		Facts:      s,
 		Logger:     slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {

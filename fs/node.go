@@ -2,6 +2,7 @@ package fs
 
 import (
 	"hash/fnv"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -15,11 +16,13 @@ const (
 	// kindRoot: the store directory.
 	kindRoot nodeKind = iota
 	// kindObject: a store object or something inside of one. While
-	// node.pending, a placeholder in the shape of a directory.
+	// node.pending, a placeholder in the shape of what it was promised to be.
 	kindObject
 	// kindLink: a placeholder in the shape of a symbolic link.
 	kindLink
-	// kindControlDir: .storefs, .storefs/why or .storefs/log.
+	// kindProbe: a placeholder that only its attributes are asked of.
+	kindProbe
+	// kindControlDir: .storefs or a directory in it.
 	kindControlDir
 	// kindControlFile: a snapshot of one file below .storefs.
 	kindControlFile
@@ -32,13 +35,17 @@ type node struct {
 	parent *node // nil for the root; kept alive also after the kernel forgot it
 	name   string
 	kind   nodeKind
-	// pending is true for an object that was promised to be a directory, until
-	// it is valid.
-	pending atomic.Bool
+	// pending is true for an object that was promised to be of the type
+	// promised, until it is valid.
+	pending  atomic.Bool
+	promised uint32 // S_IFDIR or S_IFREG; it never changes
+	// verified is true for a file or link that was compared with what was
+	// registered, and need not be again.
+	verified atomic.Bool
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64
-	text    []byte // kindControlFile
+	text    string // kindControlFile
 }
 
 // top reports whether n is a store object itself.
@@ -73,7 +80,16 @@ type nodes struct {
 	last     uint64
 	byID     map[uint64]*node
 	children map[childKey]*node
+	// most is the greatest length of byID since the maps were made.
+	most int
 }
+
+// Maps never give memory back: they are made anew when so little is left of
+// what they held, if that was much.
+const (
+	shrinkTo   = 8       // most ÷ length
+	shrinkFrom = 1 << 14 // most
+)
 
 func newNodes() *nodes {
 	t := &nodes{
@@ -110,16 +126,17 @@ func (t *nodes) child(parent *node, name string, kind nodeKind) *node {
 	return n
 }
 
-// object is child for the valid store object called name. A node that was
-// promised to be a directory becomes the real one; a promise that was broken
-// is dropped, because the kernel does not let a node change its type.
-func (t *nodes) object(name string, directory bool) *node {
+// object is child for the valid store object called name, whose type (the
+// S_IFMT part of a mode) is format. A node that was promised to be of that type
+// becomes the real one; a promise that was broken is dropped, because the kernel
+// does not let a node change its type.
+func (t *nodes) object(name string, format uint32) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := childKey{t.root.id, name}
 	n := t.children[key]
 	switch {
-	case n == nil || n.pending.Load() && !directory:
+	case n == nil || n.pending.Load() && n.promised != format:
 		n = t.add(t.root, name, kindObject)
 		t.children[key] = n
 	case n.pending.Load():
@@ -129,15 +146,16 @@ func (t *nodes) object(name string, directory bool) *node {
 	return n
 }
 
-// promise is child for a store object that is not valid, but will be a
-// directory.
-func (t *nodes) promise(name string) *node {
+// promise is child for a store object that is not valid, but will be of the type
+// format: S_IFDIR or S_IFREG.
+func (t *nodes) promise(name string, format uint32) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := childKey{t.root.id, name}
 	n := t.children[key]
-	if n == nil || !n.pending.Load() {
+	if n == nil || !n.pending.Load() || n.promised != format {
 		n = t.add(t.root, name, kindObject)
+		n.promised = format
 		n.pending.Store(true)
 		t.children[key] = n
 	}
@@ -146,7 +164,7 @@ func (t *nodes) promise(name string) *node {
 }
 
 // single makes a node that no later lookup will find, and counts one lookup.
-func (t *nodes) single(parent *node, name string, kind nodeKind, text []byte) *node {
+func (t *nodes) single(parent *node, name string, kind nodeKind, text string) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.add(parent, name, kind)
@@ -159,6 +177,7 @@ func (t *nodes) add(parent *node, name string, kind nodeKind) *node {
 	t.last++
 	n := &node{id: t.last, parent: parent, name: name, kind: kind}
 	t.byID[n.id] = n
+	t.most = max(t.most, len(t.byID))
 	return n
 }
 
@@ -170,24 +189,37 @@ func (t *nodes) unname(name string) {
 	delete(t.children, childKey{t.root.id, name})
 }
 
-// forget takes back n lookups and reports whether that freed the node.
-func (t *nodes) forget(id, n uint64) bool {
+// forget takes back n lookups and reports whether that freed the node, and
+// whether there is now much memory to give back.
+func (t *nodes) forget(id, n uint64) (freed, shrunk bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := t.byID[id]
 	if m == nil || m == t.root {
-		return false
+		return false, false
 	}
 	if m.lookups > n {
 		m.lookups -= n
-		return false
+		return false, false
 	}
 	delete(t.byID, id)
 	key := childKey{m.parent.id, m.name}
 	if t.children[key] == m {
 		delete(t.children, key)
 	}
-	return true
+	if t.most < shrinkFrom || len(t.byID) > t.most/shrinkTo {
+		return true, false
+	}
+	t.byID, t.children, t.most = remade(t.byID), remade(t.children), len(t.byID)
+	return true, true
+}
+
+// remade is a copy of m that is no larger than it must be; maps.Clone would
+// make one of the same capacity.
+func remade[K comparable](m map[K]*node) map[K]*node {
+	c := make(map[K]*node, len(m))
+	maps.Copy(c, m)
+	return c
 }
 
 // size is the number of nodes, the root among them.

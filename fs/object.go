@@ -18,6 +18,9 @@ func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status 
 	r.backing.release(f)
 	switch err {
 	case nil:
+		if st := r.verifyEmpty(n, name, &st); !st.Ok() {
+			return st
+		}
 		r.entry(out, r.nodes.child(n, name, kindObject), &st)
 	case unix.ENOENT:
 		out.SetEntryTimeout(forever)
@@ -95,6 +98,9 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 		if out == nil {
 			break
 		}
+		if !r.verifyEmpty(n, d.name, &st).Ok() {
+			continue // without attributes: who wants them gets the error
+		}
 		r.entry(out, r.nodes.child(n, d.name, kindObject), &st)
 	}
 	return fuse.OK
@@ -119,17 +125,25 @@ func (r *raw) inos(n *node) (own, up uint64, err error) {
 }
 
 // lookupObject finds the valid store object called name.
-func (r *raw) lookupObject(name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	st, err := statAt(r.backing.real, name)
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO
 	}
-	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT == unix.S_IFDIR), &st)
+	if st := r.verifyEmpty(r.nodes.root, name, &st); !st.Ok() {
+		return st
+	}
+	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
+	if r.uses != nil {
+		// Asked again after a while, to see that it is in use still.
+		out.SetEntryTimeout(useTime)
+		r.uses.add(callerOf(h), name)
+	}
 	return fuse.OK
 }
 
-// settle waits until n, if it is a promised directory, is the real one.
+// settle waits until n, if it is a promise, is the real object.
 func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Status {
 	if !n.pending.Load() {
 		return fuse.OK
@@ -141,10 +155,10 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 	if err != nil {
 		return lost(err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != n.promised {
 		// The kernel does not let a node change its type: it has to look the
 		// name up again.
-		r.log.Error("an object that was promised to be a directory is none", "name", n.name)
+		r.log.Debug("an object is not of the type that it was shown as", "name", n.name)
 		r.nodes.unname(n.name)
 		return fuse.Status(syscall.ESTALE)
 	}

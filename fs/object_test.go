@@ -86,50 +86,6 @@ func TestDropCachesForgets(t *testing.T) {
 	must(t, dir, `cat $S/$1/link`, "doc", n)
 }
 
-func TestContents(t *testing.T) {
-	s := newFakeStore(t)
-	dir, _ := mount(t, s, nil)
-	const size = 3 << 30
-	n := s.add(name(1, "x"), recipe{make: func(p string) error {
-		long := filepath.Join(p, strings.Repeat("n", 255))
-		err := errors.Join(os.Mkdir(p, 0o755), os.WriteFile(long, []byte("long"), 0o644), os.Link(long, filepath.Join(p, "hard")))
-		sparse, err2 := os.Create(filepath.Join(p, "sparse"))
-		if err2 != nil {
-			return errors.Join(err, err2)
-		}
-		defer sparse.Close()
-		_, err3 := sparse.WriteAt([]byte("data"), 1<<30)
-		big, err4 := os.Create(filepath.Join(p, "big"))
-		if err4 != nil {
-			return err4
-		}
-		defer big.Close()
-		for i := range 1 << 16 {
-			fmt.Fprintf(big, "%063d\n", i)
-		}
-		return errors.Join(err, err3, sparse.Truncate(size))
-	}})
-	must(t, dir, `cat $S/$1/n*; stat -c '%h' $S/$1/hard; cmp $S/$1/n* $S/$1/hard && echo same
-		test $(stat -c %i $S/$1/hard) = $(stat -c %i $S/$1/n*) && echo linked`, "long2\nsame\nlinked", n)
-	must(t, dir, `stat -c %s $S/$1/sparse; python3 -c "
-import os
-f = os.open('$S/$1/sparse', os.O_RDONLY)
-data = os.lseek(f, 0, os.SEEK_DATA); hole = os.lseek(f, data, os.SEEK_HOLE)
-print(data, hole < data + (1 << 20), os.pread(f, 4, 1 << 30), os.pread(f, 10, (3 << 30) - 4), os.pread(f, 1, 3 << 30))"`,
-		`3221225472
-1073741824 True b'data' b'\x00\x00\x00\x00' b''`, n)
-	sum := hashOf(t, filepath.Join(s.real, n, "big"))
-	must(t, dir, `sha256sum < $S/$1/big; dd if=$S/$1/big bs=64k iflag=direct status=none | sha256sum`, sum+"  -\n"+sum+"  -", n)
-	must(t, dir, `for i in 65535 0 12345 40000; do dd if=$S/$1/big bs=64 skip=$i count=1 status=none; done | sed 's/^0*\(.\)/\1/'`,
-		"65535\n0\n12345\n40000", n)
-	must(t, dir, `cd $S/$1; python3 -c "
-import mmap
-f = open('big')
-m = mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
-print(int(m[64 * 4321:64 * 4322]))"`, "4321", n)
-	must(t, dir, `stat -f -c %T%S $S | grep -c fuse; test $(stat -f -c %b $S) = $(stat -f -c %b $1) && echo same`, "1\nsame", s.real)
-}
-
 func hashOf(t *testing.T, file string) string {
 	t.Helper()
 	out, err := sh(t, "", `sha256sum < $1 | cut -d' ' -f1`, file)
@@ -144,7 +100,7 @@ func TestControl(t *testing.T) {
 	dir, _ := mount(t, s, nil)
 	n := s.add(name(1, "x"), recipe{make: tree, hold: make(chan struct{})})
 	must(t, dir, `ls -A $S; ls -A $S/.storefs; ls -A $S/.storefs/why $S/.storefs/log | xargs`,
-		"log\nstatus\nwhy\n"+dir+"/.storefs/log: "+dir+"/.storefs/why:")
+		"info\nlog\nstatus\nwaiters\nwhy\n"+dir+"/.storefs/log: "+dir+"/.storefs/why:")
 	must(t, dir, `cat $S/.storefs/status; cat $S/.storefs/why/$1`, "begun 0\nbuilder of "+n+" failed", n)
 	must(t, dir, `wc -c < $S/.storefs/log/$1; stat -c '%F %a %s' $S/.storefs/log/$1; sort -u $S/.storefs/log/$1`,
 		"360000\nregular file 444 360000\na line of the log", n)

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,8 +24,12 @@ type raw struct {
 
 	store        Store
 	realiser     Realiser
+	verifier     Verifier
+	observer     Observer
 	control      Control
-	deny         Callers
+	rules        rules
+	facts        Facts
+	uses         *uses // nil if nobody wants to know
 	waitInLookup bool
 	log          *slog.Logger
 	uid, gid     uint32
@@ -68,6 +73,11 @@ func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		return r.lookupRoot(cancel, h, name, out)
 	case n.kind == kindControlDir:
 		return r.lookupControl(n, name, out)
+	case n.kind == kindProbe:
+		if err := r.realise(cancel, h, n.name); err != nil {
+			return status(err)
+		}
+		return fuse.Status(syscall.ESTALE) // the kernel looks the real one up
 	}
 	if st := r.settle(cancel, h, n); !st.Ok() {
 		return st
@@ -76,9 +86,15 @@ func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 func (r *raw) Forget(id, count uint64) {
-	if r.nodes.forget(id, count) {
-		r.backing.forget(id)
+	freed, shrunk := r.nodes.forget(id, count)
+	if freed {
+		r.data.forget(id)
 		r.snapshots.forget(id)
+	}
+	if shrunk {
+		// A server that has nothing to do makes no garbage, and so would keep
+		// this for minutes.
+		debug.FreeOSMemory()
 	}
 }
 
@@ -92,6 +108,9 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		r.rootAttr(&out.Attr)
 	case kindControlDir, kindControlFile:
 		r.controlAttr(&out.Attr, n)
+	case kindProbe:
+		out.Attr = r.dirAttr(topIno(n.name))
+		return fuse.OK // and asked again
 	case kindLink:
 		st, status := r.resolve(cancel, &in.InHeader, n)
 		if !status.Ok() {
@@ -105,6 +124,9 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		st, err := r.backing.stat(n)
 		if err != nil {
 			return lost(err)
+		}
+		if st := r.verifyEmpty(n.parent, n.name, &st); !st.Ok() {
+			return st
 		}
 		r.attr(&out.Attr, n, &st)
 	}
@@ -122,6 +144,9 @@ func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 			return nil, st
 		}
 	}
+	if st := r.verify(n); !st.Ok() {
+		return nil, st
+	}
 	target, err := r.backing.readlink(n)
 	if err != nil {
 		return nil, lost(err)
@@ -129,15 +154,28 @@ func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 	return target, fuse.OK
 }
 
-func (r *raw) Open(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return r.data.open()
+func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n := r.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	// Without a request for each open, the first READ has to do. With one, there
+	// may be no READ: by passthrough the kernel reads by itself.
+	if r.data.handles != nil && n.kind == kindObject {
+		if st := r.verify(n); !st.Ok() {
+			return st
+		}
+	}
+	return r.data.open(n, out)
 }
 
-// OpenDir need not wait for a placeholder: opening a directory asks for its
-// permissions first, and those for its attributes.
-func (r *raw) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return r.data.open()
-}
+func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { r.data.release(in.NodeId) }
+
+// OpenDir is refused once and for all: the kernel opens directories by itself
+// from then on, and keeps their listings. It need not wait for a placeholder:
+// opening a directory asks for its permissions first, and those for its
+// attributes.
+func (r *raw) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
 func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n := r.nodes.get(in.NodeId)
@@ -145,8 +183,11 @@ func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	case n == nil:
 		return nil, fuse.Status(syscall.ESTALE)
 	case n.kind == kindControlFile:
-		from := min(in.Offset, uint64(len(n.text)))
-		return fuse.ReadResultData(n.text[from:min(from+uint64(in.Size), uint64(len(n.text)))]), fuse.OK
+		size := copy(buf, n.text[min(in.Offset, uint64(len(n.text))):])
+		return fuse.ReadResultData(buf[:size]), fuse.OK
+	}
+	if st := r.verify(n); !st.Ok() {
+		return nil, st
 	}
 	return r.data.read(n, in.Offset, buf)
 }
@@ -195,6 +236,9 @@ func (r *raw) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 		return r.listRoot(l, in.Offset)
 	case n.kind == kindControlDir:
 		return r.listControl(l, n, in.Offset)
+	case n.kind == kindProbe:
+		l.dots(in.Offset, topIno(n.name), fuse.FUSE_ROOT_ID)
+		return fuse.OK
 	}
 	if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
 		return st

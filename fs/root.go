@@ -108,6 +108,13 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		return fuse.ENOENT
 	}
 	e, err := r.store.Lookup(name)
+	c, call := callerOf(h), ""
+	if err == nil && !e.Valid {
+		call = c.call()
+		if r.facts != nil && c.asks(call) {
+			return r.probe(name, out)
+		}
+	}
 	if err == nil && !e.Valid && r.waitInLookup {
 		r.lookups.Add(1)
 		if err = r.realise(cancel, h, name); err == nil {
@@ -125,16 +132,26 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		}
 		return status(err)
 	case e.Valid:
-		return r.lookupObject(name, out)
+		if r.observer != nil {
+			r.touched(callerOf(h), name)
+		}
+		return r.lookupObject(h, name, out)
 	case e.Kind == store.KindDirectory:
-		n := r.nodes.promise(name)
-		out.NodeId = n.id
-		out.Attr = r.dirAttr(topIno(name))
+		r.promise(out, name, syscall.S_IFDIR|0o555)
+	case e.Kind == store.KindRegular:
+		r.promise(out, name, syscall.S_IFREG|0o444)
+	case e.Kind == store.KindExecutable:
+		r.promise(out, name, syscall.S_IFREG|0o555)
+	case e.Kind == store.KindUnknown && c.refusesLinks(call):
+		// This caller would fail at once with a link. A directory is most likely,
+		// and good for all opens: what turns out to be none ends in ESTALE, and
+		// the kernel looks again.
+		r.promise(out, name, syscall.S_IFDIR|0o555)
 	default:
 		// A node of its own for every lookup: the kernel locks the page that
 		// a link is read into, and callers that wait for that cannot be
 		// killed.
-		n := r.nodes.single(r.nodes.root, name, kindLink, nil)
+		n := r.nodes.single(r.nodes.root, name, kindLink, "")
 		out.NodeId = n.id
 		out.Attr = r.dirAttr(topIno(name))
 		out.Attr.Mode = syscall.S_IFLNK | 0o777
@@ -142,6 +159,17 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 	}
 	// Times to live stay 0: the kernel asks again at every step.
 	return fuse.OK
+}
+
+// promise shows the unrealised name in the shape that it will have.
+func (r *raw) promise(out *fuse.EntryOut, name string, mode uint32) {
+	n := r.nodes.promise(name, mode&syscall.S_IFMT)
+	out.NodeId = n.id
+	out.Attr = r.dirAttr(topIno(name))
+	if n.promised != syscall.S_IFDIR {
+		out.Attr.Mode = mode
+		out.Attr.Nlink = 1
+	}
 }
 
 // listRoot lists the valid names, without node ids: listing the store must not

@@ -16,6 +16,8 @@ import (
 // Server is a mounted store. End it by Unmount, and wait for its end by Wait.
 type Server struct {
 	raw    *raw
+	counts *counted
+	data   Data // never DataAuto
 	fuse   *fuse.Server
 	at     mounted
 	direct bool // mounted by a system call, and not by fusermount3
@@ -57,6 +59,7 @@ func mount(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.Data = opts.Data.choose()
 	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err
@@ -66,8 +69,11 @@ func mount(opts Options) (*Server, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		store:         opts.Store,
 		realiser:      opts.Realiser,
+		verifier:      opts.Verifier,
+		observer:      opts.Observer,
 		control:       opts.Control,
-		deny:          opts.Deny,
+		rules:         opts.Rules,
+		facts:         opts.Facts,
 		waitInLookup:  opts.WaitInLookup,
 		log:           log,
 		uid:           uint32(unix.Geteuid()),
@@ -75,10 +81,13 @@ func mount(opts Options) (*Server, error) {
 		limit:         limit,
 		nodes:         newNodes(),
 		backing:       b,
-		data:          data{b},
+		data:          data{backing: b},
 		snapshots:     newSnapshots(),
 		changed:       &changeTime{},
 		ctx:           ctx,
+	}
+	if opts.Used != nil {
+		r.uses = newUses(opts.Rules, opts.Used)
 	}
 	r.changed.advance()
 	fail := func(err error) (*Server, error) {
@@ -86,7 +95,11 @@ func mount(opts Options) (*Server, error) {
 		b.close()
 		return nil, err
 	}
-	server, err := fuse.NewServer(r, dir, mountOptions(opts, direct, log))
+	if opts.Data != DataNoOpen {
+		r.data.handles = newHandles(b)
+	}
+	counts := &counted{RawFileSystem: r}
+	server, err := fuse.NewServer(counts, dir, mountOptions(opts, b, direct, log))
 	if err != nil {
 		// It may have mounted and then failed to agree with the kernel.
 		if m, found := mountAt(dir); found && m.ours() {
@@ -97,7 +110,12 @@ func mount(opts Options) (*Server, error) {
 		}
 		return fail(err)
 	}
-	s := &Server{raw: r, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
+	if opts.Data == DataPassthrough {
+		if err := r.data.handles.passthrough(server, opts.Real); err != nil {
+			return fail(errors.Join(err, unmountAt(dir, direct, true)))
+		}
+	}
+	s := &Server{raw: r, counts: counts, data: opts.Data, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
 	go s.serve()
 	var found bool
 	if s.at, found = mountAt(dir); !found || !s.at.ours() {
@@ -111,7 +129,7 @@ func mount(opts Options) (*Server, error) {
 	return s, nil
 }
 
-func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOptions {
+func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse.MountOptions {
 	o := &fuse.MountOptions{
 		AllowOther: opts.AllowOther,
 		FsName:     fsName,
@@ -125,15 +143,21 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
 		EnableSymlinkCaching: true,
-		DisableXAttrs:        true,
+		DisableXAttrs:        opts.Facts == nil || opts.NoAttributes,
 		DisableSplice:        true,
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		// Also the size of the largest READ: with the default of 128 KiB, the
+		// first read of a big file takes a third longer.
+		MaxWrite:      1 << 20,
+		MaxStackDepth: stackDepth(b.real),
 
 		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {
 			log.Error("panic in a request", "panic", v)
 			return fuse.EIO
 		},
+	}
+	if opts.Data != DataPassthrough {
+		o.DisabledCapabilities = fuse.CAP_PASSTHROUGH
 	}
 	if !direct {
 		o.Options = append(o.Options, "ro", "nosuid", "nodev")
@@ -146,11 +170,17 @@ func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
 	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
+	if s.raw.uses != nil {
+		notes.Go(func() { s.raw.uses.run(stop) })
+	}
 	s.fuse.Serve()
 	s.end()
 	close(stop)
 	notes.Wait()
 	s.raw.calls.Wait()
+	if s.raw.data.handles != nil {
+		s.raw.data.handles.close()
+	}
 	s.raw.backing.close()
 	close(s.done)
 }
@@ -158,6 +188,16 @@ func (s *Server) serve() {
 // Wait returns when the mount has ended, by Unmount or by somebody else's
 // umount, and nothing of the server runs any more.
 func (s *Server) Wait() { <-s.done }
+
+// Data is how the contents of files reach the kernel: never DataAuto.
+func (s *Server) Data() Data { return s.data }
+
+// Nodes is how many files and directories the kernel remembers, the root among
+// them.
+func (s *Server) Nodes() int { return s.raw.nodes.size() }
+
+// Requests are how many requests of the kernel were answered, by their names.
+func (s *Server) Requests() map[string]uint64 { return s.counts.requests() }
 
 // Changed says that the names that are valid have changed. It never blocks.
 func (s *Server) Changed() {

@@ -135,7 +135,8 @@ func (s *fakeStore) List(after string, n int) ([]fs.Entry, error) {
 	return list, nil
 }
 
-func (s *fakeStore) Realise(ctx context.Context, name string) error {
+func (s *fakeStore) Realise(ctx context.Context, c fs.Call) error {
+	name := c.Name
 	s.mu.Lock()
 	r := s.known[name]
 	if r == nil {
@@ -299,6 +300,40 @@ func (s *fakeStore) Log(name string) ([]byte, error) {
 		return nil, store.ErrUnknown
 	}
 	return []byte(strings.Repeat("a line of the log\n", 20000)), nil
+}
+
+func (s *fakeStore) Waiters() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Appendf(nil, "%d wait\n", s.calls), nil
+}
+
+// Keys and Fact are there for all that is known: "state" for everything, "text"
+// for what is valid.
+func (s *fakeStore) Keys(name string) ([]string, error) {
+	e, err := s.Lookup(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case e.Valid:
+		return []string{"state", "text"}, nil
+	}
+	return []string{"state"}, nil
+}
+
+func (s *fakeStore) Fact(name, key string) ([]byte, error) {
+	e, err := s.Lookup(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case key == "state" && e.Valid:
+		return []byte("realised"), nil
+	case key == "state":
+		return []byte("unrealised"), nil
+	case key == "text" && e.Valid:
+		return []byte("words of " + name), nil
+	}
+	return nil, store.ErrUnknown
 }
 
 func (s *fakeStore) Status() ([]byte, error) {

@@ -12,6 +12,91 @@ import (
 
 // Every way to touch an object for the first time shows what it shows of the
 // same object when it has been there before.
+// opener is a client in Python that opens and shows what it got.
+const opener = `
+import ctypes, os, sys
+NO_SYMLINKS = 4
+def openat2(path, flags, resolve):
+	how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
+	libc = ctypes.CDLL(None, use_errno=True)
+	f = libc.syscall(437, -100, path.encode(), how, 24)
+	if f < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+	return f
+def show(path, flags, resolve=None):
+	try:
+		f = os.open(path, flags) if resolve is None else openat2(path, flags, resolve)
+		st = os.fstat(f)
+		print(oct(st.st_mode), st.st_size if st.st_mode & 0o40000 == 0 else '', st.st_ino)
+	except OSError as e: print(e.strerror)
+`
+
+// Opens that fail at once where there is a link work at the first touch.
+func TestOpensThatRefuseLinks(t *testing.T) {
+	s := newFakeStore(t)
+	dir, _ := mount(t, s, nil)
+	i := 0
+	for _, o := range []struct {
+		make     func(string) error
+		promised store.Kind
+	}{
+		{tree, store.KindUnknown},
+		{tree, store.KindDirectory},
+		{regular("text\n"), store.KindUnknown},
+		{regular("text\n"), store.KindRegular},
+		{script("echo"), store.KindUnknown},
+		{script("echo"), store.KindExecutable},
+		{symlink("there"), store.KindUnknown},
+		{symlink("there"), store.KindSymlink},
+	} {
+		args := []string{dir}
+		for range 5 {
+			i++
+			args = append(args, s.add(name(i, "x"), recipe{make: o.make, promised: o.promised, delay: 10 * time.Millisecond}))
+		}
+		c := `python3 -c "` + opener + `
+p = [os.path.join(sys.argv[1], n) for n in sys.argv[2:]]
+show(p[0], os.O_NOFOLLOW)
+show(p[1], os.O_NOFOLLOW | os.O_DIRECTORY)
+show(p[2], 0, NO_SYMLINKS)
+show(p[3], os.O_NOFOLLOW, 0)
+show(p[4] + '/share/doc', os.O_NOFOLLOW, NO_SYMLINKS)
+" "$@"`
+		first, err1 := sh(t, dir, c, args...)
+		again, err2 := sh(t, dir, c, args...)
+		if err1 != nil || err2 != nil || first != again || strings.Contains(first, "Stale") {
+			t.Errorf("promised %q: at first %q, %v\nlater %q, %v", o.promised, first, err1, again, err2)
+		}
+	}
+}
+
+// A descriptor that was opened without looking becomes that of the real object
+// wherever its type was known, or guessed well.
+func TestPathDescriptor(t *testing.T) {
+	s := newFakeStore(t)
+	dir, _ := mount(t, s, nil)
+	for i, o := range []struct {
+		make     func(string) error
+		promised store.Kind
+		known    bool // it works at the first touch
+	}{
+		{tree, store.KindDirectory, true},
+		{tree, store.KindUnknown, true},
+		{regular("text\n"), store.KindRegular, true},
+		{script("echo"), store.KindExecutable, true},
+		{symlink("there"), store.KindSymlink, true},
+		{symlink("there"), store.KindUnknown, false},
+		{regular("text\n"), store.KindUnknown, false},
+	} {
+		n := s.add(name(i, "x"), recipe{make: o.make, promised: o.promised, delay: 20 * time.Millisecond})
+		c := `python3 -c "` + opener + `show('$S/$1', os.O_PATH | os.O_NOFOLLOW)"`
+		first, err1 := sh(t, dir, c, n)
+		again, err2 := sh(t, dir, c, n)
+		if err1 != nil || err2 != nil || strings.Contains(again, "Stale") || o.known && first != again {
+			t.Errorf("%d: at first %q, %v; later %q, %v", i, first, err1, again, err2)
+		}
+	}
+}
+
 func TestFirstTouch(t *testing.T) {
 	objects := []struct {
 		kind   store.Kind
@@ -22,6 +107,7 @@ func TestFirstTouch(t *testing.T) {
 		{store.KindRegular, regular("text\n"), []store.Kind{store.KindUnknown, store.KindRegular}, []string{
 			`cat $S/$1`, `test -f $S/$1`, `test -x $S/$1`, `readlink $S/$1`, `exec 3<$S/$1 && cat <&3`, `ls $S/$1/`, `cd $S/$1 2>&1 | sed 's/.*: //'`,
 			`cp $S/$1 $T/c && cat $T/c`, `grep -c text $S/$1`, `head -c2 $S/$1`, `python3 -c "print(open('$S/$1').read())"`,
+			`python3 -c "import mmap, os; f = os.open('$S/$1', os.O_RDONLY); print(mmap.mmap(f, 0, prot=mmap.PROT_READ)[:])"`, `sha256sum < $S/$1`, `wc -c $S/$1`, `dd if=$S/$1 iflag=direct 2>/dev/null`,
 		}},
 		{store.KindExecutable, script("echo ran $0"), []store.Kind{store.KindUnknown, store.KindExecutable}, []string{
 			`$S/$1`, `test -x $S/$1`, `sh $S/$1`, `PATH=$S:$PATH; $1`,
@@ -64,8 +150,8 @@ func TestFirstTouch(t *testing.T) {
 					if strings.Contains(first, "Stale") {
 						t.Errorf("%s: %s", c, first)
 					}
-					// 0: of a promised directory much is known without it.
-					if b := s.built(n); b > 1 || b == 0 && promised != store.KindDirectory {
+					// 0: of a promised object much is known without it.
+					if b := s.built(n); b > 1 || b == 0 && promised == store.KindUnknown {
 						t.Errorf("%s: %d builds", c, b)
 					}
 				}
@@ -87,7 +173,7 @@ func TestWhatIsSeen(t *testing.T) {
 	must(t, dir, `$S/$1/bin/hello; cat $S/$1/link; readlink $S/$1/link`, "hello\ndoc\nshare/doc", d)
 	must(t, dir, `cat $S/$1/nothing 2>&1 | sed 's/.*: //'; cat $S/$1/share/doc/x 2>&1 | sed 's/.*: //'`,
 		"No such file or directory\nNot a directory", d)
-	must(t, dir, `getfattr -d $S/$1 2>/dev/null; findmnt -no FSTYPE,OPTIONS $S | grep -o 'fuse.storefs *ro,nosuid,nodev' | tr -s ' '`, "fuse.storefs ro,nosuid,nodev", d)
+	must(t, dir, `findmnt -no FSTYPE,OPTIONS $S | grep -o 'fuse.storefs *ro,nosuid,nodev' | tr -s ' '`, "fuse.storefs ro,nosuid,nodev", d)
 	for _, write := range []string{`echo > $S/$1/share/doc`, `mkdir $S/$1/x`, `rm -f $S/$1/link`, `chmod 777 $S/$1`, `touch $S/$1/bin/hello`, `mv $S/$1 $S/$1-x`} {
 		if out, err := sh(t, dir, write, d); err == nil || !strings.Contains(out, "Read-only file system") {
 			t.Errorf("%s: %q, %v", write, out, err)
@@ -104,11 +190,11 @@ func TestBrokenPromise(t *testing.T) {
 	must(t, dir, `cat $S/$1; stat -c %F $S/$1`, "text\nregular file", n)
 }
 
-// An object that is a link needs no second look.
+// An object that is known to be a link needs no second look.
 func TestLinkByDescriptor(t *testing.T) {
 	s := newFakeStore(t)
 	dir, _ := mount(t, s, nil)
-	n := s.add(name(1, "x"), recipe{make: symlink("there"), delay: 50 * time.Millisecond})
+	n := s.add(name(1, "x"), recipe{make: symlink("there"), promised: store.KindSymlink, delay: 50 * time.Millisecond})
 	must(t, dir, `python3 -c "
 import os
 f = os.open('$S/$1', os.O_PATH | os.O_NOFOLLOW)

@@ -26,19 +26,33 @@ func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) err
 	if c.writes(call) {
 		return errWrite
 	}
-	if r.deny.holds(c) {
+	may := r.rules.permission(c)
+	if may == MayNothing {
 		return store.ErrNotAllowed
 	}
-	return r.wait(cancel, name, func() bool { return c.dying(call) })
+	if r.observer != nil {
+		r.touched(c, name)
+	}
+	p := c.process()
+	return r.wait(cancel, Call{
+		Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm()), NoBuild: may == MayFetch,
+	}, func() bool { return c.dying(call) })
 }
 
-// wait returns when name is valid, or cannot become so, or the caller must not
+// touched tells the observer, of those who may have everything built.
+func (r *raw) touched(c caller, name string) {
+	if r.rules.permission(c) == MayBuild {
+		r.observer.Touched(int(c.pid), name)
+	}
+}
+
+// wait returns when what is called for is valid, or cannot become so, or the caller must not
 // wait any longer: it does not depend on how soon the Realiser notices.
-func (r *raw) wait(cancel <-chan struct{}, name string, dying func() bool) error {
+func (r *raw) wait(cancel <-chan struct{}, call Call, dying func() bool) error {
 	ctx, stop := context.WithCancel(r.ctx)
 	defer stop()
 	done := make(chan error, 1)
-	r.calls.Go(func() { done <- r.realiser.Realise(ctx, name) })
+	r.calls.Go(func() { done <- r.realiser.Realise(ctx, call) })
 
 	var limit <-chan time.Time
 	if r.limit > 0 {

@@ -280,7 +280,7 @@ func TestDenied(t *testing.T) {
 	eachShape(t, func(t *testing.T, promised store.Kind) {
 		s := newFakeStore(t)
 		dir, _ := mount(t, s, func(o *fs.Options) {
-			o.Deny = fs.Callers{Commands: []string{"indexer-with-long-name"}, UIDs: []uint32{12345}}
+			o.Rules = []fs.Rule{{Callers: fs.Callers{Commands: []string{"indexer-with-long-name"}, UIDs: []uint32{12345}}, Permission: fs.MayNothing}}
 			o.AllowOther = uid() == 0
 		})
 		n := s.add(name(1, "x"), recipe{make: tree, promised: promised})
@@ -313,7 +313,9 @@ func TestDeniedCgroup(t *testing.T) {
 		missing(t, "no cgroups")
 	}
 	s := newFakeStore(t)
-	dir, _ := mount(t, s, func(o *fs.Options) { o.Deny.Cgroups = []string{parts[2]} })
+	dir, _ := mount(t, s, func(o *fs.Options) {
+		o.Rules = []fs.Rule{{Callers: fs.Callers{Cgroups: []string{parts[2]}}, Permission: fs.MayNothing}}
+	})
 	n := s.add(name(1, "x"), recipe{make: tree})
 	if out, err := sh(t, dir, `cat $S/$1/share/doc`, n); err == nil || !strings.Contains(out, "Permission denied") {
 		t.Errorf("%q, %v", out, err)

@@ -13,14 +13,15 @@ import (
 // of rows below its own only: that is how nothing in the way of a lookup turns
 // back.
 var layers = [][]string{
-	{"store", "tree"},
-	{"event", "storeexpr", "references"},
+	{"store", "pressure", "tree"},
+	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
-	{"db"},
-	{"state", "builder", "instantiate", "progress"},
+	{"db", "integrity"},
+	{"state", "builder", "instantiate", "progress", "timeline"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},
 	{"fs", "daemon"},
+	{"notice"},
 	{"cmd/storefs"},
 }
 
@@ -30,6 +31,7 @@ var alone = map[string][]string{
 	"builder":    {"db", "state", "normaliser"},            // nor does a builder, which may run on another machine
 	"normaliser": {"db", "state", "nar", "fs"},             // the graph sees files and tables through its own interfaces
 	"daemon":     {"fs", "db", "state"},
+	"notice":     {"normaliser", "daemon", "db", "state"},
 	"db":         {"nar", "references", "storeexpr"}, // db holds no files and reads no expressions
 }
 

@@ -25,8 +25,8 @@ func (l *lab) nixScript(script string) string {
 		}
 	}
 	l.write("nix/conf/nix.conf", "build-users-group =\nsubstituters =\nsandbox = false\n")
-	cmd := exec.Command("unshare", "-m", "bash", "-euc", "mount --make-rprivate /; mount --bind "+l.Dir+"/nix/store "+l.Store+"; "+script)
-	cmd.Env = append(l.env, "NIX_STORE_DIR="+l.Store, "NIX_STATE_DIR="+l.Dir+"/nix/state", "NIX_LOG_DIR="+l.Dir+"/nix/log",
+	cmd := exec.Command("unshare", "-m", "bash", "-euc", "mount --make-rprivate /"+leaveOthers+"mount --bind "+l.Dir+"/nix/store "+l.Store+"; "+script)
+	cmd.Env = append(l.env, "STORE="+l.Store, "NIX_STORE_DIR="+l.Store, "NIX_STATE_DIR="+l.Dir+"/nix/state", "NIX_LOG_DIR="+l.Dir+"/nix/log",
 		"NIX_CONF_DIR="+l.Dir+"/nix/conf", "HOME="+l.Dir+"/nix/home", "NIX_REMOTE=", "NIX_PATH=")
 	cmd.Dir = l.Dir
 	r := run(l.t, cmd)

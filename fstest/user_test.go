@@ -23,7 +23,7 @@ default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner
 	}
 	// /dev/fuse may be for root only here: a device of our own stands over it,
 	// in a mount namespace of our own.
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", `
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", leaveOthers+`
 mknod -m 666 $LAB/fuse c 10 229
 mount --bind $LAB/fuse /dev/fuse
 exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -euxc '

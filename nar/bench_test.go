@@ -124,3 +124,34 @@ func BenchmarkSmallFiles(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFileHashes is the cost of hashing each file beside the archive.
+func BenchmarkFileHashes(b *testing.B) {
+	for _, shape := range []struct {
+		name        string
+		files, size int
+	}{{"small", 20_000, 4800}, {"large", 4, 64 << 20}} {
+		dir := filepath.Join(memDir(b), shape.name)
+		text := noise(shape.size)
+		for i := range shape.files {
+			sub := filepath.Join(dir, fmt.Sprint(i/100))
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				b.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), text, 0o644); err != nil {
+				b.Fatal(err)
+			}
+		}
+		c := candidates(100)
+		for name, file := range map[string]FileFunc{"without": nil, "with": func(string, store.Kind, [32]byte) {}} {
+			b.Run(shape.name+"/ingest/"+name, func(b *testing.B) {
+				for b.Loop() {
+					o := IngestOptions{UID: -1, GID: -1, Candidates: c, File: file}
+					if _, err := Ingest(context.Background(), dir, o); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

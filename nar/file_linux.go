@@ -2,10 +2,14 @@ package nar
 
 import (
 	"context"
+	"crypto/sha256"
+	"hash"
 	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/store"
 )
 
 // readFile writes a regular file's node.
@@ -34,16 +38,26 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 	}
 	out.put("contents")
 	out.size(st.Size)
-	if err := readContents(fd, &st, out); err != nil {
+	// In the goroutine that reads: there are several, and the hash of the
+	// archive has one of its own.
+	var h hash.Hash
+	if t.file != nil && d.parent != nil {
+		h = sha256.New()
+	}
+	if err := readContents(fd, &st, out, h); err != nil {
 		return err
+	}
+	if h != nil {
+		t.file(d.inside(name), kindOf(&st), [sha256.Size]byte(h.Sum(nil)))
 	}
 	out.pad(st.Size)
 	out.put(")")
 	return nil
 }
 
-// readContents reads as much as st says that there is.
-func readContents(fd int, st *unix.Stat_t, out *blocks) error {
+// readContents reads as much as st says that there is, and hashes it if h is
+// not nil.
+func readContents(fd int, st *unix.Stat_t, out *blocks, h hash.Hash) error {
 	for left := st.Size; left > 0; {
 		space := out.space()
 		if out.err != nil {
@@ -55,6 +69,9 @@ func readContents(fd int, st *unix.Stat_t, out *blocks) error {
 		}
 		if n == 0 {
 			return errChanged
+		}
+		if h != nil {
+			h.Write(space[:n])
 		}
 		out.took(n)
 		left -= int64(n)
@@ -95,7 +112,7 @@ func contents(ctx context.Context, path string, w io.Writer) error {
 	}
 	p := newPipeline(ctx, []io.Writer{w})
 	out := &blocks{fresh: p.fresh, give: p.put}
-	if err := readContents(fd, st, out); err != nil {
+	if err := readContents(fd, st, out, nil); err != nil {
 		p.fail(err)
 	}
 	out.flush()
@@ -144,6 +161,9 @@ func (t *tree) readLink(d *dir, name string, out *blocks) error {
 	}
 	if n > maxTarget {
 		return unfit("the target is too long")
+	}
+	if t.file != nil && d.parent != nil {
+		t.file(d.inside(name), store.KindSymlink, sha256.Sum256(buf[:n]))
 	}
 	out.put("(", "type", "symlink", "target", string(buf[:n]), ")")
 	return nil

@@ -17,6 +17,8 @@ type IngestOptions struct {
 	UID, GID int
 	// Candidates are the paths that may be referred to.
 	Candidates []store.Path
+	// File, if set, is told of every file, from the same read.
+	File FileFunc
 }
 
 // Ingest makes what is at path fit for the store, and hashes and scans it in the
@@ -29,7 +31,7 @@ type IngestOptions struct {
 // meanwhile are refused with store.ErrUnfit; the message names the path inside.
 // After an error, path is left half canonical.
 func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) {
-	s, err := summarise(ctx, path, &canon{o.UID, o.GID}, o.Candidates)
+	s, err := summarise(ctx, path, reading{&canon{o.UID, o.GID}, o.File}, o.Candidates)
 	if err != nil {
 		return Summary{}, fmt.Errorf("ingest %s: %w", path, err)
 	}
@@ -38,7 +40,17 @@ func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) 
 
 // HashPath hashes and scans what is at path, and changes nothing.
 func HashPath(ctx context.Context, path string, candidates ...store.Path) (Summary, error) {
-	s, err := summarise(ctx, path, nil, candidates)
+	s, err := summarise(ctx, path, reading{}, candidates)
+	if err != nil {
+		return Summary{}, fmt.Errorf("hash %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// HashFiles hashes what is at path and, in the same read, each file of it. It
+// changes nothing.
+func HashFiles(ctx context.Context, path string, file FileFunc) (Summary, error) {
+	s, err := summarise(ctx, path, reading{file: file}, nil)
 	if err != nil {
 		return Summary{}, fmt.Errorf("hash %s: %w", path, err)
 	}
@@ -47,7 +59,7 @@ func HashPath(ctx context.Context, path string, candidates ...store.Path) (Summa
 
 // Dump writes the archive of what is at path to w.
 func Dump(w io.Writer, path string) error {
-	_, err := archive(context.Background(), path, nil, w)
+	_, err := archive(context.Background(), path, reading{}, w)
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", path, err)
 	}
@@ -63,7 +75,7 @@ func HashAs(ctx context.Context, path string, algo store.Algo, recursive bool) (
 	d := newDigest(algo)
 	var err error
 	if recursive {
-		_, err = archive(ctx, path, nil, d)
+		_, err = archive(ctx, path, reading{}, d)
 	} else {
 		err = contents(ctx, path, d)
 	}
@@ -73,7 +85,22 @@ func HashAs(ctx context.Context, path string, algo store.Algo, recursive bool) (
 	return d.sum(), nil
 }
 
-func summarise(ctx context.Context, path string, c *canon, candidates []store.Path) (Summary, error) {
+// TextSummary is what Ingest would find in a file that holds text and cannot be
+// executed; it scans nothing.
+func TextSummary(text []byte) Summary {
+	d := newDigest(store.SHA256)
+	var head []byte
+	for _, s := range []string{magic, "(", "type", "regular", "contents"} {
+		head = appendString(head, s)
+	}
+	// A digest refuses nothing.
+	_, _ = d.Write(appendNumber(head, uint64(len(text))))
+	_, _ = d.Write(text)
+	_, _ = d.Write(appendString(appendPadding(nil, int64(len(text))), ")"))
+	return Summary{Kind: store.KindRegular, Hash: d.sum(), Size: d.size}
+}
+
+func summarise(ctx context.Context, path string, how reading, candidates []store.Path) (Summary, error) {
 	var stages []io.Writer
 	var scanner *references.Scanner
 	if len(candidates) > 0 {
@@ -85,7 +112,7 @@ func summarise(ctx context.Context, path string, c *canon, candidates []store.Pa
 		stages = append(stages, scanner)
 	}
 	d := newDigest(store.SHA256)
-	kind, err := archive(ctx, path, c, append(stages, d)...)
+	kind, err := archive(ctx, path, how, append(stages, d)...)
 	if err != nil {
 		return Summary{}, err
 	}

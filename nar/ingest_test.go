@@ -292,7 +292,7 @@ func TestReplacedByLink(t *testing.T) {
 	must(t, os.Symlink(outside, filepath.Join(path, "d")))
 	must(t, os.Symlink(filepath.Join(outside, "f"), filepath.Join(path, "f")))
 
-	tr := &tree{pipeline: newPipeline(t.Context(), nil), canon: &canon{-1, -1}}
+	tr := &tree{pipeline: newPipeline(t.Context(), nil), reading: reading{canon: &canon{-1, -1}}}
 	defer tr.fail(nil)
 	if _, err := tr.openDir(d, "d"); err == nil {
 		t.Error("opened a directory through a link")
@@ -330,5 +330,22 @@ func TestReferences(t *testing.T) {
 	must(t, err)
 	if !slices.Equal(s.References, want) {
 		t.Errorf("references %q, want %q", s.References, want)
+	}
+}
+
+func TestTextSummary(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 8, 9, 100_000} {
+		text := bytes.Repeat([]byte("x"), n)
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want, err := HashPath(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := TextSummary(text); got.Kind != want.Kind || got.Hash != want.Hash || got.Size != want.Size {
+			t.Errorf("%d bytes: %+v, want %+v", n, got, want)
+		}
 	}
 }

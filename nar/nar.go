@@ -11,6 +11,7 @@
 package nar
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"storefs/store"
@@ -34,6 +35,11 @@ type Summary struct {
 	Size       int64        // bytes of the NAR
 	References []store.Path // those candidates that occur in it, sorted
 }
+
+// FileFunc gets each file and link inside a directory: its path from there, and
+// the SHA-256 of its contents or of its target. It is called from several
+// goroutines at once, in no order.
+type FileFunc func(path string, kind store.Kind, sum [sha256.Size]byte)
 
 // insideError puts the path inside an object in front of an error; "" is the
 // object itself.

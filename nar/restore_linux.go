@@ -1,7 +1,9 @@
 package nar
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 
@@ -13,6 +15,8 @@ import (
 // RestoreOptions bounds what Restore does.
 type RestoreOptions struct {
 	MaxSize int64 // of the archive in bytes; 0 is no bound
+	// File, if set, is told of every file as it is written.
+	File FileFunc
 }
 
 // Restore makes the file, link or directory dest, which must not exist yet, of
@@ -21,19 +25,19 @@ type RestoreOptions struct {
 // make it write outside of dest. After an error, dest may be there in part, and
 // is the caller's to remove.
 func Restore(r io.Reader, dest string, o RestoreOptions) error {
-	if err := restore(NewReader(r, o.MaxSize), dest); err != nil {
+	if err := restore(NewReader(r, o.MaxSize), dest, o.File); err != nil {
 		return fmt.Errorf("restore %s: %w", dest, err)
 	}
 	return nil
 }
 
-func restore(r *Reader, dest string) error {
+func restore(r *Reader, dest string, file FileFunc) error {
 	base, name, err := openParent(dest)
 	if err != nil {
 		return err
 	}
 	defer base.release()
-	w := restorer{r: r, buf: make([]byte, 64<<10)}
+	w := restorer{r: r, told: file, buf: make([]byte, 64<<10)}
 	defer w.dirs.close()
 	for {
 		e, err := r.Next()
@@ -62,6 +66,7 @@ func restore(r *Reader, dest string) error {
 // and only where nothing is yet: no link can lead it away.
 type restorer struct {
 	r    *Reader
+	told FileFunc
 	dirs lineage
 	buf  []byte
 }
@@ -75,10 +80,13 @@ func (w *restorer) make(at *dir, name string, e Entry) error {
 		if err = unix.Symlinkat(e.Target, at.fd, name); err == nil {
 			err = setTime(at, name)
 		}
+		if err == nil && w.told != nil && at.parent != nil {
+			w.told(at.inside(name), e.Kind, sha256.Sum256([]byte(e.Target)))
+		}
 	case store.KindRegular:
-		return w.file(at, name, 0o444) // errors of the archive say where they are
+		return w.file(at, name, e.Kind, 0o444) // errors of the archive say where they are
 	case store.KindExecutable:
-		return w.file(at, name, 0o555)
+		return w.file(at, name, e.Kind, 0o555)
 	}
 	return insideError(at.inside(name), err)
 }
@@ -108,7 +116,7 @@ func (w *restorer) leave() error {
 	return w.dirs.pop()
 }
 
-func (w *restorer) file(at *dir, name string, mode uint32) error {
+func (w *restorer) file(at *dir, name string, kind store.Kind, mode uint32) error {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(at.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
@@ -116,8 +124,15 @@ func (w *restorer) file(at *dir, name string, mode uint32) error {
 		return insideError(at.inside(name), os.NewSyscallError("create", err))
 	}
 	defer unix.Close(fd)
+	var h hash.Hash
+	if w.told != nil && at.parent != nil {
+		h = sha256.New()
+	}
 	for {
 		n, readErr := w.r.Read(w.buf)
+		if h != nil {
+			h.Write(w.buf[:n])
+		}
 		for b := w.buf[:n]; len(b) > 0; {
 			written, err := retry(func() (int, error) { return unix.Write(fd, b) })
 			if err != nil {
@@ -134,6 +149,9 @@ func (w *restorer) file(at *dir, name string, mode uint32) error {
 	}
 	if err = os.NewSyscallError("chmod", unix.Fchmod(fd, mode)); err == nil {
 		err = setTime(at, name)
+	}
+	if err == nil && h != nil {
+		w.told(at.inside(name), kind, [sha256.Size]byte(h.Sum(nil)))
 	}
 	return insideError(at.inside(name), err)
 }

@@ -27,7 +27,7 @@ const (
 // blocks go, in order, into a pipeline.
 type tree struct {
 	*pipeline
-	canon *canon // nil: only read
+	reading
 
 	dirs  lineage
 	run   []step
@@ -35,6 +35,12 @@ type tree struct {
 
 	ahead chan *run // to the readers, nil until the second run
 	order chan *run // the same runs, to the one who collects their blocks
+}
+
+// reading says what is done with files besides reading them.
+type reading struct {
+	canon *canon   // nil: they are left as they are
+	file  FileFunc // nil: nobody wants to hear of them
 }
 
 // step is a piece of an archive.
@@ -59,10 +65,10 @@ type run struct {
 	out   chan []byte // its blocks; closed when it is read
 }
 
-// archive writes the archive of path through the stages, canonicalising it on
-// the way if c is not nil. It returns when no goroutine is left.
-func archive(ctx context.Context, path string, c *canon, stages ...io.Writer) (store.Kind, error) {
-	t := &tree{pipeline: newPipeline(ctx, stages), canon: c}
+// archive writes the archive of path through the stages. It returns when no
+// goroutine is left.
+func archive(ctx context.Context, path string, how reading, stages ...io.Writer) (store.Kind, error) {
+	t := &tree{pipeline: newPipeline(ctx, stages), reading: how}
 	kind, err := t.walk(path)
 	if err == nil {
 		err = t.endRun()

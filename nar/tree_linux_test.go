@@ -51,7 +51,7 @@ func TestChangesWhileRead(t *testing.T) {
 				}
 				path := inTemp(t, folder(map[string]node{"a": file(strings.Repeat("x", large))}))
 				var changed error
-				_, err := archive(t.Context(), path, c, &onFirst{func() {
+				_, err := archive(t.Context(), path, reading{canon: c}, &onFirst{func() {
 					time.Sleep(10 * time.Millisecond) // a tick of a coarse clock
 					changed = change(path)
 				}})
@@ -193,7 +193,7 @@ func TestTooDeep(t *testing.T) {
 func TestIngestCancelled(t *testing.T) {
 	path := inTemp(t, folder(map[string]node{"a": file(strings.Repeat("x", 8<<20)), "b": file("")}))
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := archive(ctx, path, nil, &onFirst{cancel})
+	_, err := archive(ctx, path, reading{}, &onFirst{cancel})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled in the midst: %v", err)
 	}

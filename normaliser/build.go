@@ -18,32 +18,65 @@ import (
 const lockPatience = 20 * time.Millisecond
 
 // build realises a derivation whose inputs are realised.
-func (n *Normaliser) build(ctx context.Context, j *job) (outcome string, err error) {
+func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	d, err := n.derivation(j.path)
 	if err != nil {
-		return "", err
+		return ending{err: err}
 	}
 	unlock, err := n.lock(ctx, j, d)
 	if err != nil {
-		return "", err
+		return ending{err: err}
 	}
 	defer unlock()
 	// Another process may have built it before we got the lock.
 	reused, err := n.reuse(ctx, j, d)
 	if err != nil || reused {
-		return event.OutcomeReused, err
+		return ending{outcome: event.OutcomeReused, err: err}
 	}
 	res, err := n.run(ctx, j, d)
 	if err != nil {
-		return "", err
+		return ending{err: err}
 	}
-	defer res.Release()
-	n.setPhase(j, event.PhaseRegister)
+	n.setPhase(j, event.PhaseSync)
+	n.post(func(gr *graph) { gr.built(j.goal) })
 	// It is built: whoever has gone, it would be a waste not to keep it.
-	if err := n.store.Register(context.WithoutCancel(ctx), j.path, d, res); err != nil {
-		return "", fmt.Errorf("register the outputs: %w", err)
+	err = n.store.Register(context.WithoutCancel(ctx), j.path, d, res, func() { n.setPhase(j, event.PhaseRegister) })
+	if err != nil {
+		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
 	}
-	return event.OutcomeBuilt, nil
+	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: res.Release}
+}
+
+// maxRegistering bounds the goals that register without a slot, and so what
+// waits in scratch when the disk is slower than the builders.
+const maxRegistering = 256
+
+// built takes the slot of a goal whose builder and scan have ended: the next
+// builder need not wait for the disk, and those that register at the same time
+// share a transaction. But what waits for nothing else than this goal, and is
+// needed more than anything that could have the slot now, gets it: builders
+// take longer than a transaction.
+func (gr *graph) built(g *goal) {
+	if gr.counts[registering] >= maxRegistering || gr.heir(g) {
+		return
+	}
+	gr.set(g, registering)
+	g.run.freed = time.Now()
+}
+
+// heir reports whether a goal that waits only for g goes before all that is
+// buildable.
+func (gr *graph) heir(g *goal) bool {
+	first := g.pool.first()
+	if first == nil {
+		return false
+	}
+	for _, e := range g.waiters {
+		if w := e.from; !e.dead && w.unfinished == 1 && gr.poolOf(w) == g.pool && less(w, first) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {
@@ -145,6 +178,7 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Kinds:      kinds,
 		Limits:     j.origin.limits,
 		KeepFailed: j.origin.keepFailed,
+		Wanted:     j.wanted,
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},

@@ -104,6 +104,9 @@ func reverse(f *store.Failure) {
 // fails for one need of a request is not tried again for another, which only
 // turns up when a substitute has failed. A new request does try again.
 func (gr *graph) recall(g *goal) {
+	if refusedBuild(&g.failure.Failure) {
+		return // others may try it
+	}
 	gr.seq++
 	g.failedAt = gr.seq
 	if len(gr.recent) > 2*gr.recentSize+1000 {

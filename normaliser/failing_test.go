@@ -264,6 +264,7 @@ func TestCheck(t *testing.T) {
 		n := w.start(t, 1)
 		check := func() error {
 			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}, Check: true, KeepFailed: true})
+			synctest.Wait() // results are released behind the answer
 			return err
 		}
 		if err := check(); !errors.Is(err, store.ErrRefused) {

@@ -31,6 +31,7 @@ var causes = []struct {
 	{store.ErrUnreachable, store.CauseUnreachable},
 	{store.ErrUnknown, store.CauseUnknown},
 	{store.ErrNotValid, store.CauseUnknown},
+	{store.ErrNotAllowed, store.CauseNotAllowed},
 	{store.ErrBuildFailed, store.CauseBuilder},
 }
 

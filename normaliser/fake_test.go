@@ -55,6 +55,7 @@ type world struct {
 	slow        map[string]time.Duration // expressions that take time to read
 	setBatches  int
 	transaction time.Duration // that failures are written in
+	register    time.Duration // that it takes to register an outcome
 	jobs        map[string]builder.Job
 
 	log       struct{ begun, built, cancelled, read []string } // names in order
@@ -260,7 +261,9 @@ func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
 	return func() {}, nil
 }
 
-func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
+func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error {
+	time.Sleep(w.register)
+	synced()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range r.Outputs {

@@ -54,6 +54,9 @@ const (
 	// locked: its worker holds the lock and waits, in the ready queue, for a
 	// slot.
 	locked
+	// registering: its worker registers what was built, and has given its slot
+	// back: it waits for the disk now, and the next builder need not.
+	registering
 	// done, failed, dropped: it has ended; it is not in the graph, holds
 	// nothing, and never changes again.
 	done
@@ -62,7 +65,7 @@ const (
 	numStates
 )
 
-var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "done", "failed", "dropped"}
+var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "registering", "done", "failed", "dropped"}
 
 func (s state) String() string { return stateNames[s] }
 
@@ -70,11 +73,12 @@ func (s state) ended() bool { return s >= done }
 
 // next lists what may follow a state.
 var next = [numStates][]state{
-	waiting:   {buildable, done, failed, dropped},
-	buildable: {waiting, running, failed, dropped},
-	running:   {waiting, locking, done, failed, dropped},
-	locking:   {waiting, locked, done, failed, dropped},
-	locked:    {waiting, running, done, failed, dropped},
+	waiting:     {buildable, done, failed, dropped},
+	buildable:   {waiting, running, failed, dropped},
+	running:     {waiting, locking, registering, done, failed, dropped},
+	locking:     {waiting, locked, done, failed, dropped},
+	locked:      {waiting, running, done, failed, dropped},
+	registering: {waiting, done, failed, dropped},
 }
 
 // flags are inherited by the inputs of a goal. They are only ever added to a
@@ -85,8 +89,12 @@ const (
 	flagUrgent    flags = 1 << iota // a caller is blocked in a lookup
 	flagKeepGoing                   // a request that keeps going needs it
 	flagMain                        // needed otherwise than through a substitute
+	flagMayBuild                    // a request that may build needs it, or a substitute does
+	flagDemand                      // a request that is not in the background needs it
+	flagUser                        // this bit and the following ones each stand for a user who wants it
 	// The remaining bits each stand for a request that wants to know its goals.
-	flagObserver
+	flagObserver = flagUser << maxUsers
+	flagUsers    = flagObserver - flagUser
 )
 
 // origin is what a goal takes from the request that first wanted it.
@@ -122,6 +130,8 @@ type goal struct {
 	started   bool // Started was published
 
 	expected time.Duration // recorded, 0 if nothing is
+	cores    int           // slots that its builder takes; 0 is all
+	holds    int           // slots that it has, while running
 	level    time.Duration // of the longest path from its start to the end of a goal that was asked for
 
 	inputs     []*edge
@@ -131,7 +141,10 @@ type goal struct {
 	requests   map[*request]struct{}
 
 	pool     *pool // while buildable, running, or locked
-	position int   // in the ready queue
+	idle     bool  // in pool.idle
+	queue    flags // of pool.ready, while buildable or locked and not idle
+	position int   // in that queue
+	payer    int   // the user on whose share it runs, if it is not in the background
 	run      *run  // while it has a worker
 
 	substitutes *attempts // of path goals
@@ -165,8 +178,18 @@ type attempts struct {
 type run struct {
 	cancel func()
 	since  time.Time     // when it got its slot
+	freed  time.Time     // when it gave its slot back for good; zero if it has it
 	phase  *phase        // written by the worker
 	resume chan struct{} // closed when it has a slot again, after locked
+	wanted chan struct{} // closed when it is no longer in the background; nil if it is not
+}
+
+// held is how long it has had its slot.
+func (r *run) held() time.Duration {
+	if r.freed.IsZero() {
+		return time.Since(r.since)
+	}
+	return r.freed.Sub(r.since)
 }
 
 // Costs of goals about which nothing is recorded. They only order goals and
@@ -194,12 +217,15 @@ func (g *goal) wanted() bool { return g.live > 0 || len(g.requests) > 0 }
 // inherited are the flags that its inputs get.
 func (g *goal) inherited() flags {
 	if g.kind == kindPath {
-		return g.flags &^ flagMain
+		return g.flags&^flagMain | flagMayBuild
 	}
 	return g.flags
 }
 
+// background reports whether only requests in the background need it.
+func (g *goal) background() bool { return g.flags&flagDemand == 0 }
+
 // has reports whether a worker runs for it.
 func (g *goal) hasWorker() bool {
-	return g.state == running || g.state == locking || g.state == locked
+	return g.state >= running && g.state <= registering
 }

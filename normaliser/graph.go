@@ -2,7 +2,6 @@ package normaliser
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"time"
 
@@ -24,12 +23,18 @@ type graph struct {
 	subs     pool // of substitution, and of builders that only a substitute needs
 	walks    pool // of walks and of what else is local and quick
 	requests map[*request]struct{}
+	users    users
 	jobs     map[int]int // Request.Jobs → requests with it
 	minSlots int         // Options.Jobs
+	idleJobs int         // Options.BackgroundJobs
+	demands  int         // requests that are not in the background
+	demanded time.Time   // when the last of them ended
+	calming  bool        // start is called when it is calm
 	working  int         // workers
 	seq      uint64
 	search   uint64 // number of searches so far
 	closing  bool   // nothing is started any more
+	hold     string // why nothing is started beside what runs, "" if it is
 
 	observers map[flags]*request // requests with Planned by their flags
 	observing flags              // all of these
@@ -39,6 +44,8 @@ type graph struct {
 	recent     map[key]*goal // what failed while goals that live now lived
 	recentSize int           // of recent after it was last cleaned
 
+	scores scores // of the expected durations
+
 	ended    []*goal
 	released []release
 	doomed   []doom
@@ -46,6 +53,8 @@ type graph struct {
 	events *event.Bus
 	memory *failureLog
 	launch func(*goal) // begins a worker
+	// later posts a message after a time.
+	later func(d time.Duration, message func(*graph))
 }
 
 // release: a goal lost somebody who wanted it.
@@ -70,9 +79,9 @@ func (gr *graph) set(g *goal, s state) {
 	}
 	switch g.state {
 	case buildable, locked:
-		heap.Remove(&g.pool.ready, g.position)
+		g.pool.remove(g)
 	case running:
-		g.pool.used--
+		g.pool.free(g)
 	}
 	gr.counts[g.state]--
 	g.state = s
@@ -80,12 +89,13 @@ func (gr *graph) set(g *goal, s state) {
 	switch s {
 	case buildable, locked:
 		g.pool = gr.poolOf(g)
-		heap.Push(&g.pool.ready, g)
+		g.pool.push(g)
 	case running:
-		g.pool.used++
+		g.pool.take(g)
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.live.delete(g.key)
+		gr.users.count(g.flags, -1)
 		gr.ended = append(gr.ended, g)
 		if s == failed {
 			gr.recall(g)
@@ -111,7 +121,7 @@ func (gr *graph) add(n *node, o *origin, by *goal) *goal {
 	if by != nil {
 		since = by.since
 	}
-	g := &goal{key: n.key, seq: gr.seq, since: since, mode: n.mode, wants: n.wants, expected: n.expected, replan: n.replan, origin: o}
+	g := &goal{key: n.key, seq: gr.seq, since: since, mode: n.mode, wants: n.wants, expected: n.expected, cores: n.cores, replan: n.replan, origin: o}
 	if g.kind == kindPath {
 		g.substitutes = &attempts{}
 	}
@@ -308,7 +318,7 @@ func (gr *graph) doom(g, blame *goal) {
 func (gr *graph) fail(g *goal) {
 	var held time.Duration
 	if g.run != nil {
-		held = time.Since(g.run.since)
+		held = g.run.held()
 	}
 	f := g.tell()
 	remembered := gr.isFailure(g)
@@ -322,7 +332,7 @@ func (gr *graph) fail(g *goal) {
 // isFailure reports whether the failure of g is one for anybody: a path goal
 // that was only tried leaves another way.
 func (gr *graph) isFailure(g *goal) bool {
-	if g.failure.Cause == store.CauseCancelled {
+	if g.failure.Cause == store.CauseCancelled || refusedBuild(&g.failure.Failure) || g.background() {
 		return false
 	}
 	if g.kind != kindPath || len(g.requests) > 0 {
@@ -367,23 +377,69 @@ func (gr *graph) afterRelease(r release) {
 	}
 }
 
+// held reports whether nothing is to be started in p. One goal is always let
+// run, or nothing would ever end.
+func (gr *graph) held(p *pool) bool {
+	return gr.hold != "" && p != &gr.walks && gr.builds.used-gr.builds.spared+gr.subs.used-gr.subs.spared > 0
+}
+
 // start gives free slots to the goals that need them most.
 func (gr *graph) start() {
 	if gr.closing {
 		return
 	}
-	for _, p := range []*pool{&gr.walks, &gr.builds, &gr.subs} {
-		for p.free() {
-			g := p.ready[0]
-			resumed := g.state == locked
-			gr.set(g, running)
-			if resumed {
-				g.run.since = time.Now()
-				close(g.run.resume)
-				continue
-			}
-			gr.working++
-			gr.launch(g)
+	pools := []*pool{&gr.walks, &gr.builds, &gr.subs}
+	for _, p := range pools {
+		for g := p.next(); g != nil && !gr.held(p); g = p.next() {
+			gr.give(g)
+		}
+		p.giveWay()
+	}
+	if gr.hold != "" {
+		return
+	}
+	kept := gr.kept()
+	for _, p := range pools {
+		for g := p.nextIdle(kept); g != nil && gr.spare() < gr.idleJobs; g = p.nextIdle(kept) {
+			gr.give(g)
 		}
 	}
+}
+
+// calm is how long after a request the next one is expected. A program that
+// wants one path after the other would otherwise stop, each time, what has just
+// begun in the background: that costs both more than it is worth.
+const calm = time.Second
+
+// kept is how many slots goals in the background leave free for whoever comes
+// next.
+func (gr *graph) kept() int {
+	if gr.demands > 0 {
+		return 1
+	}
+	left := calm - time.Since(gr.demanded)
+	if left <= 0 {
+		return 0
+	}
+	if !gr.calming && len(gr.walks.idle)+len(gr.builds.idle)+len(gr.subs.idle) > 0 {
+		gr.calming = true
+		gr.later(left, func(gr *graph) { gr.calming = false })
+	}
+	return 1
+}
+
+// spare is how many goals run in the background.
+func (gr *graph) spare() int { return len(gr.walks.spare) + len(gr.builds.spare) + len(gr.subs.spare) }
+
+// give gives g a slot.
+func (gr *graph) give(g *goal) {
+	resumed := g.state == locked
+	gr.set(g, running)
+	if resumed {
+		g.run.since = time.Now()
+		close(g.run.resume)
+		return
+	}
+	gr.working++
+	gr.launch(g)
 }

@@ -1,7 +1,6 @@
 package normaliser
 
 import (
-	"container/heap"
 	"time"
 
 	"storefs/event"
@@ -37,7 +36,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 		if n.mode == modeLive {
 			joined = append(joined, g)
 		}
-		if !isNew && !gr.adapt(g, n) {
+		if !isNew && (gr.spared(g, n) || !gr.adapt(g, n)) {
 			continue
 		}
 		if gr.linkDeps(g, n.deps, goals) && !isNew {
@@ -55,7 +54,7 @@ func (gr *graph) merge(p *plan, o *origin, by *goal, attach func(goals []*goal))
 	gr.raiseInputs(joined)
 	gr.announce(fresh)
 	for i, g := range goals {
-		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) {
+		if f := p.nodes[i].failure; f != nil && (g.state == waiting || g.state == buildable) && !gr.spared(g, &p.nodes[i]) {
 			g.failure, g.blame, g.depth = &rootCause{Failure: *f}, nil, 0
 			gr.fail(g)
 			continue
@@ -80,6 +79,12 @@ func (gr *graph) current(p *plan) bool {
 		}
 	}
 	return true
+}
+
+// spared reports whether g, which others may build, is not to fail because n
+// is for somebody who may not.
+func (gr *graph) spared(g *goal, n *node) bool {
+	return refusedBuild(n.failure) && g.flags&flagMayBuild != 0
 }
 
 // adapt changes a live goal to what a newer plan found; it reports whether the
@@ -108,7 +113,7 @@ func (gr *graph) adapt(g *goal, n *node) bool {
 	case g.mode == modeTry:
 		gr.unlinkInputs(g, true)
 	}
-	g.mode, g.expected, g.replan = n.mode, n.expected, n.replan
+	g.mode, g.expected, g.cores, g.replan = n.mode, n.expected, n.cores, n.replan
 	if g.state == buildable {
 		gr.set(g, waiting) // its pool may be another one now
 	}
@@ -190,7 +195,7 @@ func (gr *graph) raise(g *goal, l time.Duration) {
 	}
 	g.level = l
 	if g.state == buildable || g.state == locked {
-		heap.Fix(&g.pool.ready, g.position)
+		g.pool.raised(g)
 	}
 }
 
@@ -218,14 +223,26 @@ func (gr *graph) flag(g *goal, f flags) {
 }
 
 func (gr *graph) addFlags(g *goal, add flags) {
+	queued := g.state == buildable || g.state == locked
+	if queued {
+		g.pool.remove(g)
+	}
+	if !g.state.ended() {
+		gr.users.count(add&^g.flags, 1)
+	}
 	g.flags |= add
-	if g.state == buildable || g.state == locked {
-		if p := gr.poolOf(g); p != g.pool && g.state == buildable {
-			heap.Remove(&g.pool.ready, g.position)
-			g.pool = p
-			heap.Push(&p.ready, g)
-		} else {
-			heap.Fix(&g.pool.ready, g.position)
+	if queued {
+		if g.state == buildable {
+			g.pool = gr.poolOf(g)
+		}
+		g.pool.push(g)
+	}
+	if g.run != nil && g.run.wanted != nil && !g.background() {
+		// It is somebody's now, and stays.
+		close(g.run.wanted)
+		g.run.wanted = nil
+		if g.state == running {
+			g.pool.adopt(g)
 		}
 	}
 	for b := add & gr.observing; b != 0; b &= b - 1 {

@@ -17,7 +17,11 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 		return node{}, nil, err
 	}
 	expected, _ := p.store.Expected(rec.path)
-	n := node{mode: modeBuild, expected: expected}
+	cores, _, err := d.Cores()
+	if err != nil {
+		return node{}, nil, fmt.Errorf("read %s: %w", rec.path, err)
+	}
+	n := node{mode: modeBuild, expected: expected, cores: cores}
 	if rec.kind == kindCheck {
 		if len(missing) > 0 {
 			return node{}, nil, fmt.Errorf("check %s: %s is not valid, so there is nothing to compare with: %w", rec.path, missing[0], store.ErrRefused)
@@ -38,6 +42,9 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 			}
 			return n, refs, nil
 		}
+	}
+	if p.noBuild {
+		return node{}, nil, mustBuild(rec.path)
 	}
 	return n, p.inputs(d), nil
 }

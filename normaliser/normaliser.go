@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"storefs/event"
 	"storefs/store"
@@ -38,6 +39,13 @@ type Options struct {
 	// SubstituteJobs is the number of substitutions at a time, and of builds
 	// that only a substitute needs; zero is DefaultSubstituteJobs.
 	SubstituteJobs int
+	// JobsPerUser is the number of builds, and of substitutions, at a time for
+	// the sake of one user; zero is no limit. Also without a limit, who holds
+	// fewest slots gets the next one.
+	JobsPerUser int
+	// BackgroundJobs is the number of goals at a time that only requests in the
+	// background need; zero is one.
+	BackgroundJobs int
 }
 
 // errClosing answers requests that come, or are still waiting, when the
@@ -52,11 +60,13 @@ type Normaliser struct {
 	events      *event.Bus
 	memory      *failureLog
 	live        *liveGoals
+	callers     *callers
 
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
 
-	workers context.Context // what workers run under
+	running sync.WaitGroup  // workers
+	workers context.Context // what they run under
 	cancel  context.CancelFunc
 
 	closing sync.Once
@@ -71,6 +81,9 @@ func New(o Options) *Normaliser {
 	if o.SubstituteJobs <= 0 {
 		o.SubstituteJobs = DefaultSubstituteJobs
 	}
+	if o.BackgroundJobs <= 0 {
+		o.BackgroundJobs = 1
+	}
 	if o.Events == nil {
 		o.Events = &event.Bus{}
 	}
@@ -81,6 +94,7 @@ func New(o Options) *Normaliser {
 		events:      o.Events,
 		memory:      newFailureLog(o.Store),
 		live:        &liveGoals{goals: map[key]wants{}},
+		callers:     &callers{all: map[*call]struct{}{}},
 		inbox:       make(chan func(*graph)),
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),
@@ -89,17 +103,21 @@ func New(o Options) *Normaliser {
 	gr := &graph{
 		goals:     map[key]*goal{},
 		live:      n.live,
-		builds:    pool{slots: o.Jobs},
-		subs:      pool{slots: o.SubstituteJobs},
+		builds:    pool{slots: o.Jobs, perUser: o.JobsPerUser},
+		subs:      pool{slots: o.SubstituteJobs, perUser: o.JobsPerUser},
 		walks:     pool{slots: walkJobs},
 		requests:  map[*request]struct{}{},
 		jobs:      map[int]int{},
 		minSlots:  o.Jobs,
+		idleJobs:  o.BackgroundJobs,
 		observers: map[flags]*request{},
 		recent:    map[key]*goal{},
 		events:    n.events,
 		memory:    n.memory,
 		launch:    n.launch,
+		later: func(d time.Duration, message func(*graph)) {
+			time.AfterFunc(d, func() { n.post(message) })
+		},
 	}
 	go n.loop(gr)
 	return n
@@ -127,6 +145,12 @@ func (n *Normaliser) post(message func(*graph)) bool {
 	}
 }
 
+// Hold lets nothing be started beside what runs, because of the reason, until
+// it is called with "".
+func (n *Normaliser) Hold(reason string) {
+	n.post(func(gr *graph) { gr.hold = reason })
+}
+
 // Close takes no more requests, drops the goals that have not begun, and waits
 // until those that run have ended and are registered. When ctx ends before
 // that, it cancels them. Their callers get what became of their goals; the
@@ -138,6 +162,7 @@ func (n *Normaliser) Close(ctx context.Context) error {
 		go func() {
 			<-n.done
 			n.memory.close()
+			n.running.Wait()
 			n.cancel()
 			close(n.closed)
 		}()

@@ -11,6 +11,7 @@ import (
 
 	"storefs/event"
 	"storefs/store"
+	"storefs/storeexpr"
 )
 
 func TestSlots(t *testing.T) {
@@ -55,6 +56,43 @@ func TestLongestPathFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := []string{"a", "a2", "b", "z1", "top"}; !slices.Equal(w.begun(), want) {
+			t.Errorf("order %v, want %v", w.begun(), want)
+		}
+	})
+}
+
+// The next builder does not wait for the disk, unless something that is needed
+// more waits for just that.
+func TestSlotWhileRegistering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = 100 * time.Millisecond
+		var targets []store.Path
+		for i := range 10 {
+			targets = append(targets, w.drv(fmt.Sprint("a", i)))
+		}
+		n := w.start(t, 2)
+		begin := time.Now()
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(begin); w.most != 2 || got != 5100*time.Millisecond {
+			t.Errorf("%d at a time, %v; want 2, 5.1s", w.most, got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = 100 * time.Millisecond
+		w.drv("lesser")
+		w.drv("first")
+		w.drv("second", "first")
+		top := w.drv("top", "lesser", "second")
+		w.expected[path("second.drv")] = time.Hour
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"first", "second", "lesser", "top"}; !slices.Equal(w.begun(), want) {
 			t.Errorf("order %v, want %v", w.begun(), want)
 		}
 	})
@@ -336,4 +374,102 @@ func TestPlanIsMadeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 2*maxEstimates + 10 {
+			name := fmt.Sprint("a", i)
+			targets = append(targets, w.drv(name))
+			w.expected[targets[i]] = time.Second
+			if i < 10 { // old news
+				w.expected[targets[i]] = time.Hour
+			}
+		}
+		targets = append(targets, w.drv("new"))
+		n := w.start(t, 1)
+		if e := n.Status().Estimates; e.Count != 0 {
+			t.Errorf("%+v before anything was built", e)
+		}
+		for i, p := range targets {
+			if i%4 != 0 {
+				w.takes[short(p)] = 1250 * time.Millisecond
+			}
+		}
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		if e := n.Status().Estimates; e.Count != maxEstimates || e.MedianError < 0.19 || e.MedianError > 0.21 {
+			t.Errorf("%+v, want %d with a median error of 0.2", e, maxEstimates)
+		}
+	})
+}
+
+// What uses more processors takes more slots, and waits until it gets them.
+func TestCores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		cores := func(name, n string) store.Path {
+			p := w.drv(name)
+			w.exprs[p].(*storeexpr.Derivation).Env = []storeexpr.EnvVar{{Name: "__cores", Value: n}}
+			return p
+		}
+		var targets []store.Path
+		begun := map[string]time.Duration{}
+		for i, n := range []string{"1", "3", "2", "2", "0", "1", "9", "1"} {
+			targets = append(targets, cores(fmt.Sprint("a", i), n))
+		}
+		n := w.start(t, 4)
+		begin := time.Now()
+		w.onBuilt = func(name string) { begun[name] = time.Since(begin) }
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+		// 1+3, 2+2, 4, 1, 4 (of 9), 1: nothing overtakes what waits for many.
+		for i, want := range []int{1, 1, 2, 2, 3, 4, 5, 6} {
+			if got := begun[fmt.Sprint("a", i)]; got != time.Duration(want)*time.Second {
+				t.Errorf("a%d was built after %v, want %ds", i, got, want)
+			}
+		}
+		bad := cores("bad", "many")
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{bad}}); !errors.Is(err, store.ErrBadExpr) {
+			t.Errorf("got %v, want ErrBadExpr", err)
+		}
+	})
+}
+
+// While the machine is short of something, only one goal runs.
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 10 {
+			targets = append(targets, w.drv(fmt.Sprint("a", i)))
+		}
+		n := w.start(t, 4)
+		begin := time.Now()
+		done := make(chan error)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: targets})
+			done <- err
+		}()
+		time.Sleep(500 * time.Millisecond)
+		n.Hold("memory is short")
+		if s := n.Status(); s.Held != "memory is short" || len(s.Running) != 4 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		if got := len(w.begun()); got != 6 {
+			t.Errorf("%d begun, want 4 and then 1 at a time", got)
+		}
+		n.Hold("")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(begin); got != 4500*time.Millisecond && got != 4*time.Second {
+			t.Errorf("took %v", got)
+		}
+	})
 }

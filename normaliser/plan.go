@@ -25,6 +25,7 @@ type node struct {
 	wants    wants
 	deps     []int32 // indices of nodes before this one
 	expected time.Duration
+	cores    int            // slots that it takes when it is built; 0 is all
 	failure  *store.Failure // it cannot even be begun
 	// replan: more outputs were found to be wanted after its inputs were
 	// decided, so they must be decided again.
@@ -46,6 +47,8 @@ type planner struct {
 	forPath store.Path
 	// noTry is a derivation whose substitutes have failed.
 	noTry store.Path
+	// noBuild: derivations whose outputs cannot be substituted fail.
+	noBuild bool
 	// live, if not nil, tells what the graph has goals for: the walk ends there.
 	live *liveGoals
 
@@ -184,6 +187,17 @@ func (p *planner) enter(r ref) (index int32, pushed bool) {
 	rec.active = true
 	p.stack = append(p.stack, frame{rec: rec, node: n, refs: refs})
 	return realised, true
+}
+
+// reused counts the expressions that need nothing.
+func (p *planner) reused() int {
+	n := 0
+	for k, rec := range p.seen {
+		if k.kind == kindExpr && rec.index == realised {
+			n++
+		}
+	}
+	return n
 }
 
 // broken makes a node of something that failed before it was a goal.

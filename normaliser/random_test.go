@@ -18,6 +18,9 @@ import (
 func (gr *graph) check() error {
 	var counts [numStates]int
 	used := map[*pool]int{}
+	held := map[*pool][maxUsers]int{}
+	queued := map[*pool]int{}
+	var wanted users
 	for k, g := range gr.goals {
 		counts[g.state]++
 		liveIn, liveOut := 0, 0
@@ -52,9 +55,29 @@ func (gr *graph) check() error {
 		}
 		if g.state == running {
 			used[g.pool]++
+			_, spare := g.pool.spare[g]
+			if spare != g.background() {
+				return fmt.Errorf("%s runs in the background: %v, counted %v", g.path, g.background(), spare)
+			}
+			if !spare {
+				h := held[g.pool]
+				h[g.payer]++
+				held[g.pool] = h
+			}
 		}
-		if (g.state == buildable || g.state == locked) && g.pool.ready[g.position] != g {
-			return fmt.Errorf("%s is not where it says in its queue", g.path)
+		wanted.count(g.flags, 1)
+		if g.state == buildable || g.state == locked {
+			queued[g.pool]++
+			if g.idle != (g.background() && g.state != locked) {
+				return fmt.Errorf("%s is in the wrong queue", g.path)
+			}
+			q := &g.pool.idle
+			if !g.idle {
+				q = g.pool.ready[g.queue]
+			}
+			if q == nil || (*q)[g.position] != g || !g.idle && g.queue != g.flags&flagUsers {
+				return fmt.Errorf("%s is not where it says in its queue", g.path)
+			}
 		}
 	}
 	for s := waiting; s < done; s++ {
@@ -66,9 +89,49 @@ func (gr *graph) check() error {
 		if used[p] != p.used {
 			return fmt.Errorf("%d slots used, %d counted", used[p], p.used)
 		}
-		if p.free() && !gr.closing {
+		if p.next() != nil && !gr.closing {
 			return errors.New("a slot is free, and a goal waits for it")
 		}
+		if held[p] != p.held {
+			return fmt.Errorf("slots by user: %v, counted %v", held[p], p.held)
+		}
+		for u, n := range p.held {
+			if p.perUser > 0 && u != nobody && n > p.perUser {
+				return fmt.Errorf("user %d holds %d slots, may hold %d", u, n, p.perUser)
+			}
+		}
+		queued[p] -= len(p.idle)
+		for _, q := range p.ready {
+			queued[p] -= len(*q)
+			if len(*q) == 0 {
+				return errors.New("an empty queue is left over")
+			}
+		}
+		if queued[p] != 0 {
+			return fmt.Errorf("%d goals too many or too few in the queues", queued[p])
+		}
+		spared, stopped := 0, 0
+		for g := range p.spare {
+			if g.state != running {
+				return fmt.Errorf("%s is counted as running in the background, and is %v", g.path, g.state)
+			}
+			spared += g.holds
+			if g.cancelled {
+				stopped += g.holds
+			}
+		}
+		if spared != p.spared {
+			return fmt.Errorf("%d slots used in the background, counted %d", spared, p.spared)
+		}
+		if p.used-stopped > p.slots && stopped < spared {
+			return errors.New("a goal in the background holds a slot that is taken twice")
+		}
+	}
+	if gr.spare() > gr.idleJobs {
+		return fmt.Errorf("%d goals run in the background, %d may", gr.spare(), gr.idleJobs)
+	}
+	if wanted.goals != gr.users.goals {
+		return fmt.Errorf("goals by user: %v, counted %v", wanted.goals, gr.users.goals)
 	}
 	return nil
 }
@@ -253,18 +316,25 @@ func randomCaller(t *rapid.T, m *model, size int) caller {
 		return time.Duration(rapid.IntRange(0, most).Draw(t, label)) * time.Millisecond
 	}
 	name := fmt.Sprint("n", rapid.IntRange(0, size-1).Draw(t, "target"))
+	var who *Caller
+	if uid := rapid.Uint32Range(0, maxUsers+3).Draw(t, "user"); uid > 0 {
+		who = &Caller{UID: uid}
+	}
 	return caller{
 		name: name, want: m.realise(name),
 		after:    milliseconds(20000, "after"),
 		stays:    rapid.Bool().Draw(t, "stays"),
 		patience: milliseconds(5000, "patience"),
 		request: Request{
-			Targets:   []store.Path{path(name)},
-			KeepGoing: rapid.Bool().Draw(t, "keep going"),
-			Urgent:    rapid.Bool().Draw(t, "urgent"),
-			Jobs:      rapid.IntRange(0, 6).Draw(t, "jobs of request"),
-			Orphans:   Orphans{Cancel: rapid.Bool().Draw(t, "cancel"), Grace: milliseconds(3000, "grace")},
-			Planned:   func([]store.Path) {},
+			Targets:    []store.Path{path(name)},
+			KeepGoing:  rapid.Bool().Draw(t, "keep going"),
+			Urgent:     rapid.Bool().Draw(t, "urgent"),
+			Background: rapid.Bool().Draw(t, "background"),
+			Jobs:       rapid.IntRange(0, 6).Draw(t, "jobs of request"),
+			Orphans:    Orphans{Cancel: rapid.Bool().Draw(t, "cancel"), Grace: milliseconds(3000, "grace")},
+			Planned:    func([]store.Path) {},
+			Caller:     who,
+			NoBuild:    rapid.IntRange(0, 3).Draw(t, "may not build") == 0,
 		},
 	}
 }
@@ -277,13 +347,13 @@ func TestRandomCallers(t *testing.T) {
 		size := rapid.IntRange(1, 30).Draw(rt, "size")
 		randomWorld(rt, w, size)
 		m := &model{w: w, state: map[string]bool{}, begun: map[string]bool{}}
-		jobs := rapid.IntRange(1, 4).Draw(rt, "jobs")
+		options := Options{Jobs: rapid.IntRange(1, 4).Draw(rt, "jobs"), JobsPerUser: rapid.IntRange(0, 3).Draw(rt, "jobs per user")}
 		callers := make([]caller, rapid.IntRange(1, 8).Draw(rt, "callers"))
 		for i := range callers {
 			callers[i] = randomCaller(rt, m, size)
 		}
 		bubble(t, rt, func(t *testing.T, bad *complaints) {
-			n := w.start(t, jobs)
+			n := w.startWith(t, options)
 			var all sync.WaitGroup
 			for _, c := range callers {
 				all.Go(func() {
@@ -299,6 +369,9 @@ func TestRandomCallers(t *testing.T) {
 					if errors.Is(err, store.ErrCancelled) && !c.stays {
 						return
 					}
+					if c.request.NoBuild && errors.Is(err, store.ErrNotAllowed) {
+						return
+					}
 					if (err == nil) != c.want {
 						bad.Errorf("%s: %v, want realised: %v", c.name, err, c.want)
 					}
@@ -310,7 +383,7 @@ func TestRandomCallers(t *testing.T) {
 			if len(w.built()) != len(slices.Compact(sorted(w.built()))) {
 				bad.Errorf("built more than once: %v", w.built())
 			}
-			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
+			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running)+len(s.Waiters) != 0 {
 				bad.Errorf("left over: %+v", s)
 			}
 		})

@@ -20,8 +20,13 @@ func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
 	// A plan may end at goals that are in the graph; if they are gone when it
 	// gets there, what became of them is found out by walking again, in the end
 	// by walking everything.
+	call, leave := n.callers.enter(r)
+	defer leave()
 	for _, live := range []*liveGoals{n.live, n.live, n.live, nil} {
-		res, merged, err := n.try(ctx, r, live)
+		if r.NoBuild && live != nil {
+			continue // what others have goals for may be builds
+		}
+		res, merged, err := n.try(ctx, r, live, call)
 		if merged {
 			return res, err
 		}
@@ -30,10 +35,10 @@ func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
 }
 
 // try makes a plan, and follows it if it still holds.
-func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals) (_ *Result, merged bool, _ error) {
+func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *call) (_ *Result, merged bool, _ error) {
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
-	p.live = live
+	p.live, p.noBuild = live, r.NoBuild
 	index := make([]int32, len(r.Targets))
 	waits := false
 	for i, t := range r.Targets {
@@ -43,8 +48,14 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals) (_ *Re
 		}
 		waits = waits || index[i] != realised
 	}
+	refused := p.plan.refused()
+	res.Reused = p.reused()
 	for i := range res.Targets {
 		t := &res.Targets[i]
+		if index[i] != realised && refused != nil {
+			f := *refused
+			t.Failure = &f
+		}
 		if index[i] == realised && t.Failure == nil {
 			n.completeTarget(ctx, t)
 		}
@@ -52,10 +63,10 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals) (_ *Re
 			res.Failures = append(res.Failures, t.Failure)
 		}
 	}
-	if !waits {
+	if !waits || refused != nil {
 		return res, true, res.err()
 	}
-	merged, err := n.await(ctx, r, p, index, res)
+	merged, err := n.await(ctx, r, p, index, res, call)
 	if err != nil {
 		err = errors.Join(res.err(), err)
 	} else {
@@ -151,11 +162,18 @@ func targetFailure(t store.Path, err error) *store.Failure {
 
 // await posts the plan and waits for what comes of it, unless it does not hold
 // any more.
-func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result) (merged bool, _ error) {
+func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result, call *call) (merged bool, _ error) {
 	req := &request{Request: r, reply: make(chan verdict, 1)}
 	pl := p.plan
 	begun := make(chan bool, 1)
-	if !n.post(func(gr *graph) { begun <- gr.begin(req, &pl, index) }) {
+	begin := func(gr *graph) {
+		ok := gr.begin(req, &pl, index)
+		if ok {
+			n.callers.posted(call, req)
+		}
+		begun <- ok
+	}
+	if !n.post(begin) {
 		return true, errClosing
 	}
 	if !<-begun {
@@ -216,11 +234,18 @@ func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 		gr.setSlots()
 	}
 	f := flagMain
+	if !req.Background {
+		gr.demands++
+		f |= flagDemand | gr.users.flag(req.Caller)
+	}
 	if req.Urgent {
 		f |= flagUrgent
 	}
 	if req.KeepGoing {
 		f |= flagKeepGoing
+	}
+	if !req.NoBuild {
+		f |= flagMayBuild
 	}
 	if req.Planned != nil {
 		gr.observe(req)
@@ -283,6 +308,10 @@ func (gr *graph) endRequest(req *request, err error, cancel bool) {
 	}
 	req.ended = true
 	delete(gr.requests, req)
+	if !req.Background {
+		gr.demands--
+		gr.demanded = time.Now()
+	}
 	gr.unobserve(req)
 	if req.grace != nil {
 		req.grace.Stop()

@@ -12,11 +12,24 @@ type Request struct {
 	// Targets are derivations and closures, which are normalised and realised,
 	// and other paths, which are made valid.
 	Targets []store.Path
+	// Caller is the process that waits, nil if there is none. Its user has a
+	// share of the slots, and perhaps a limit (Options.JobsPerUser).
+	Caller *Caller
 	// KeepGoing builds whatever can be built although something failed.
 	KeepGoing bool
+	// NoBuild fails the request with store.ErrNotAllowed if something would have
+	// to be built for it, other than to substitute: also if that is being built
+	// already.
+	NoBuild bool
 	// Urgent puts the goals before those of requests that are not: a caller is
 	// blocked in a lookup.
 	Urgent bool
+	// Background is for what nobody waits for: its goals get slots that nobody
+	// else wants, up to Options.BackgroundJobs of them and, while there are
+	// other requests and shortly after, never the last one; they give them back, and begin anew,
+	// when somebody does want them. What another request needs of it is no
+	// longer in the background. Its failures are not remembered.
+	Background bool
 	// Jobs raises the number of slots while the request lives. Zero leaves it.
 	Jobs int
 	// Limits, KeepFailed apply to the goals that no earlier request wanted.
@@ -47,6 +60,9 @@ type Result struct {
 	// Failures are the root causes, each once, with the chain from the first
 	// target that it reached. Without KeepGoing there is at most one.
 	Failures []*store.Failure `json:"failures,omitempty"`
+	// Reused is how many expressions were realised already, of those that were
+	// looked at: what they need was not looked at.
+	Reused int `json:"reused,omitempty"`
 }
 
 // Target is what came of one target.

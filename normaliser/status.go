@@ -22,10 +22,17 @@ type Status struct {
 	Jobs           int `json:"jobs"`           // slots for builds
 	SubstituteJobs int `json:"substituteJobs"` // slots for substitution
 
+	// Held says why nothing is started beside what runs, "" if that is not so.
+	Held string `json:"held,omitempty"`
+
 	Running []Running `json:"running"` // longest first
+	// Waiters are the callers that wait, those who came first are first.
+	Waiters []Waiter `json:"waiters"`
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left shared by the slots.
 	Remaining time.Duration `json:"remaining"`
+	// Estimates scores the durations that were expected of the last builds.
+	Estimates Estimates `json:"estimates"`
 }
 
 // Running is a goal that has a worker.
@@ -37,19 +44,21 @@ type Running struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Waiters are the goals and the callers that wait for just this one.
 	Waiters int `json:"waiters"`
+	// Background says that nobody needs it now: see Request.Background.
+	Background bool `json:"background,omitempty"`
 }
 
 // Status tells what is going on now. It is the zero Status after Close.
 func (n *Normaliser) Status() Status {
 	var s Status
 	answered := make(chan struct{})
-	if n.post(func(gr *graph) { s = gr.status(); close(answered) }) {
+	if n.post(func(gr *graph) { s = gr.status(n.callers); close(answered) }) {
 		<-answered
 	}
 	return s
 }
 
-func (gr *graph) status() Status {
+func (gr *graph) status(c *callers) Status {
 	s := Status{
 		Requests:       len(gr.requests),
 		Waiting:        gr.counts[waiting],
@@ -59,21 +68,22 @@ func (gr *graph) status() Status {
 		Dropped:        gr.counts[dropped],
 		Jobs:           gr.builds.slots,
 		SubstituteJobs: gr.subs.slots,
+		Held:           gr.hold,
 		Running:        []Running{},
+		Estimates:      gr.scores.estimates(),
 	}
 	now := time.Now()
 	var longest, work time.Duration
 	for _, g := range gr.goals {
 		left, level := g.cost(), g.level
 		if g.run != nil {
-			r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests)}
-			if g.state == locked {
-				r.Phase = event.PhaseLock
-			}
-			s.Running = append(s.Running, r)
+			s.Running = append(s.Running, g.running())
 			spent := min(now.Sub(g.run.since), left)
 			left -= spent
 			level -= spent
+		}
+		if g.background() {
+			continue
 		}
 		work += left
 		longest = max(longest, level)
@@ -82,7 +92,23 @@ func (gr *graph) status() Status {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Goal, b.Goal))
 	})
 	s.Remaining = max(longest, work/time.Duration(gr.builds.slots))
+	s.Waiters = gr.waiters(c, now)
 	return s
+}
+
+// running describes g, which has a worker.
+func (g *goal) running() Running {
+	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests), Background: g.background()}
+	if g.state == locked {
+		r.Phase = event.PhaseLock
+	}
+	return r
+}
+
+// Wanted reports whether there is a goal for p, a derivation or a path: it is
+// being realised, or waits for its turn.
+func (n *Normaliser) Wanted(p store.Path) bool {
+	return n.live.covers(key{kindExpr, p}, wants{}) || n.live.covers(key{kindPath, p}, wants{})
 }
 
 // Plan is what a request would have to do.

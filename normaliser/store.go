@@ -50,8 +50,9 @@ type Registry interface {
 	Lock(ctx context.Context, paths []store.Path) (unlock func(), err error)
 	// Register moves the outputs of a build into the store and makes them
 	// valid, together with the successor of drv and the duration of the build.
-	// It does not release the result.
-	Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error
+	// It does not release the result. synced is called, perhaps more than once,
+	// when they are on disk and only the registration itself is left.
+	Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error
 	// Normalised gives drv, whose outputs are all valid, its successor.
 	Normalised(ctx context.Context, drv store.Path) error
 }

@@ -38,10 +38,12 @@ type job struct {
 	wants    wants
 	replan   bool
 	noTry    bool
+	mayBuild bool
 	origin   *origin
 	attempts attempts
 	phase    *phase
 	resume   chan struct{}
+	wanted   chan struct{}
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -52,15 +54,22 @@ type ending struct {
 	top     int32 // in plan: the goal itself or, for path goals, its substitute
 	// attempts is how far a path goal has come.
 	attempts attempts
+	// took is how long the builder took, 0 if none ran.
+	took time.Duration
+	// tidy, if set, is done when whoever waits for the goal has been told.
+	tidy func()
 }
 
 // launch begins the worker of g, which has just become running.
 func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
 	g.run = &run{cancel: cancel, since: time.Now(), phase: &phase{}, resume: make(chan struct{})}
+	if g.background() {
+		g.run.wanted = make(chan struct{})
+	}
 	j := job{
-		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry,
-		origin: g.origin, phase: g.run.phase, resume: g.run.resume,
+		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
+		origin: g.origin, phase: g.run.phase, resume: g.run.resume, wanted: g.run.wanted,
 	}
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes
@@ -69,12 +78,15 @@ func (n *Normaliser) launch(g *goal) {
 		g.started = true
 		n.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
 	}
-	go func() {
+	n.running.Go(func() {
 		e := n.work(ctx, &j)
 		cancelled := ctx.Err() != nil
 		cancel()
 		n.post(func(gr *graph) { gr.workerEnded(j.goal, &j, e, cancelled) })
-	}()
+		if e.tidy != nil {
+			e.tidy()
+		}
+	})
 }
 
 // work does what the goal is for.
@@ -89,13 +101,13 @@ func (n *Normaliser) work(ctx context.Context, j *job) ending {
 	case j.kind == kindCheck:
 		return ending{outcome: event.OutcomeBuilt, err: n.check(ctx, j)}
 	}
-	outcome, err := n.build(ctx, j)
-	return ending{outcome: outcome, err: err}
+	return n.build(ctx, j)
 }
 
 // replan walks what the goal needs again.
 func (n *Normaliser) replan(ctx context.Context, j *job) ending {
 	p := newPlanner(ctx, n.store, n.substituter)
+	p.noBuild = !j.mayBuild
 	if j.noTry {
 		p.noTry = j.path
 	}
@@ -181,7 +193,7 @@ func (n *Normaliser) lookUp(ctx context.Context, p store.Path) ([]substitute.Sub
 // workerEnded takes a worker's result into the graph.
 func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	gr.working--
-	held := time.Since(g.run.since)
+	held := g.run.held()
 	cancelled = cancelled && e.err != nil
 	unwanted := !g.wanted()
 	switch {
@@ -208,6 +220,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		g.replan = true
 		gr.set(g, waiting)
 	default:
+		gr.scores.add(g.expected, e.took)
 		gr.finish(g, e.outcome, held)
 	}
 	g.run, g.cancelled = nil, false
@@ -216,12 +229,19 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 
 // expand gives a waiting goal the inputs that its worker found.
 func (gr *graph) expand(g *goal, j *job, e ending) {
+	if g.kind != kindPath && !j.mayBuild && g.flags&flagMayBuild != 0 {
+		// Somebody who may build wants it now.
+		g.replan = true
+		gr.proceed(g)
+		return
+	}
 	if g.kind != kindPath {
 		g.replan = false
 		// What it waits for now is decided anew; nothing is left of the old
 		// inputs, for all have ended.
 		g.mode = e.plan.nodes[e.top].mode
 		g.expected = e.plan.nodes[e.top].expected
+		g.cores = e.plan.nodes[e.top].cores
 		if !j.wants.covers(g.wants) {
 			e.plan.nodes[e.top].replan = true
 		}

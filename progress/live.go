@@ -23,6 +23,7 @@ type Live struct {
 	ends    time.Time       // when all is done, by the last estimate from outside; zero if there is none
 	fresh   time.Duration   // an estimate since the last Paint
 	lines   int             // how many lines that is
+	waiters []Waiter
 }
 
 // NewLive writes to w, a terminal of the size that o.Size tells.
@@ -50,6 +51,9 @@ func (l *Live) Say(line string) {
 // Expect implements Display.
 func (l *Live) Expect(left time.Duration) { l.fresh = left }
 
+// Wait implements Display.
+func (l *Live) Wait(waiters []Waiter) { l.waiters = waiters }
+
 // left is the time until all is done: by the estimate from outside, which knows
 // what waits for what, or else by the tally.
 func (l *Live) left(now time.Time) time.Duration {
@@ -67,7 +71,8 @@ func (l *Live) Paint(now time.Time) {
 	list := ""
 	if l.tally.idle() {
 		l.ends = time.Time{}
-	} else if now.Sub(l.o.Start) >= l.o.Delay {
+	}
+	if (!l.tally.idle() || len(l.waiters) > 0) && now.Sub(l.o.Start) >= l.o.Delay {
 		list = l.list(now)
 	}
 	if l.above.Len() == 0 && list == l.painted {
@@ -109,7 +114,14 @@ func (l *Live) list(now time.Time) string {
 		head += ", about " + About(left) + " left"
 	}
 	line(head)
-	n := min(len(t.running), maxJobs, max(1, height-3))
+	// The head, a line that says how many more there are, and one that is free.
+	room := height - 3
+	waiting := 0
+	if len(l.waiters) > 0 {
+		room -= 2 // a head, and how many more
+		waiting = min(len(l.waiters), maxJobs, max(1, room*2/3))
+	}
+	n := min(len(t.running), maxJobs, max(1, room-waiting))
 	for _, j := range t.running[:n] {
 		s := fmt.Sprintf("  %7s", Duration(now.Sub(j.started)))
 		if j.expected > 0 {
@@ -125,6 +137,15 @@ func (l *Live) list(now time.Time) string {
 	}
 	if n < len(t.running) {
 		line(fmt.Sprintf("  … and %d more", len(t.running)-n))
+	}
+	if waiting > 0 {
+		line(fmt.Sprintf("%d waiting", len(l.waiters)))
+	}
+	for _, w := range l.waiters[:waiting] {
+		line(fmt.Sprintf("  %7s %s", Duration(now.Sub(w.Since)), w.Text))
+	}
+	if waiting < len(l.waiters) {
+		line(fmt.Sprintf("  … and %d more", len(l.waiters)-waiting))
 	}
 	return b.String()
 }

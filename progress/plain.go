@@ -21,6 +21,7 @@ type Plain struct {
 	held  strings.Builder // lines of the time before Start+Delay
 	shown bool            // that time is over
 	last  time.Time       // of the last line
+	told  map[string]bool // the waiters that had their line, by their IDs
 }
 
 // NewPlain writes to w.
@@ -48,6 +49,18 @@ func (p *Plain) Say(line string) { write(p.w, line+"\n") }
 
 // Expect implements Display. Lines do not tell what is to come.
 func (p *Plain) Expect(time.Duration) {}
+
+// Wait implements Display: each waiter has a line when it is new.
+func (p *Plain) Wait(waiters []Waiter) {
+	told := p.told
+	p.told = make(map[string]bool, len(waiters))
+	for _, w := range waiters {
+		p.told[w.ID] = true
+		if !told[w.ID] {
+			write(p.w, w.Text+"\n")
+		}
+	}
+}
 
 // Paint implements Display: it lets go what was held back, and says now and
 // then what runs.

@@ -24,11 +24,20 @@ type Display interface {
 	// Expect notes an estimate of the time until all is done. It counts from
 	// the next Paint on, until another one comes.
 	Expect(left time.Duration)
+	// Wait notes who waits now, those who came first are first.
+	Wait(waiters []Waiter)
 	// Paint brings the output up to date. It is called a few times a second,
 	// also when nothing happened.
 	Paint(now time.Time)
 	// Close removes what was for the moment only. Only Say follows it.
 	Close()
+}
+
+// Waiter is a process that waits for something to be realised.
+type Waiter struct {
+	ID    string    // of just this wait
+	Since time.Time // when it began
+	Text  string    // one line: who waits for what
 }
 
 // Delay is how long a request may take before anything is shown: what is
@@ -118,6 +127,15 @@ func (m *Meter) Expect(left time.Duration) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Expect(left)
+	}
+}
+
+// Wait passes the waiters to the display. After Close it does nothing.
+func (m *Meter) Wait(waiters []Waiter) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.d.Wait(waiters)
 	}
 }
 

@@ -316,3 +316,33 @@ func TestMeter(t *testing.T) {
 	m.Close()
 	m.Take(done(0, "late", 0))
 }
+
+func TestWaiters(t *testing.T) {
+	begin := time.Now()
+	waiters := []Waiter{
+		{ID: "1", Since: begin, Text: "cat waits for a"},
+		{ID: "2", Since: begin.Add(time.Second), Text: "ls waits for b"},
+	}
+	var out strings.Builder
+	p := NewPlain(&out, Options{Start: begin})
+	p.Wait(waiters[:1])
+	p.Wait(waiters)
+	p.Wait(nil)
+	if got := out.String(); got != "cat waits for a\nls waits for b\n" {
+		t.Errorf("%q", got)
+	}
+
+	out.Reset()
+	l := NewLive(&out, Options{Start: begin, Size: func() (int, int) { return 40, 8 }})
+	l.Wait(append(waiters, Waiter{ID: "3", Since: begin, Text: "vi waits for c"}))
+	l.Paint(begin.Add(3 * time.Second))
+	if got := out.String(); got != "[0/0] 0 running\n3 waiting\n     3.0s cat waits for a\n     2.0s ls waits for b\n  … and 1 more\n" {
+		t.Errorf("%q", got)
+	}
+	out.Reset()
+	l.Wait(nil)
+	l.Paint(begin.Add(4 * time.Second))
+	if got := out.String(); got != "\x1b[5A\r\x1b[J" {
+		t.Errorf("%q", got)
+	}
+}

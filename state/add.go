@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"storefs/db"
+	"storefs/integrity"
 	"storefs/nar"
 	"storefs/store"
 	"storefs/tree"
@@ -45,7 +46,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	}
 	scratch := s.newScratch("add")
 	defer tree.RemoveAll(scratch)
-	sum, err := restore(ctx, r, scratch)
+	sum, files, err := restore(ctx, r, scratch)
 	if err != nil {
 		return store.Info{}, err
 	}
@@ -59,7 +60,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	if err != nil {
 		return store.Info{}, err
 	}
-	o := object{scratch: scratch, info: store.Info{
+	o := object{scratch: scratch, files: files, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, CA: fixedCA(recursive, h), Registered: now(),
 	}}
 	if err := s.place(ctx, []object{o}, db.Registration{}); err != nil {
@@ -69,14 +70,21 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 }
 
 // restore makes scratch of the NAR that is all of r, hashing it on the way:
-// what is restored is canonical, so the NAR of the result is r again.
-func restore(ctx context.Context, r io.Reader, scratch string) (nar.Summary, error) {
+// what is restored is canonical, so the NAR of the result is r again. It records
+// the hashes of the files, if they are worth it.
+func restore(ctx context.Context, r io.Reader, scratch string) (nar.Summary, *integrity.Files, error) {
 	h := &counter{Hash: store.SHA256.New()}
-	if err := nar.Restore(io.TeeReader(contextReader{ctx, r}, h), scratch, nar.RestoreOptions{}); err != nil {
-		return nar.Summary{}, err
+	var files integrity.Recorder
+	err := nar.Restore(io.TeeReader(contextReader{ctx, r}, h), scratch, nar.RestoreOptions{File: files.File})
+	if err != nil {
+		return nar.Summary{}, nil, err
 	}
 	kind, err := kindOf(scratch)
-	return nar.Summary{Kind: kind, Hash: store.Hash{Algo: store.SHA256, Sum: string(h.Sum(nil))}, Size: h.n}, err
+	if err != nil {
+		return nar.Summary{}, nil, err
+	}
+	sum := nar.Summary{Kind: kind, Hash: store.Hash{Algo: store.SHA256, Sum: string(h.Sum(nil))}, Size: h.n}
+	return sum, files.Files(sum), nil
 }
 
 type counter struct {
@@ -204,27 +212,31 @@ func (b *batch) addText(t NewText) (store.Info, error) {
 // writeText makes a canonical file of text in scratch, which is to be p.
 func (s *State) writeText(p store.Path, text []byte, refs []store.Path, ca string) (object, error) {
 	scratch := s.newScratch("text")
-	err := os.WriteFile(scratch, text, 0o444)
-	if err == nil {
-		err = os.Chmod(scratch, 0o444) // whatever the umask is
-	}
-	if err == nil {
-		err = os.Chtimes(scratch, time.Unix(1, 0), time.Unix(1, 0))
-	}
-	h := &counter{Hash: store.SHA256.New()}
-	if err == nil {
-		err = nar.Dump(h, scratch)
-	}
-	if err != nil {
+	if err := writeCanonical(scratch, text); err != nil {
 		return object{}, errors.Join(err, tree.RemoveAll(scratch))
 	}
+	sum := nar.TextSummary(text)
 	refs = slices.Clone(refs)
 	slices.Sort(refs)
 	return object{scratch: scratch, info: store.Info{
-		Path: p, Kind: store.KindRegular,
-		NarHash: store.Hash{Algo: store.SHA256, Sum: string(h.Sum(nil))}, NarSize: h.n,
+		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
 		References: slices.Compact(refs), CA: ca, Registered: now(),
 	}}, nil
+}
+
+// writeCanonical writes a file as those of store objects are.
+func writeCanonical(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(text); err == nil {
+		err = f.Chmod(0o444) // whatever the umask is
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
 }
 
 // fixedCA and textCA say how a name follows from its content, as Nix writes it.

@@ -41,6 +41,8 @@ func (s *State) unregister(ctx context.Context, paths []store.Path) (deleted []s
 	}
 	for _, p := range deleted {
 		s.exprs.remove(p)
+		// Nothing depends on whether they are there.
+		_ = os.Remove(s.filesOf(p))
 		t := s.newScratch("deleted")
 		kind, e := kindOf(s.Real(p))
 		if e == nil {

@@ -57,7 +57,7 @@ func (b *batch) importNext(ctx context.Context, x *nar.ExportReader) (store.Path
 			_ = tree.RemoveAll(scratch)
 		}
 	}()
-	sum, err := restore(ctx, archive, scratch)
+	sum, files, err := restore(ctx, archive, scratch)
 	if err != nil {
 		return "", noEOF(err)
 	}
@@ -65,7 +65,7 @@ func (b *batch) importNext(ctx context.Context, x *nar.ExportReader) (store.Path
 	if err != nil {
 		return "", noEOF(err)
 	}
-	keep, err = b.addMember(ctx, m, sum, scratch)
+	keep, err = b.addMember(ctx, m, sum, object{scratch: scratch, files: files})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", m.Path, err)
 	}
@@ -81,8 +81,8 @@ func noEOF(err error) error {
 }
 
 // addMember puts a member into the batch, unless it is there or valid; kept
-// says that the batch has taken scratch over.
-func (b *batch) addMember(ctx context.Context, m nar.Member, sum nar.Summary, scratch string) (kept bool, err error) {
+// says that the batch has taken its scratch over.
+func (b *batch) addMember(ctx context.Context, m nar.Member, sum nar.Summary, o object) (kept bool, err error) {
 	have, known := b.own[m.Path]
 	if !known {
 		have, err = b.state.db.Info(m.Path)
@@ -107,17 +107,18 @@ func (b *batch) addMember(ctx context.Context, m nar.Member, sum nar.Summary, sc
 			return false, fmt.Errorf("it refers to %s: %w", r, store.ErrNotValid)
 		}
 	}
-	if done, err := b.addMemberExpr(m.Path, refs, sum.Kind, scratch); done || err != nil {
+	if done, err := b.addMemberExpr(m.Path, refs, sum.Kind, o.scratch); done || err != nil {
 		return false, err
 	}
-	ca, err := b.checkContent(ctx, m, refs, sum, scratch)
+	ca, err := b.checkContent(ctx, m, refs, sum, o.scratch)
 	if err != nil {
 		return false, err
 	}
-	b.add(object{scratch: scratch, info: store.Info{
+	o.info = store.Info{
 		Path: m.Path, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
 		References: refs, Deriver: m.Deriver, CA: ca, Registered: now(),
-	}})
+	}
+	b.add(o)
 	return true, nil
 }
 

@@ -233,5 +233,7 @@ func (im *importer) finish(ctx context.Context, f *importFile) (store.Path, erro
 	}
 	scratch := b.state.newScratch("import")
 	b.add(object{scratch: scratch, info: f.info})
-	return f.info.Path, copyTree(ctx, f.path, scratch, f.info.NarHash)
+	files, err := copyTree(ctx, f.path, scratch, f.info.NarHash)
+	b.objects[len(b.objects)-1].files = files
+	return f.info.Path, err
 }

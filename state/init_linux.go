@@ -33,6 +33,7 @@ var subdirs = []struct {
 	mode os.FileMode
 }{
 	{"real", 0o755},
+	{"hashes", 0o755},
 	{"builds", 0o711},
 	{"log", 0o755},
 	{"locks", 0o700},
@@ -152,6 +153,10 @@ func readConfig(dir string) (config, error) {
 
 // checkLayout refuses what would fail, or do damage, later on.
 func (s *State) checkLayout() error {
+	// Not in state directories of before there were hashes of files.
+	if err := os.Mkdir(s.path("hashes"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
 	var dev uint64
 	for _, d := range subdirs {
 		st, err := os.Lstat(s.path(d.name))
@@ -170,9 +175,9 @@ func (s *State) checkLayout() error {
 		switch d.name {
 		case "real":
 			dev = sys.Dev
-		case "builds":
+		case "builds", "hashes":
 			if sys.Dev != dev {
-				return errors.New("builds is on another file system than real, so that nothing can be renamed from one to the other")
+				return fmt.Errorf("%s is on another file system than real, so that nothing can be renamed from one to the other", d.name)
 			}
 		}
 	}

@@ -43,47 +43,50 @@ func registrar(dir string) error {
 }
 
 func registerOne(s *State, name string, remove bool) error {
+	d, err := registerNew(s, name)
+	if err == nil && remove {
+		_, err = s.Delete(context.Background(), d.OutputList()...)
+	}
+	return err
+}
+
+func registerNew(s *State, name string) (*storeexpr.Derivation, error) {
 	ctx := context.Background()
 	src, err := s.AddText(ctx, "source", []byte(name), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d := &storeexpr.Derivation{
 		Outputs: []storeexpr.Output{{Name: "lib"}, {Name: "out"}}, Sources: []store.Path{src.Path},
 		Platform: "x86_64-linux", Builder: "/bin/sh",
 	}
 	if err := d.FillOutputs(s.Store(), name, nil); err != nil {
-		return err
+		return nil, err
 	}
 	drv, err := s.AddExpr(ctx, name+".drv", d.AppendText(nil), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var outs []Output
 	for _, o := range d.Outputs {
 		scratch := s.newScratch("build")
 		if err := os.MkdirAll(filepath.Join(scratch, "a", "b"), 0o755); err != nil {
-			return err
+			return nil, err
 		}
 		text := strings.Repeat("x", 9000) + string(src.Path)
 		if err := os.WriteFile(filepath.Join(scratch, "a", "b", "file"), []byte(text), 0o644); err != nil {
-			return err
+			return nil, err
 		}
 		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: []store.Path{src.Path}})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		outs = append(outs, Output{Scratch: scratch, Info: store.Info{
 			Path: o.Path, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, References: sum.References, Deriver: drv,
 		}})
 	}
-	if _, _, err := s.Register(ctx, Outcome{Drv: drv, Derivation: d, Outputs: outs, Duration: time.Second}); err != nil {
-		return err
-	}
-	if remove {
-		_, err = s.Delete(ctx, d.OutputList()...)
-	}
-	return err
+	_, _, err = s.Register(ctx, Outcome{Drv: drv, Derivation: d, Outputs: outs, Duration: time.Second})
+	return d, err
 }
 
 // Killed at any moment, the state shows complete objects only, and nothing else

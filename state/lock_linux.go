@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -13,6 +15,10 @@ import (
 
 	"storefs/store"
 )
+
+// lockFile is the file in locks/ of which every path is a byte: to lock that
+// makes no files, which would cost more than all the rest.
+const lockFile = "outputs"
 
 // lockPoll is how often a lock that another process holds is tried. Only the
 // owner of the state takes locks, so the other is one that is about to end.
@@ -26,68 +32,53 @@ func (s *State) Lock(ctx context.Context, paths []store.Path) (unlock func(), er
 	if err != nil {
 		return nil, err
 	}
-	files := make([]*os.File, 0, len(names))
-	unlock = sync.OnceFunc(func() {
-		for _, f := range slices.Backward(files) {
-			// Removed while it is locked: whoever waits for it sees that and
-			// makes a new one.
-			_ = os.Remove(f.Name())
-			f.Close()
-		}
-		release()
-	})
-	for _, n := range names {
-		f, err := lockFile(ctx, s.path("locks", n+".lock"))
-		if err != nil {
-			unlock()
+	for i, n := range names {
+		if err := lockByte(ctx, s.locked, n); err != nil {
+			s.unlock(names[:i], release)
 			return nil, fmt.Errorf("lock %s: %w", n, diskError(err))
 		}
-		files = append(files, f)
 	}
-	return unlock, nil
+	return sync.OnceFunc(func() { s.unlock(names, release) }), nil
 }
 
-func lockFile(ctx context.Context, path string) (*os.File, error) {
+func (s *State) unlock(names []string, release func()) {
+	for _, n := range slices.Backward(names) {
+		// It fails only if the kernel has no memory to split a lock: then the
+		// byte stays locked for others until this process ends.
+		_ = setLock(s.locked, n, unix.F_UNLCK)
+	}
+	release()
+}
+
+// lockByte waits until no other process has the byte of name locked.
+func lockByte(ctx context.Context, f *os.File, name string) error {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		ok, err := tryLock(f)
-		if ok && err == nil {
-			return f, nil
-		}
-		f.Close()
-		if err != nil {
-			return nil, err
+		err := setLock(f, name, unix.F_WRLCK)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(lockPoll):
 		}
 	}
 }
 
-// tryLock reports whether f is locked now and still the file of its name.
-func tryLock(f *os.File) (bool, error) {
-	fd := int(f.Fd())
-	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
+// setLock locks or unlocks the byte of name, without waiting. The lock belongs
+// to the open file, not to the process: it ends with the last descriptor.
+func setLock(f *os.File, name string, how int16) error {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	// Offsets are 63 bits. Two names of the same byte would exclude each other
+	// between processes for no reason, and do no other harm.
+	l := unix.Flock_t{Type: how, Whence: io.SeekStart, Start: int64(h.Sum64() >> 2), Len: 1}
+	for {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("fcntl", err)
+		}
 	}
-	if err != nil {
-		return false, os.NewSyscallError("flock", err)
-	}
-	mine, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
-	there, err := os.Stat(f.Name())
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil && os.SameFile(mine, there), err
 }
 
 // baseNames are the names of paths, sorted and without duplicates.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,8 +57,12 @@ func TestLockExcludes(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if left, err := os.ReadDir(s.path("locks")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+	// Nothing stays locked for other processes.
+	f := must(os.Open(s.path("locks", lockFile)))(t)
+	defer f.Close()
+	all := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &all); err != nil || all.Type != unix.F_UNLCK {
+		t.Errorf("left locked: %+v, %v", all, err)
 	}
 }
 
@@ -84,28 +87,25 @@ func TestLockIsCancelled(t *testing.T) {
 	must(s.Lock(context.Background(), paths))(t)()
 }
 
-// locker locks a file as another process would, until its input ends.
-func locker(path string) error {
+// locker locks name as another process would, until its input ends.
+func locker(path, name string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	defer f.Close()
+	if err := lockByte(context.Background(), f, name); err != nil {
 		return err
 	}
 	fmt.Println("locked")
-	_, err = os.Stdin.Read(make([]byte, 1))
-	_ = os.Remove(path)
-	if err != nil {
-		return nil
-	}
-	return err
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	return nil
 }
 
 func TestLockOfAnotherProcess(t *testing.T) {
 	s := newState(t)
 	paths := lockPaths(t, 1)
-	c := play(t, "locker", 0, filepath.Join(s.Dir(), "locks", paths[0].Base()+".lock"))
+	c := play(t, "locker", 0, s.path("locks", lockFile), paths[0].Base())
 	in := must(c.StdinPipe())(t)
 	out := must(c.StdoutPipe())(t)
 	if err := c.Start(); err != nil {

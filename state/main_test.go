@@ -25,12 +25,14 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "registrar":
 		exit(registrar(os.Args[1]))
+	case "acknowledger":
+		exit(acknowledger(os.Args[1]))
 	case "verifier":
 		exit(verifyAll(os.Args[1]))
 	case "remover":
 		exit(tree.RemoveAll(os.Args[1]))
 	case "locker":
-		exit(locker(os.Args[1]))
+		exit(locker(os.Args[1], os.Args[2]))
 	case "life":
 		exit(life(os.Args[1]))
 	}
@@ -154,10 +156,8 @@ func verifyAll(dir string) error {
 	if len(entries) != sum.Paths {
 		return fmt.Errorf("%d names in real/, %d valid paths", len(entries), sum.Paths)
 	}
-	for _, d := range []string{"builds", "locks"} {
-		if entries, err := os.ReadDir(filepath.Join(dir, d)); err != nil || len(entries) > 0 {
-			return fmt.Errorf("%s: %v, %w", d, entries, err)
-		}
+	if entries, err := os.ReadDir(s.Builds()); err != nil || len(entries) > 0 {
+		return fmt.Errorf("builds: %v, %w", entries, err)
 	}
 	return json.NewEncoder(os.Stdout).Encode(sum)
 }

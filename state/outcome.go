@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"storefs/db"
+	"storefs/integrity"
 	"storefs/store"
 	"storefs/storeexpr"
 	"storefs/tree"
@@ -16,6 +17,8 @@ import (
 type Output struct {
 	Info    store.Info
 	Scratch string // what is to be renamed into real/; builds/ must hold it
+	// Files are the hashes of its files, nil if it needs none or nobody knows.
+	Files *integrity.Files
 }
 
 // Outcome is a build that succeeded.
@@ -25,6 +28,9 @@ type Outcome struct {
 	Outputs    []Output // all of the derivation's
 	// Duration is how long the builder took, 0 if none ran.
 	Duration time.Duration
+	// Synced, if not nil, is called when the outputs are on disk, before they are
+	// registered; once more if that has to be done again. It must be quick.
+	Synced func()
 }
 
 // Register makes the outputs of a build valid, and the closure of them the
@@ -53,7 +59,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 		case errors.Is(err, store.ErrNotValid):
 			info = out.Info
 			info.Deriver, info.Registered = o.Drv, now()
-			b.add(object{info: info, scratch: out.Scratch, only: true})
+			b.add(object{info: info, scratch: out.Scratch, files: out.Files, only: true})
 		case err != nil:
 			return nil, "", err
 		}
@@ -65,6 +71,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	}
 	// The closure's text is ours to remove, the outputs are not.
 	defer tree.RemoveAll(closure.scratch)
+	b.reg.Synced = o.Synced
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}

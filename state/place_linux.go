@@ -10,6 +10,7 @@ import (
 
 	"storefs/db"
 	"storefs/event"
+	"storefs/integrity"
 	"storefs/store"
 	"storefs/tree"
 )
@@ -18,6 +19,7 @@ import (
 type object struct {
 	info    store.Info
 	scratch string
+	files   *integrity.Files // nil: too small for a record of its files
 	// only says that something depends on this very object, not on whatever
 	// else may be valid under its name.
 	only bool
@@ -31,9 +33,13 @@ var errBeaten = errors.New("another build of it was faster")
 // An object whose path is valid already is left in scratch. The caller removes
 // what is left there.
 //
-// The order is: scratch, sync, rename, register. When it is interrupted at any
-// point, what is in the database is complete on disk, and what is in real/
-// without being in the database is swept by the next owner.
+// The order is: scratch, rename, sync, register. A name in real/ means nothing
+// to anybody before it is in the database, so that content and name can become
+// durable by the same sync, which the database calls for once before each commit
+// (syncObjects), for all that is registered in it. Interrupted at any point,
+// what is in the database is complete on disk, and what is in real/ without being
+// in the database is swept by the next owner. The hashes of the files are bound
+// to the NAR hash: those of something that does not become valid do no harm.
 func (s *State) place(ctx context.Context, objects []object, r db.Registration) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
@@ -62,8 +68,11 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 			fresh = append(fresh, o)
 		}
 	}
-	if len(fresh) > 0 {
-		if err := s.sync.wait(); err != nil {
+	for _, o := range fresh {
+		if o.files == nil {
+			continue
+		}
+		if err := s.writeFiles(o.info.Path, o.files); err != nil {
 			return err
 		}
 	}
@@ -77,7 +86,7 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 	}
 	if err == nil {
 		// What is renamed is as good as registered: a caller that goes away
-		// now changes nothing. The database calls syncNames before it commits.
+		// now changes nothing.
 		err = s.db.Register(context.WithoutCancel(ctx), r)
 	}
 	if err != nil {
@@ -96,37 +105,45 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 // name.
 func (s *State) moveIn(o object) error {
 	to := s.Real(o.info.Path)
-	if _, err := os.Lstat(to); err == nil {
-		if err := tree.RemoveAll(to); err != nil {
-			return err
+	err := rename(o.scratch, to, o.info.Kind)
+	if errors.Is(err, unix.EEXIST) {
+		if err = tree.RemoveAll(to); err == nil {
+			err = rename(o.scratch, to, o.info.Kind)
 		}
 	}
-	if err := rename(o.scratch, to, o.info.Kind); err != nil {
+	if err != nil {
 		return fmt.Errorf("move %s into the store: %w", o.info.Path, diskError(err))
 	}
 	return nil
 }
 
-// rename moves a store object. The kernel lets an ordinary user give another
-// parent to a directory only if he may write to it.
+// rename moves a store object to a name that nothing has. The kernel lets an
+// ordinary user give another parent to a directory only if he may write to it.
 func rename(from, to string, kind store.Kind) error {
 	if kind != store.KindDirectory || os.Geteuid() == 0 {
-		return os.Rename(from, to)
+		return renameNew(from, to)
 	}
 	if err := os.Chmod(from, 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(from, to); err != nil {
+	if err := renameNew(from, to); err != nil {
 		return err
 	}
-	// The mode was synced as it was before: sync it once more.
-	d, err := os.Open(to)
+	return os.Chmod(to, 0o555)
+}
+
+// renameNew fails with EEXIST where os.Rename would replace something.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// Not every file system can do that in one step.
+		if _, e := os.Lstat(to); e == nil {
+			return unix.EEXIST
+		}
+		return os.Rename(from, to)
+	}
 	if err != nil {
-		return err
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
-	defer d.Close()
-	if err := d.Chmod(0o555); err != nil {
-		return err
-	}
-	return os.NewSyscallError("fsync", unix.Fsync(int(d.Fd())))
+	return nil
 }

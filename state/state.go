@@ -37,7 +37,7 @@ type State struct {
 	db     *db.DB
 	events *event.Bus
 	real   *os.File // real/, for syncs
-	sync   syncGroup
+	locked *os.File // locks/outputs, for locks between processes
 	exprs  exprCache
 
 	// gate is held shared by whoever makes paths valid, between the question
@@ -82,7 +82,7 @@ func Open(dir string, opts Options) (*State, error) {
 	if err := s.checkLayout(); err != nil {
 		return nil, fmt.Errorf("state %s: %w", dir, err)
 	}
-	s.db, err = db.Open(s.path("db.bolt"), c.Store, db.Options{LockTimeout: opts.LockTimeout, Barrier: s.syncNames})
+	s.db, err = db.Open(s.path("db.bolt"), c.Store, db.Options{LockTimeout: opts.LockTimeout, Barrier: s.syncObjects})
 	if errors.Is(err, store.ErrInUse) {
 		return nil, inUse(dir)
 	}
@@ -101,9 +101,11 @@ func (s *State) takeOver(command string) error {
 	if s.real, err = os.Open(s.path("real")); err != nil {
 		return err
 	}
-	s.sync.fd = int(s.real.Fd())
 	if err = writeOwner(s.path("owner"), command); err == nil {
 		err = s.sweep()
+	}
+	if err == nil {
+		s.locked, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	}
 	if err != nil {
 		s.real.Close()
@@ -122,7 +124,7 @@ func (s *State) Close() error {
 	if e := os.Remove(s.path("owner")); e != nil && !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
-	err = errors.Join(err, s.db.Close(), s.real.Close())
+	err = errors.Join(err, s.db.Close(), s.real.Close(), s.locked.Close())
 	if err != nil {
 		return fmt.Errorf("close state %s: %w", s.dir, err)
 	}

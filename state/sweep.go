@@ -18,7 +18,7 @@ import (
 const sweepChunk = 4096
 
 // sweep removes what an owner that was killed left behind: everything in
-// builds/ and locks/, and what is in real/ without being valid.
+// builds/, and what is in real/ without being valid.
 func (s *State) sweep() error {
 	mark, err := s.db.Mark()
 	if err != nil {
@@ -32,15 +32,16 @@ func (s *State) sweep() error {
 	if err := s.db.SetMark(context.Background(), ""); err != nil {
 		return err
 	}
-	for _, dir := range []string{"builds", "locks"} {
-		if err := sweepDir(s.path(dir), notKept); err != nil {
-			return err
-		}
+	if err := sweepDir(s.path("builds"), notKept); err != nil {
+		return err
 	}
 	// After an orderly end real/ holds what is valid and nothing else, unless
 	// somebody has changed it since, which its time would show.
 	if mark != "" && mark == now {
 		return nil
+	}
+	if err := sweepDir(s.path("hashes"), s.db.NotValid); err != nil {
+		return err
 	}
 	return sweepDir(s.path("real"), s.db.NotValid)
 }

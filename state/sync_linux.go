@@ -4,60 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"storefs/store"
 )
 
-// syncGroup lets concurrent callers share one syncfs: everything that is to
-// become durable is on one file system, and a syncfs costs the same for many
-// files as for one.
-type syncGroup struct {
-	fd      int        // anything on the file system
-	running sync.Mutex // held by the one that syncs
-	mu      sync.Mutex // guards next
-	next    *syncRound
-}
-
-// syncRound is one syncfs that has not begun yet.
-type syncRound struct {
-	done chan struct{}
-	err  error
-}
-
-// wait returns when everything that was written before the call is on disk.
-func (g *syncGroup) wait() error {
-	g.mu.Lock()
-	r := g.next
-	if r != nil {
-		// It has not begun, so it covers what this caller wrote.
-		g.mu.Unlock()
-		<-r.done
-		return r.err
-	}
-	r = &syncRound{done: make(chan struct{})}
-	g.next = r
-	g.mu.Unlock()
-
-	g.running.Lock()
-	defer g.running.Unlock()
-	g.mu.Lock()
-	g.next = nil
-	g.mu.Unlock()
-	if err := unix.Syncfs(g.fd); err != nil {
-		r.err = diskError(os.NewSyscallError("syncfs", err))
-	}
-	close(r.done)
-	return r.err
-}
-
-// syncNames makes the names in real/ durable. It runs before each commit that
-// makes paths valid: the sync before the rename covered only what they name.
-func (s *State) syncNames() error {
-	if err := unix.Fsync(int(s.real.Fd())); err != nil {
-		return diskError(fmt.Errorf("sync %s: %w", s.real.Name(), err))
+// syncObjects makes everything durable that was renamed into real/, with its
+// name. It runs once before each commit that makes paths valid: a syncfs costs
+// the same for many files as for one.
+func (s *State) syncObjects() error {
+	if err := unix.Syncfs(int(s.real.Fd())); err != nil {
+		return diskError(fmt.Errorf("sync %s: %w", s.real.Name(), os.NewSyscallError("syncfs", err)))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,21 @@ func (s *State) Verify(ctx context.Context, o VerifyOptions, report func(Problem
 		return v.sum, fmt.Errorf("verify: %w", err)
 	}
 	return v.sum, nil
+}
+
+// VerifyPath does for one valid path what Verify does for all, and returns what
+// is wrong with it, nil if nothing is. store.ErrNotValid.
+func (s *State) VerifyPath(ctx context.Context, p store.Path, o VerifyOptions) (*Problem, error) {
+	var found *Problem
+	v := verifier{state: s, options: o, report: func(p Problem) { found = &p }}
+	_, err := s.db.Info(p)
+	if err == nil {
+		err = v.path(ctx, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("verify %s: %w", p, err)
+	}
+	return found, nil
 }
 
 type verifier struct {
@@ -114,26 +130,58 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 		return nil
 	}
 	message, err := v.damage(ctx, info)
-	if err != nil || message == "" {
+	if err != nil {
 		return err
+	}
+	if message == "" {
+		return v.unharmed(ctx, p)
 	}
 	// It may have been deleted, and not have been damaged.
 	if valid, err := v.state.db.Valid(p); err != nil || !valid {
 		return err
 	}
 	problem := Problem{Path: p, Message: message}
+	damage := v.noted(p, message)
 	if v.options.Repair != nil {
 		if err := v.repair(ctx, info); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
+			damage.Unrepaired = err.Error()
 			problem.Message += "; not repaired: " + err.Error()
 		} else {
-			problem.Repaired = true
+			problem.Repaired, damage.Repaired = true, time.Now()
 		}
 	}
 	v.found(problem)
+	if err := v.state.db.SetDamage(ctx, damage); err != nil && !errors.Is(err, store.ErrNotValid) {
+		return err
+	}
 	return nil
+}
+
+// noted is what there is to remember of damage: who noticed it first knows best
+// which file it is in.
+func (v *verifier) noted(p store.Path, message string) store.Damage {
+	d, err := v.state.db.Damage(p)
+	if err != nil || d == nil || !d.Repaired.IsZero() {
+		return store.Damage{Path: p, Message: message, Found: time.Now()}
+	}
+	d.Unrepaired = ""
+	return *d
+}
+
+// unharmed: what was noted as damaged and not as repaired was a false alarm, or
+// somebody has mended it.
+func (v *verifier) unharmed(ctx context.Context, p store.Path) error {
+	if !v.options.Contents {
+		return nil
+	}
+	d, err := v.state.db.Damage(p)
+	if err != nil || d == nil || !d.Repaired.IsZero() {
+		return err
+	}
+	return v.state.db.ClearDamage(ctx, p)
 }
 
 // damage says what is wrong with the object, "" if nothing is.
@@ -206,13 +254,16 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 	return nil
 }
 
-// replace exchanges the object on disk and, where the new one differs (builders
-// need not be deterministic), what is registered of it. Killed between the two,
-// the object is damaged as it was before, and repaired the next time.
+// replace exchanges the object on disk and what is registered of it: builders
+// need not be deterministic, and what was found out of the old one says nothing
+// of the new one. Killed between the two, the object is damaged as it was before,
+// or differs from what is registered, and is repaired the next time.
 func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	if err := s.sync.wait(); err != nil {
+	// What is valid stays complete: the new object is on disk before it takes the
+	// place of the old one.
+	if err := s.syncObjects(); err != nil {
 		return err
 	}
 	to := s.Real(old.Path)
@@ -223,14 +274,17 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	} else if err := exchange(o.Scratch, to, o.Info.Kind); err != nil {
 		return err
 	}
-	if err := s.syncNames(); err != nil {
+	if err := s.syncObjects(); err != nil {
 		return err
 	}
-	if o.Info.NarHash == old.NarHash {
-		return nil
+	if err := s.writeFiles(old.Path, o.Files); err != nil {
+		return err
 	}
 	n := o.Info
-	n.Registered = now()
+	if n.NarHash.Equal(old.NarHash) {
+		n = old
+	}
+	n.Registered = max(now(), old.Registered+1) // never that of the old one
 	return s.db.Replace(ctx, n)
 }
 

@@ -24,6 +24,7 @@ const (
 	CauseNoSpace     Cause = "no-space"    // ErrNoSpace
 	CauseUnreachable Cause = "unreachable" // ErrUnreachable
 	CauseCancelled   Cause = "cancelled"   // ErrCancelled
+	CauseNotAllowed  Cause = "not-allowed" // ErrNotAllowed: whoever asked may start no build
 	CauseSystem      Cause = "system"      // the machine's fault: no user namespaces, an I/O error
 )
 
@@ -39,6 +40,7 @@ var causeErrors = map[Cause]error{
 	CauseNoSpace:     ErrNoSpace,
 	CauseUnreachable: ErrUnreachable,
 	CauseCancelled:   ErrCancelled,
+	CauseNotAllowed:  ErrNotAllowed,
 }
 
 // Failure is why one goal failed, with everything that `storefs why` prints. It

@@ -1,7 +1,9 @@
 package storeexpr
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"storefs/store"
@@ -79,4 +81,22 @@ func (d *Derivation) Path(dir store.Dir, name string) (store.Path, error) {
 		return store.HexPath(dir, name+".store", text)
 	}
 	return store.TextPath(dir, name+".drv", text, d.References())
+}
+
+// maxCores is more processors than any machine has.
+const maxCores = 1 << 16
+
+// Cores is how many processors the builder uses at once: what its variable
+// __cores says, 0 for all that there are. ok is false if it says nothing: then
+// it should be taken to use one. Nix passes the variable on and heeds it not.
+func (d *Derivation) Cores() (n int, ok bool, err error) {
+	v, ok := d.Getenv("__cores")
+	if !ok {
+		return 1, false, nil
+	}
+	n, err = strconv.Atoi(v)
+	if err != nil || n < 0 || n > maxCores {
+		return 0, false, fmt.Errorf("its __cores is %q, not a number of processors: %w", v, store.ErrBadExpr)
+	}
+	return n, true, nil
 }

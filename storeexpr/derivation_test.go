@@ -1,6 +1,7 @@
 package storeexpr
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -106,5 +107,22 @@ func roundTrip(t *rapid.T, e Expr) {
 	}
 	if diff := cmp.Diff(e, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("want -, got +:\n%s\n%s", diff, text)
+	}
+}
+
+func TestCores(t *testing.T) {
+	for value, want := range map[string]int{"4": 4, "0": 0, "65536": 65536, "-1": -1, "": -1, "x": -1, "65537": -1} {
+		d := &Derivation{Env: []EnvVar{{"__cores", value}}}
+		n, ok, err := d.Cores()
+		if want < 0 {
+			if !errors.Is(err, store.ErrBadExpr) {
+				t.Errorf("%q: %d, %v", value, n, err)
+			}
+		} else if n != want || !ok || err != nil {
+			t.Errorf("%q: %d, %v, %v", value, n, ok, err)
+		}
+	}
+	if n, ok, err := (&Derivation{}).Cores(); n != 1 || ok || err != nil {
+		t.Errorf("without: %d, %v, %v", n, ok, err)
 	}
 }

@@ -53,11 +53,12 @@ type cli struct {
 	Status statusCmd `cmd:"" group:"ask" help:"Show what is happening."`
 	Graph  graphCmd  `cmd:"" group:"ask" help:"Draw who needs whom."`
 
-	Verify  verifyCmd  `cmd:"" group:"care" help:"Check that the store is whole."`
-	Delete  deleteCmd  `cmd:"" group:"care" help:"Remove paths that nothing refers to."`
-	Dump    dumpCmd    `cmd:"" group:"care" help:"Write a path as a NAR."`
-	Restore restoreCmd `cmd:"" group:"care" help:"Unpack a NAR."`
-	Hash    hashCmd    `cmd:"" group:"care" help:"Print the hash of a path."`
+	Verify   verifyCmd   `cmd:"" group:"care" help:"Check that the store is whole."`
+	Delete   deleteCmd   `cmd:"" group:"care" help:"Remove paths that nothing refers to."`
+	Prefetch prefetchCmd `cmd:"" group:"care" help:"Take what was learned of programs from one machine to another."`
+	Dump     dumpCmd     `cmd:"" group:"care" help:"Write a path as a NAR."`
+	Restore  restoreCmd  `cmd:"" group:"care" help:"Unpack a NAR."`
+	Hash     hashCmd     `cmd:"" group:"care" help:"Print the hash of a path."`
 
 	Completion kongcompletion.Completion `cmd:"" group:"rest" help:"Set up completion in bash, zsh or fish."`
 	Version    versionCmd                `cmd:"" group:"rest" help:"Print the version."`

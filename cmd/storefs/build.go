@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,6 +26,7 @@ type buildCmd struct {
 	jobsFlag
 	limitFlags
 	sandboxFlags
+	reportFlags
 }
 
 func (*buildCmd) Help() string {
@@ -33,8 +35,11 @@ func (*buildCmd) Help() string {
 Ctrl-C cancels the builds that nobody else waits for.`
 }
 
+// Validate is for kong, which does not ask embedded structs.
+func (c *buildCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
+
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
-	o := ownerOptions{role: "build", jobs: c.Jobs, sandbox: c.sandboxFlags}
+	o := ownerOptions{role: "build", jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}
 	return a.connect(ctx, o, func(client *daemon.Client) error {
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()
@@ -62,6 +67,7 @@ func targets(wanted []installable) []store.Path {
 func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {
 	meter := progress.Start(progress.For(a.stderr, c.PrintBuildLogs))
 	defer meter.Close()
+	report := newReport(c.reportFlags)
 	res, err := client.Realise(ctx, daemon.RealiseRequest{
 		Targets:    targets(wanted),
 		KeepGoing:  c.KeepGoing,
@@ -70,14 +76,22 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		KeepFailed: c.KeepFailed,
 		Check:      c.Check,
 		Logs:       c.PrintBuildLogs,
+		Details:    c.detailed(),
 	}, func(s daemon.Seen) {
 		if s.Event != nil {
+			report.run.Take(*s.Event)
 			meter.Take(*s.Event)
 		} else {
 			meter.Expect(s.Remaining)
 		}
 	})
 	meter.Close()
+	if line := report.summary(res); line != "" {
+		meter.Say(line)
+	}
+	if rerr := report.write(ctx, a, client, targets(wanted), c.Jobs); err == nil {
+		err = rerr
+	}
 	if perr := c.print(a, wanted, res); err == nil {
 		err = perr
 	}

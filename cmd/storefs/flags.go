@@ -22,7 +22,7 @@ func (f limitFlags) limits() builder.Limits {
 	return builder.Limits{Timeout: f.Timeout, MaxSilent: f.MaxSilentTime, MaxLog: int64(f.MaxLogSize)}
 }
 
-func (f limitFlags) Validate() error {
+func (f limitFlags) check() error {
 	if f.Timeout < 0 || f.MaxSilentTime < 0 {
 		return fmt.Errorf("--timeout and --max-silent-time must not be negative")
 	}
@@ -32,6 +32,7 @@ func (f limitFlags) Validate() error {
 // sandboxFlags say what builders see of the host.
 type sandboxFlags struct {
 	SandboxPath []string `placeholder:"[INSIDE=]OUTSIDE" sep:"none" help:"Let all builders see this host path, read-only. What they make of it is not in any hash: for experiments only. May be repeated."`
+	NoSpawner   bool     `help:"Make every sandbox by a new process of this program, which takes several times as long, and not by one that has prepared itself. Where that does not work, this is done anyway."`
 }
 
 func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {
@@ -51,12 +52,16 @@ func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {
 
 // jobsFlag is how many builders run at once.
 type jobsFlag struct {
-	Jobs int `short:"j" placeholder:"N" help:"Run up to N builders at once. [as many as there are CPUs: ${jobs}]"`
+	Jobs int     `short:"j" placeholder:"N" help:"Run up to N builders at once; one whose derivation says __cores counts as so many. [as many as there are CPUs: ${jobs}]"`
+	Load float64 `placeholder:"N" help:"Start no builder beside others while more than N tasks of the whole machine want a CPU. (While memory is short none is started either.) 0: no limit."`
 }
 
-func (f jobsFlag) Validate() error {
+func (f jobsFlag) check() error {
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs=%d: must not be negative", f.Jobs)
+	}
+	if f.Load < 0 || math.IsNaN(f.Load) {
+		return fmt.Errorf("--load=%g: must not be negative", f.Load)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	iofs "io/fs"
 	"time"
 
+	"storefs/builder"
 	"storefs/daemon"
 	"storefs/event"
 	"storefs/fs"
@@ -60,20 +61,35 @@ func (n names) List(after string, count int) ([]fs.Entry, error) {
 	return out, err
 }
 
-// byName realises by names, as the mount asks.
-type byName struct {
-	dir store.Dir
-	normaliser.Realiser
+// lookups realises what callers of the mount are blocked in.
+type lookups struct {
+	dir        store.Dir
+	normaliser *normaliser.Normaliser
+	banned     normaliser.Banned // without its Realiser, which is made for each call
+	limits     builder.Limits
+	orphans    normaliser.Orphans
 }
 
-var _ fs.Realiser = byName{}
+var _ fs.Realiser = lookups{}
 
-func (b byName) Realise(ctx context.Context, name string) error {
-	p, err := b.dir.Join(name)
+func (l lookups) Realise(ctx context.Context, c fs.Call) error {
+	p, err := l.dir.Join(c.Name)
 	if err != nil {
 		return err
 	}
-	return b.Realiser.Realise(ctx, p)
+	b := l.banned
+	b.Realiser = normaliser.RealiserFunc(func(ctx context.Context, p store.Path) error {
+		_, err := l.normaliser.Realise(ctx, normaliser.Request{
+			Targets: []store.Path{p},
+			Caller:  &normaliser.Caller{PID: int(c.PID), UID: c.UID, Command: c.Command},
+			NoBuild: c.NoBuild,
+			Urgent:  true,
+			Limits:  l.limits,
+			Orphans: l.orphans,
+		})
+		return err
+	})
+	return b.Realise(ctx, p)
 }
 
 // control is what the mount's control directory shows.
@@ -115,6 +131,26 @@ func (c control) Log(name string) ([]byte, error) {
 func (c control) Status() ([]byte, error) {
 	s := c.server.Status()
 	return []byte(s.Text(time.Now())), nil
+}
+
+// waitsFor says in one line what a caller waits for.
+func (c control) waitsFor(call fs.Call) string {
+	p, err := c.dir.Join(call.Name)
+	if err != nil {
+		return ""
+	}
+	now := time.Now()
+	for _, w := range c.server.Status().Waiters {
+		if w.Path == p && w.PID == int(call.PID) {
+			return daemon.Sentence(&w, now)
+		}
+	}
+	return ""
+}
+
+func (c control) Waiters() ([]byte, error) {
+	s := c.server.Status()
+	return []byte(daemon.WaitersText(s.Waiters, time.Now())), nil
 }
 
 // forward tells the mount what became valid and what was deleted, until the

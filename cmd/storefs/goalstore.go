@@ -48,10 +48,10 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 	return g.DB().Successor(expr)
 }
 
-func (g goalStore) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result) error {
-	o := state.Outcome{Drv: drv, Derivation: d, Duration: r.Duration}
+func (g goalStore) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error {
+	o := state.Outcome{Drv: drv, Derivation: d, Duration: r.Duration, Synced: synced}
 	for _, out := range r.Outputs {
-		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch})
+		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}
 	_, _, err := g.State.Register(ctx, o)
 	return err

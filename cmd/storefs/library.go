@@ -31,6 +31,7 @@ var (
 	_ daemon.Querier   = (*library)(nil)
 	_ daemon.Records   = (*library)(nil)
 	_ daemon.Caretaker = (*library)(nil)
+	_ daemon.Trails    = (*library)(nil)
 )
 
 func (l *library) AddNAR(ctx context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error) {
@@ -218,6 +219,8 @@ func (l *library) keeps(link string, p store.Path) (bool, error) {
 
 func (l *library) Failure(p store.Path) (*store.Failure, error) { return l.state.DB().Failure(p) }
 
+func (l *library) Damage(p store.Path) (*store.Damage, error) { return l.state.DB().Damage(p) }
+
 func (l *library) LogFile(drv store.Path) string { return l.state.Log(drv) }
 
 func (l *library) Delete(ctx context.Context, paths []store.Path) ([]store.Path, error) {
@@ -237,23 +240,4 @@ func (l *library) Verify(ctx context.Context, o daemon.VerifyOptions, report fun
 		report(daemon.Damage{Path: p.Path, Problem: p.Message, Repaired: p.Repaired})
 	})
 	return daemon.Verified(sum), err
-}
-
-// repair builds what is damaged again.
-func (l *library) repair(ctx context.Context, damaged store.Info) (state.Output, func(), error) {
-	known, err := l.state.DB().Known(damaged.Path)
-	if err != nil {
-		return state.Output{}, nil, err
-	}
-	res, err := l.normaliser.Rebuild(ctx, known.Drv)
-	if err != nil {
-		return state.Output{}, nil, err
-	}
-	for _, o := range res.Outputs {
-		if o.Info.Path == damaged.Path {
-			return state.Output{Info: o.Info, Scratch: o.Scratch}, res.Release, nil
-		}
-	}
-	res.Release()
-	return state.Output{}, nil, fmt.Errorf("%s does not make it: %w", known.Drv, store.ErrUnknown)
 }

@@ -133,13 +133,13 @@ func TestSize(t *testing.T) {
 }
 
 func TestSandboxPaths(t *testing.T) {
-	got, err := sandboxFlags{[]string{"/etc", "/in=/out=side"}}.paths()
+	got, err := sandboxFlags{SandboxPath: []string{"/etc", "/in=/out=side"}}.paths()
 	want := []builder.SandboxPath{{Inside: "/etc", Outside: "/etc"}, {Inside: "/in", Outside: "/out=side"}}
 	if err != nil || cmp.Diff(want, got) != "" {
 		t.Errorf("%v %v", got, err)
 	}
 	for _, bad := range []string{"etc", "/in=out", "=/out"} {
-		if _, err := (sandboxFlags{[]string{bad}}).paths(); exitStatus(err) != statusUsage {
+		if _, err := (sandboxFlags{SandboxPath: []string{bad}}).paths(); exitStatus(err) != statusUsage {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

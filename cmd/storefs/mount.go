@@ -17,21 +17,25 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/notice"
 	"storefs/progress"
-	"storefs/store"
 )
 
 type mountCmd struct {
 	Background bool `short:"b" negatable:"" help:"Return when the mount is ready, and serve it from the background; messages go to STATE/daemon.log."`
 
 	Wait          string         `enum:"placeholder,lookup" default:"placeholder" help:"Where callers wait for what is not realised: behind a placeholder, or (lookup) in the lookup itself, for use below an overlayfs or an NFS export."`
+	Data          string         `enum:"auto,noopen,passthrough,cached" default:"auto" help:"How the contents of files reach the kernel: without a request for each open, read by it from the disk directly (passthrough: for big files; needs CAP_SYS_ADMIN and Linux 6.9), or with one for each open, through its page cache (cached). [${default}: noopen]"`
 	FailureTTL    time.Duration  `name:"failure-ttl" default:"60s" placeholder:"TIME" help:"How long the lookup of a path that failed fails at once, without another build. [${default}]"`
 	CancelOrphans *time.Duration `placeholder:"TIME" help:"End a build that nobody waits for any more after this time. [never: it goes on]"`
-	DenyCommand   []string       `placeholder:"NAME" help:"Commands that start no build (as in /proc/PID/comm). May be repeated."`
-	DenyUID       []uint32       `name:"deny-uid" placeholder:"UID" help:"Users who start no build. May be repeated."`
-	DenyCgroup    []string       `placeholder:"PATH" help:"Control groups whose processes start no build. May be repeated."`
 	AllowOther    bool           `negatable:"" default:"${allow_other}" help:"Let other users see the mount. [yes for root]"`
+	Xattrs        bool           `negatable:"" default:"true" help:"Show what is known of store objects as extended attributes (user.storefs.…). [yes]"`
 
+	PrefetchJobs uint `placeholder:"N" default:"0" help:"Learn which paths programs use one after the other and, when one of them begins again, realise what is missing of them ahead of it: up to N builds at a time, in slots that nobody else wants. 0: learn nothing. [${default}]"`
+
+	Verify string `enum:"none,open" default:"none" placeholder:"WHEN" help:"Compare files with the hashes that were recorded when they were registered: none, or (open) each before it is read for the first time after the machine was started. What is damaged is EIO to its reader, and is made anew."`
+
+	policyFlags
 	jobsFlag
 	limitFlags
 	sandboxFlags
@@ -40,10 +44,17 @@ type mountCmd struct {
 func (*mountCmd) Help() string {
 	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM), or until "storefs umount". Readiness is told to systemd (sd_notify).
 
-Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers that --deny-… excludes.
+Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
+
+Why something takes its time shows in .storefs/waiters and .storefs/status, and what is known of NAME, without realising it, in .storefs/info/NAME, .storefs/why/NAME and its extended attributes (getfattr -d).
+
+A process whose environment had STOREFS_NOTIFY=1 when it began is told on its terminal what it waits for, once that takes longer than a second.
 
 All other commands with the same state directory work while it is mounted: they ask this process.`
 }
+
+// Validate is for kong, which does not ask embedded structs.
+func (c *mountCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
 
 func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	if c.Background {
@@ -66,7 +77,10 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	defer meter.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	own, err := openOwner(a, ownerOptions{role: "mount", jobs: c.Jobs, sandbox: c.sandboxFlags, stop: stop, say: meter.Say})
+	own, err := openOwner(a, ownerOptions{
+		role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, backgroundJobs: int(c.PrefetchJobs), load: c.Load,
+		sandbox: c.sandboxFlags, stop: stop, say: meter.Say,
+	})
 	if err != nil {
 		return err
 	}
@@ -86,16 +100,31 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	if err := builder.Check(); err != nil {
 		meter.Say("storefs: nothing can be built here: " + err.Error())
 	}
+	pages := control{own.state.Store(), own.server}
+	known := facts{own.state, own.normaliser}
+	var verifier fs.Verifier
+	if c.Verify == "open" {
+		if own.care, err = newCare(own.library, meter.Say); err != nil {
+			return err
+		}
+		verifier = own.care
+	}
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),
 		State:        own.state.Dir(),
 		Store:        names{own.state},
-		Realiser:     c.realiser(own),
-		Control:      control{own.state.Store(), own.server},
+		Realiser:     notice.New(c.realiser(own), pages.waitsFor),
+		Verifier:     verifier,
+		Observer:     c.observer(own, meter.Say),
+		Control:      pages,
+		Data:         fs.Data(c.Data),
 		WaitInLookup: c.Wait == "lookup",
 		AllowOther:   c.AllowOther,
-		Deny:         fs.Callers{Commands: c.DenyCommand, UIDs: c.DenyUID, Cgroups: c.DenyCgroup},
+		Rules:        c.rules(),
+		Facts:        known,
+		NoAttributes: !c.Xattrs,
+		Used:         known.used,
 		Logger:       slog.New(slog.NewTextHandler(lineWriter{meter.Say}, nil)),
 	})
 	if err != nil {
@@ -120,21 +149,16 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 
 // realiser answers blocked lookups.
 func (c *mountCmd) realiser(own *owner) fs.Realiser {
-	var orphans normaliser.Orphans
-	if c.CancelOrphans != nil {
-		orphans = normaliser.Orphans{Cancel: true, Grace: *c.CancelOrphans}
+	l := lookups{
+		dir:        own.state.Store(),
+		normaliser: own.normaliser,
+		banned:     normaliser.Banned{Memory: goalStore{own.state}, TTL: c.FailureTTL},
+		limits:     c.limits(),
 	}
-	limits := c.limits()
-	urgent := normaliser.RealiserFunc(func(ctx context.Context, p store.Path) error {
-		_, err := own.normaliser.Realise(ctx, normaliser.Request{
-			Targets: []store.Path{p},
-			Urgent:  true,
-			Limits:  limits,
-			Orphans: orphans,
-		})
-		return err
-	})
-	return byName{own.state.Store(), normaliser.Banned{Realiser: urgent, Memory: goalStore{own.state}, TTL: c.FailureTTL}}
+	if c.CancelOrphans != nil {
+		l.orphans = normaliser.Orphans{Cancel: true, Grace: *c.CancelOrphans}
+	}
+	return l
 }
 
 func (o *owner) setMounted(s *fs.Server) {

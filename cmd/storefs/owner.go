@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
+	"storefs/prefetch"
+	"storefs/pressure"
 	"storefs/state"
 	"storefs/store"
 	"storefs/substitute"
@@ -20,12 +23,16 @@ import (
 
 // ownerOptions say how a process owns a state directory.
 type ownerOptions struct {
-	role    string // the command
-	watch   bool   // as a client it only watches
-	jobs    int
-	sandbox sandboxFlags
-	stop    func()            // ends the owner because a client asked for it; nil refuses
-	say     func(line string) // tells people something; nil is stderr
+	role  string // the command
+	watch bool   // as a client it only watches
+	jobs  int
+	// jobsPerUser and backgroundJobs are those of normaliser.Options.
+	jobsPerUser    int
+	backgroundJobs int
+	load           float64 // see pressure.Options
+	sandbox        sandboxFlags
+	stop           func()            // ends the owner because a client asked for it; nil refuses
+	say            func(line string) // tells people something; nil is stderr
 }
 
 // owner is a process that owns a state directory: everything that answers its
@@ -34,10 +41,15 @@ type owner struct {
 	options    ownerOptions
 	state      *state.State
 	events     *event.Bus
+	builder    *builder.Local
 	normaliser *normaliser.Normaliser
 	library    *library
 	server     *daemon.Server
 	served     chan error
+	watching   chan struct{} // closed when nobody watches the machine any more
+	unwatch    func()
+	care       *care             // nil unless what is read is to be verified
+	learner    *prefetch.Learner // nil unless something is to be prefetched
 
 	mu      sync.Mutex
 	mounted *fs.Server // nil unless mounted
@@ -54,21 +66,25 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
+	opened := own.state
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, own.state.Close())
+			err = errors.Join(err, opened.Close())
 		}
 	}()
 	sandbox, err := o.sandbox.paths()
 	if err != nil {
 		return nil, err
 	}
-	local, err := builder.New(builder.Options{
+	own.builder, err = builder.New(builder.Options{
 		Store:        own.state.Store(),
 		Real:         own.state.RealDir(),
 		Builds:       own.state.Builds(),
 		Logs:         own.state.Logs(),
 		SandboxPaths: sandbox,
+		Spare:        filepath.Join(own.state.Builds(), "spare"), // opening the state empties it
+		NoSpawner:    o.sandbox.NoSpawner,
+		Say:          func(line string) { o.say("storefs: " + line) },
 	})
 	if err != nil {
 		return nil, err
@@ -76,10 +92,13 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	goals := goalStore{own.state}
 	own.normaliser = normaliser.New(normaliser.Options{
 		Store:       goals,
-		Builder:     local,
+		Builder:     own.builder,
 		Substituter: substitute.Registered{DB: own.state.DB()},
 		Events:      own.events,
 		Jobs:        o.jobs,
+		JobsPerUser: o.jobsPerUser,
+
+		BackgroundJobs: o.backgroundJobs,
 	})
 	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
 	own.server = daemon.New(daemon.Options{
@@ -90,14 +109,19 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Querier:   own.library,
 		Records:   own.library,
 		Caretaker: own.library,
+		Trails:    own.library,
 		Events:    own.events,
+		Mount:     own.mount,
 		Stop:      o.stop,
 	})
 	listener, err := daemon.Listen(own.state.Socket())
 	if err != nil {
-		return nil, errors.Join(err, own.normaliser.Close(context.Background()))
+		err = errors.Join(err, own.normaliser.Close(context.Background()))
+		own.builder.Close()
+		return nil, err
 	}
 	go func() { own.served <- own.server.Serve(listener) }()
+	own.watchMachine()
 	return own, nil
 }
 
@@ -126,6 +150,18 @@ func (o *owner) forget(ctx context.Context, deleted []store.Path) {
 	}
 }
 
+// watchMachine lets the normaliser start less while the machine is short of
+// something.
+func (o *owner) watchMachine() {
+	gauge := pressure.New(pressure.Options{Load: o.options.load})
+	ctx, cancel := context.WithCancel(context.Background())
+	o.unwatch, o.watching = cancel, make(chan struct{})
+	go func() {
+		defer close(o.watching)
+		gauge.Run(ctx, o.normaliser.Hold)
+	}()
+}
+
 func (o *owner) hello() daemon.Hello {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -140,13 +176,24 @@ func (o *owner) hello() daemon.Hello {
 	}
 }
 
+// mount is what the mount does, nil if there is none.
+func (o *owner) mount() *daemon.MountStatus {
+	o.mu.Lock()
+	m := o.mounted
+	o.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return &daemon.MountStatus{Data: string(m.Data()), Nodes: m.Nodes(), Requests: m.Requests()}
+}
+
 // unmountTime is how long a mount that is in use may keep its owner from
 // ending. It is detached by then, and new callers do not find it.
 const unmountTime = 2 * time.Second
 
 // close ends the owner; this is the order of everything that ends: first the
 // mount, whose callers wait for goals; then the clients, who do too; then the
-// goals, which write to the state; then the state. Clients and goals may take
+// goals, which build and write to the state; then the builder and the state. Clients and goals may take
 // their time until hard ends, which cancels them.
 func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
@@ -157,9 +204,18 @@ func (o *owner) close(hard context.Context) error {
 		err = errors.Join(err, e)
 	}
 	err = errors.Join(err, <-o.served)
+	o.unwatch()
+	<-o.watching
+	if o.learner != nil {
+		o.learner.Close()
+	}
+	if o.care != nil {
+		err = errors.Join(err, o.care.close())
+	}
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
+	o.builder.Close()
 	return errors.Join(err, o.state.Close())
 }
 

@@ -14,12 +14,14 @@ import (
 )
 
 type statusCmd struct {
-	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends. With --json: the status, then one event a line."`
+	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends. With --json: the status, then one event a line, and the waiters whenever they change."`
 	PrintBuildLogs bool `short:"L" help:"With --watch: show what builders write."`
 }
 
 func (*statusCmd) Help() string {
-	return `Shows who owns the store, where it is mounted, and which goals run.`
+	return `Shows who owns the store, where it is mounted, which goals run, and who waits for what: the processes that are blocked in the mount, and the commands that build.
+
+In the mount, .storefs/status and .storefs/waiters show the same to everybody who may use it.`
 }
 
 func (c *statusCmd) Run(ctx context.Context, a *app) error {
@@ -47,6 +49,8 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 				_ = enc.Encode(s.Status)
 			case s.Event != nil:
 				_ = enc.Encode(s.Event)
+			case s.Waiters != nil:
+				_ = enc.Encode(s)
 			}
 		}
 	} else {
@@ -56,11 +60,14 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			switch {
 			case s.Status != nil:
 				meter.Say(s.Status.Headline())
+				meter.Wait(daemon.Watched(s.Status.Waiters, time.Now()))
 				for _, e := range s.Status.Events() {
 					meter.Take(e)
 				}
 			case s.Event != nil:
 				meter.Take(*s.Event)
+			case s.Waiters != nil:
+				meter.Wait(daemon.Watched(*s.Waiters, time.Now()))
 			default:
 				meter.Expect(s.Remaining)
 			}

@@ -1,16 +1,30 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"storefs/daemon"
+	"storefs/store"
 )
 
-// engine: 1,000 trivial derivations, sandboxed, hashed and durably
-// registered, beside ninja, which runs the same program bare.
+// engine: what the machine between a request and a registered output costs.
 func (b *bench) engine() error {
+	for _, part := range []func() error{b.builds, b.parse, b.registration, b.ingest, b.touch} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// builds: trivial derivations, sandboxed, hashed and durably registered, beside
+// ninja, which runs the same program bare, and Nix with its sandbox.
+func (b *bench) builds() error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("busybox is not installed (make deps)")
@@ -18,81 +32,215 @@ func (b *bench) engine() error {
 	if _, err := exec.LookPath("ninja"); err != nil {
 		return fmt.Errorf("ninja is not installed (make deps)")
 	}
-	dir := filepath.Join(b.dir, "engine")
+	dir := filepath.Join(b.fast, "engine")
 	if err := os.MkdirAll(dir+"/tools/bin", 0o755); err != nil {
 		return err
 	}
 	if err := do("/", nil, "cp", busybox, dir+"/tools/bin/busybox"); err != nil {
 		return err
 	}
-	const n = 1000
-	shapes := map[string]func(i int) string{
-		"wide":  func(int) string { return "" },
-		"chain": func(i int) string { return fmt.Sprint(i - 1) },
-	}
-	for _, shape := range []string{"wide", "chain"} {
-		var star, ninja strings.Builder
-		star.WriteString("tools = source(\"tools\")\nall = []\nfor_each = []\n")
-		fmt.Fprintf(&star, `def job(i, dep):
-    env = {"dep": all[dep].out} if dep >= 0 else {}
-    return derivation(name = "job-%%d" %% i, builder = tools + "/bin/busybox", args = ["sh", "-c", "echo %%d > $out" %% i], env = env, kind = "regular")
-def jobs():
-    for i in range(%d):
-        all.append(job(i, i - 1 if %s else -1))
-jobs()
-default = derivation(name = "all", builder = tools + "/bin/busybox", args = ["sh", "-c", "echo > $out"], env = {"deps": " ".join([str(j) for j in all])}, kind = "regular")
-`, n, map[string]string{"wide": "False", "chain": "True"}[shape])
-		ninja.WriteString("rule job\n  command = " + busybox + " sh -c 'echo $out > $out'\n")
-		var outs []string
-		for i := range n {
-			out := fmt.Sprintf("out/%d", i)
-			dep := shapes[shape](i)
-			if dep != "" && i > 0 {
-				dep = " out/" + dep
-			} else {
-				dep = ""
-			}
-			fmt.Fprintf(&ninja, "build %s: job%s\n", out, dep)
-			outs = append(outs, out)
-		}
-		fmt.Fprintf(&ninja, "build out/all: job %s\n", strings.Join(outs, " "))
-		if err := os.WriteFile(dir+"/"+shape+".star", []byte(star.String()), 0o644); err != nil {
+	for _, shape := range shapes {
+		g := newGraph(shape.name, b.jobs, shape.needs)
+		if err := g.write(dir, busybox); err != nil {
 			return err
 		}
-		if err := os.WriteFile(dir+"/"+shape+".ninja", []byte(ninja.String()), 0o644); err != nil {
-			return err
-		}
-		run := 0
-		var l *lab
-		var drv string
-		err := b.measure(pair{
-			work: fmt.Sprintf("build, -j2: %d trivial, %s", n, shape), peer: "ninja -j2, no sandbox",
-			before: func() error {
-				if err := os.RemoveAll(dir + "/out"); err != nil {
-					return err
-				}
-				run++
-				var err error
-				if l, err = b.newLab(fmt.Sprintf("engine-%s-%d", shape, run)); err != nil {
-					return err
-				}
-				drv, err = l.output("instantiate", dir+"/"+shape+".star")
-				return err
-			},
-			ours:   func() error { return l.run("build", "-j2", drv) },
-			theirs: func() error { return do(dir, nil, "ninja", "-j2", "-f", shape+".ninja", "out/all") },
-		}, b.runs)
-		if err != nil {
-			return err
-		}
-		// What stands already: the cost of asking.
-		if err := b.measure(pair{
-			work: fmt.Sprintf("no-op: %d trivial, %s", n, shape), peer: "ninja, no-op",
-			ours:   func() error { return l.run("build", "-j2", drv) },
-			theirs: func() error { return do(dir, nil, "ninja", "-j2", "-f", shape+".ninja", "out/all") },
-		}, 0); err != nil {
+		if err := b.buildGraph(dir, g); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (b *bench) buildGraph(dir string, g graph) error {
+	var l *lab
+	var drv string
+	file := filepath.Join(dir, g.name)
+	ninja := func() error { return do(dir, nil, "ninja", "-j2", "-f", file+".ninja") }
+	err := b.measure(pair{
+		work: g.name + ", a job", peer: "ninja -j2, no sandbox", each: len(g.needs),
+		before: func() (err error) {
+			if l, err = b.newFastLab(g.name); err != nil {
+				return err
+			}
+			drv, err = l.output("instantiate", file+".star")
+			return err
+		},
+		ours:       func() error { return l.run("build", "-j2", drv) },
+		beforePeer: func() error { return forgetNinja(dir) },
+		theirs:     ninja,
+	}, b.runs)
+	if err != nil {
+		return err
+	}
+	if haveNix() && b.nixRuns > 0 {
+		if err := b.buildGraphAsNix(g, file); err != nil {
+			return err
+		}
+	}
+	return b.nothingToDo(l, g, drv, ninja)
+}
+
+// forgetNinja removes what ninja made in dir and what it remembers of it.
+func forgetNinja(dir string) error {
+	for _, old := range []string{"out", ".ninja_log", ".ninja_deps"} {
+		if err := os.RemoveAll(filepath.Join(dir, old)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) buildGraphAsNix(g graph, file string) error {
+	var l *lab
+	var n *nixLab
+	var ours, theirs string
+	err := b.measure(pair{
+		work: g.name + ", a job", peer: "nix-store -r -j2, sandbox", each: len(g.needs),
+		before: func() (err error) {
+			if l, err = b.newFastLab(g.name); err != nil {
+				return err
+			}
+			ours, err = l.output("instantiate", file+".star")
+			return err
+		},
+		ours: func() error { return l.run("build", "-j2", ours) },
+		beforePeer: func() (err error) {
+			if n, err = b.newNixLab(g.name); err != nil {
+				return err
+			}
+			theirs, err = n.instantiate(file + ".nix")
+			return err
+		},
+		theirs: func() error { return n.build(theirs) },
+	}, b.nixRuns-1)
+	if err != nil {
+		return err
+	}
+	return b.measure(pair{
+		work: g.name + ", all valid", peer: "nix-store -r",
+		ours:   func() error { return l.run("build", ours) },
+		theirs: func() error { return n.build(theirs) },
+	}, b.runs)
+}
+
+// nothingToDo: what stands already. The cost of asking.
+func (b *bench) nothingToDo(l *lab, g graph, drv string, ninja func() error) error {
+	if err := b.measure(pair{
+		work: g.name + ", all valid", peer: "ninja, nothing to do",
+		ours:   func() error { return l.run("build", drv) },
+		theirs: ninja,
+	}, b.runs); err != nil {
+		return err
+	}
+	// The same from a client of a running owner, without the start of a process:
+	// the root, and every job of the graph as a target of its own.
+	if err := l.mount(); err != nil {
+		return err
+	}
+	defer l.unmount()
+	ctx := context.Background()
+	c, err := daemon.Dial(ctx, l.state+"/socket", false)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	graph, err := c.Graph(ctx, []store.Path{store.Path(drv)}, true)
+	if err != nil {
+		return err
+	}
+	all := make([]store.Path, len(graph.Nodes))
+	for i, n := range graph.Nodes {
+		all[i] = n.Path
+	}
+	ask := func(times int, targets ...store.Path) func() error {
+		return func() error {
+			for range times {
+				if _, err := c.Realise(ctx, daemon.RealiseRequest{Targets: targets}, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	const times = 100
+	if err := b.measure(pair{
+		work: g.name + ", root asked of an owner", peer: "ninja, nothing to do",
+		ours: ask(times, store.Path(drv)), ourEach: times, theirs: ninja,
+	}, b.runs); err != nil {
+		return err
+	}
+	return b.measure(pair{
+		work: g.name + ", all asked of an owner, a job", peer: "ninja, nothing to do",
+		ours: ask(1, all...), theirs: ninja, each: len(all),
+	}, b.runs)
+}
+
+// touch: the first lookup of a trivial output through the mount, beside the
+// builder's command run bare.
+func (b *bench) touch() error {
+	const n = 100
+	g := newGraph("touch", n, shapes[0].needs)
+	dir := filepath.Join(b.fast, "engine")
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	if err := g.write(dir, busybox); err != nil {
+		return err
+	}
+	var l *lab
+	var outs []string
+	out := filepath.Join(dir, "touched")
+	defer func() {
+		if l != nil {
+			l.unmount()
+		}
+	}()
+	return b.measure(pair{
+		work: "first touch of a trivial output", peer: "its command, bare", each: n,
+		before: func() error {
+			if l != nil {
+				l.unmount()
+			}
+			var err error
+			if l, err = b.newFastLab("touch"); err != nil {
+				return err
+			}
+			drv, err := l.output("instantiate", filepath.Join(dir, g.name+".star"))
+			if err != nil {
+				return err
+			}
+			drvs, err := l.output("query", "references", drv)
+			if err != nil {
+				return err
+			}
+			outs = nil
+			for d := range strings.FieldsSeq(drvs) {
+				if strings.HasSuffix(d, ".drv") {
+					o, err := l.output("query", "outputs", d)
+					if err != nil {
+						return err
+					}
+					outs = append(outs, o)
+				}
+			}
+			return l.mount()
+		},
+		ours: func() error {
+			for _, o := range outs {
+				if _, err := os.ReadFile(o); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		theirs: func() error {
+			for range outs {
+				if err := exec.Command(busybox, "sh", "-c", "echo 1 > "+out).Run(); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}, min(b.runs, 3))
 }

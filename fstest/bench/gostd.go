@@ -44,10 +44,6 @@ func (b *bench) gostd() error {
 		work: fmt.Sprintf("build, -j2: Go's std, %d derivations", len(strings.Fields(drvs))), peer: "make -j2, no sandbox",
 		before: func() error {
 			run++
-			removeAll(peer + "/out")
-			if err := os.MkdirAll(peer+"/out", 0o755); err != nil {
-				return err
-			}
 			var err error
 			if l, err = b.newLab(fmt.Sprintf("gostd-%d", run)); err != nil {
 				return err
@@ -55,7 +51,11 @@ func (b *bench) gostd() error {
 			_, err = instantiate(l)
 			return err
 		},
-		ours:   func() error { return l.run("build", "-j2", star, "--arg", "gostd="+prepared) },
+		ours: func() error { return l.run("build", "-j2", star, "--arg", "gostd="+prepared) },
+		beforePeer: func() error {
+			removeAll(peer + "/out")
+			return os.MkdirAll(peer+"/out", 0o755)
+		},
 		theirs: func() error { return do(peer, nil, "make", "-s", "-j2", "all") },
 	}, min(b.runs, 3))
 }

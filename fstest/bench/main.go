@@ -1,7 +1,7 @@
 // Command bench measures storefs beside a peer or a limit, in turns, in one
 // run, and prints ratios: absolute times mean nothing on a shared machine.
 //
-//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,engine,gostd]
+//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,engine,gostd,prefetch] [-data auto] [-jobs 1000] [-nix 1] [-disk]
 package main
 
 import (
@@ -10,48 +10,89 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair is one row: ours beside theirs, both run `runs` times in turns.
 type pair struct {
 	work, peer   string
 	ours, theirs func() error
-	before       func() error // not timed, before every run of either; may be nil
+	before       func() error // not timed, before every run of ours; may be nil
+	beforePeer   func() error // the same for theirs
+	each         int          // both do so many things, and the row is about one; 0 is 1
+	ourEach      int          // the same for ours alone
 }
 
 type bench struct {
 	storefs string
 	runs    int
-	dir     string // scratch of this run
+	data    []string // of the mounts that are measured
+	work    *regexp.Regexp
+	paths   int    // in the part million
+	jobs    int    // of the engine's graphs
+	nixRuns int    // of each graph by Nix, which takes half a minute for 1,000 jobs
+	self    string // this program
+	headed  bool   // the head of the table of pairs is printed
+	dir     string // scratch of this run, on disk
+	fast    string // the same in memory: file systems distort what makes many files
 }
 
 func main() {
 	storefs := flag.String("storefs", "bin/storefs", "the binary to measure")
 	runs := flag.Int("runs", 5, "runs of each command, after one that is not counted")
-	only := flag.String("only", "mount,engine,gostd", "the parts to run")
+	only := flag.String("only", "mount,million,engine,gostd,prefetch", "the parts to run")
+	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
+	work := flag.String("work", "", "the part mount: a regular expression of the workloads to run")
+	paths := flag.Int("paths", 1_000_000, "the part million: how many")
+	jobs := flag.Int("jobs", 1000, "the part engine: derivations in a graph")
+	nix := flag.Int("nix", 1, "the part engine: runs of each graph by Nix; 0: none")
+	disk := flag.Bool("disk", false, "the part engine: keep outputs on disk, and not in memory")
+	peer := flag.Bool("loopback", false, "only mount go-fuse's loopback: REAL DIR")
 	flag.Parse()
-	if err := run(*storefs, *runs, strings.Split(*only, ",")); err != nil {
+	b := &bench{runs: *runs, data: strings.Split(*data, ","), paths: *paths, jobs: *jobs, nixRuns: *nix}
+	var err error
+	if *peer {
+		err = loopback(flag.Arg(0), flag.Arg(1))
+	} else {
+		err = b.run(*storefs, *disk, *work, strings.Split(*only, ","))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(storefs string, runs int, parts []string) error {
-	storefs, err := filepath.Abs(storefs)
-	if err != nil {
+func (b *bench) run(storefs string, disk bool, work string, parts []string) (err error) {
+	if b.storefs, err = filepath.Abs(storefs); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "storefs-bench-")
-	if err != nil {
+	if b.work, err = regexp.Compile(work); err != nil {
 		return err
 	}
-	defer removeAll(dir)
-	b := &bench{storefs: storefs, runs: runs, dir: dir}
-	all := map[string]func() error{"mount": b.mount, "engine": b.engine, "gostd": b.gostd}
-	fmt.Printf("%-34s %-26s %10s %10s %8s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of the pairs)")
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "storefs-bench-"); err != nil {
+		return err
+	}
+	defer removeAll(b.dir)
+	b.fast = b.dir
+	if !disk {
+		b.fast = filepath.Join(b.dir, "memory")
+		if err := os.Mkdir(b.fast, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("storefs-bench", b.fast, "tmpfs", 0, ""); err != nil {
+			return fmt.Errorf("mount a tmpfs for what is built (-disk does without): %w", err)
+		}
+		defer unix.Unmount(b.fast, unix.MNT_DETACH)
+	}
+	all := map[string]func() error{"mount": b.mount, "million": b.million, "engine": b.engine, "gostd": b.gostd, "prefetch": b.prefetch}
 	for _, name := range parts {
 		part, ok := all[name]
 		if !ok {
@@ -65,26 +106,29 @@ func run(storefs string, runs int, parts []string) error {
 }
 
 // measure runs a pair and prints its row: medians, and the median of the
-// ratios pair by pair.
+// ratios pair by pair, of wall time and, where both are processes, of the time
+// that they and all their children had a processor: that is less of a lottery on
+// a machine with other work.
 func (b *bench) measure(p pair, runs int) error {
-	timed := func(f func() error) (time.Duration, error) {
-		if p.before != nil {
-			if err := p.before(); err != nil {
-				return 0, err
+	timed := func(before, f func() error, each int) (wall, cpu time.Duration, err error) {
+		if before != nil {
+			if err := before(); err != nil {
+				return 0, 0, err
 			}
 		}
-		start := time.Now()
-		err := f()
-		return time.Since(start), err
+		start, used := time.Now(), childTime()
+		err = f()
+		n := time.Duration(max(1, each))
+		return time.Since(start) / n, (childTime() - used) / n, err
 	}
 	var ours, theirs []time.Duration
-	var ratios []float64
+	var ratios, ofCPU []float64
 	for i := range runs + 1 {
-		a, err := timed(p.ours)
+		a, ourCPU, err := timed(p.before, p.ours, max(p.each, p.ourEach))
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.work, err)
 		}
-		c, err := timed(p.theirs)
+		c, theirCPU, err := timed(p.beforePeer, p.theirs, p.each)
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", p.work, p.peer, err)
 		}
@@ -93,14 +137,48 @@ func (b *bench) measure(p pair, runs int) error {
 		}
 		ours, theirs = append(ours, a), append(theirs, c)
 		ratios = append(ratios, a.Seconds()/c.Seconds())
+		if ourCPU > 0 && theirCPU > 0 {
+			ofCPU = append(ofCPU, ourCPU.Seconds()/theirCPU.Seconds())
+		}
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
 	slices.Sort(ratios)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	fmt.Printf("%-34s %-26s %10.1f %10.1f %8.2f (%.2f–%.2f)\n", p.work, p.peer,
-		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+	if !b.headed {
+		b.headed = true
+		fmt.Printf("%-44s %-26s %10s %10s %8s %-16s %s\n", "work", "peer", "ours ms", "peer ms", "ratio", "(min–max of pairs)", "of CPU time")
+	}
+	slices.Sort(ofCPU)
+	cpu := "-"
+	if len(ofCPU) > 0 {
+		cpu = fmt.Sprintf("%.3f", ofCPU[len(ofCPU)/2])
+	}
+	spread := fmt.Sprintf("(%.3f–%.3f)", ratios[0], ratios[len(ratios)-1])
+	fmt.Printf("%-44s %-26s %10s %10s %8.3f %-16s %s\n", p.work, p.peer,
+		ms(ours[len(ours)/2]), ms(theirs[len(theirs)/2]), ratios[len(ratios)/2], spread, cpu)
 	return nil
+}
+
+// childTime is how long the processes that were started here, and are reaped,
+// had a processor.
+func childTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_CHILDREN, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// ms is d in milliseconds, to three digits or the whole number.
+func ms(d time.Duration) string {
+	v := d.Seconds() * 1000
+	switch {
+	case v < 1:
+		return fmt.Sprintf("%.4f", v)
+	case v < 100:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 // do runs a command with its output thrown away; a failure shows it.

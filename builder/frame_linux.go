@@ -1,0 +1,212 @@
+package builder
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// frame is what a Local and its spawner tell each other, over a stream.
+type frame struct {
+	kind byte
+	id   uint64 // of the build; of one's own choice
+	body []byte
+	fd   int // it comes along; -1: none
+}
+
+// Kinds of frames.
+const (
+	// To the spawner.
+	frameConfig = 'c' // the first: a spawnerConfig as JSON
+	frameBuild  = 'b' // a launch, with the descriptor of its log
+	frameKill   = 'k'
+	frameForget = 'f' // the id is that of a scratch directory that goes
+
+	// From it.
+	frameRunning = 'r' // the process exists
+	frameEnded   = 'e' // an ending
+	frameFailed  = 'x' // a message; nothing of the sandbox is left
+)
+
+const (
+	frameHeader = 16
+	// maxFrame is a bound on what a length can be, in bytes: the kernel's on
+	// arguments and environment, and as many names of inputs.
+	maxFrame = 64 << 20
+)
+
+// send writes f. Only one may write at a time.
+func (f frame) send(conn *net.UnixConn) error {
+	b := make([]byte, frameHeader, frameHeader+len(f.body))
+	binary.LittleEndian.PutUint32(b, uint32(len(f.body)))
+	b[4] = f.kind
+	binary.LittleEndian.PutUint64(b[8:], f.id)
+	b = append(b, f.body...)
+	if f.fd < 0 {
+		_, err := conn.Write(b)
+		return err
+	}
+	n, _, err := conn.WriteMsgUnix(b, unix.UnixRights(f.fd), nil)
+	if err == nil && n < len(b) {
+		_, err = conn.Write(b[n:])
+	}
+	return err
+}
+
+// frameReader reads frames.
+type frameReader struct {
+	conn *net.UnixConn
+	buf  []byte // what was read and not yet handed on
+	oob  []byte
+	fds  []int // likewise
+}
+
+func newFrameReader(conn *net.UnixConn) *frameReader {
+	return &frameReader{conn: conn, buf: make([]byte, 0, 16<<10), oob: make([]byte, unix.CmsgSpace(4*8))}
+}
+
+// next reads a frame, whose body is good until the next call. Its descriptor
+// belongs to the caller.
+func (r *frameReader) next() (f frame, err error) {
+	if err := r.fill(frameHeader); err != nil {
+		return f, err
+	}
+	size := int(binary.LittleEndian.Uint32(r.buf))
+	if size > maxFrame {
+		return f, fmt.Errorf("a frame of %d bytes", size)
+	}
+	if err := r.fill(frameHeader + size); err != nil {
+		return f, err
+	}
+	f = frame{kind: r.buf[4], id: binary.LittleEndian.Uint64(r.buf[8:]), body: r.buf[frameHeader : frameHeader+size], fd: -1}
+	r.buf = r.buf[frameHeader+size:]
+	if f.kind == frameBuild {
+		// Each of these has one, and they come in order.
+		if len(r.fds) == 0 {
+			return f, errShortFrame
+		}
+		f.fd, r.fds = r.fds[0], r.fds[1:]
+	}
+	return f, nil
+}
+
+// fill reads until n bytes are there.
+func (r *frameReader) fill(n int) error {
+	for len(r.buf) < n {
+		if cap(r.buf) < n || len(r.buf) == cap(r.buf) {
+			r.buf = append(make([]byte, 0, max(n, 16<<10)), r.buf...)
+		}
+		got, oobn, _, _, err := r.conn.ReadMsgUnix(r.buf[len(r.buf):cap(r.buf)], r.oob)
+		if err != nil {
+			return err
+		}
+		if got == 0 {
+			return io.EOF
+		}
+		r.buf = r.buf[:len(r.buf)+got]
+		if oobn == 0 {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(r.oob[:oobn])
+		if err != nil {
+			return os.NewSyscallError("recvmsg", err)
+		}
+		for _, m := range messages {
+			fds, err := unix.ParseUnixRights(&m)
+			if err != nil {
+				return os.NewSyscallError("recvmsg", err)
+			}
+			r.fds = append(r.fds, fds...)
+		}
+	}
+	return nil
+}
+
+// launch is a build as the spawner sees it.
+type launch struct {
+	scratch string // base name in the directory of scratch directories
+	number  uint64 // of the scratch directory, whatever its name
+	// stubs changes with what stands in the scratch's store directory to mount
+	// inputs on.
+	stubs       uint64
+	inputs      []string // base names of those that are mounted
+	personality uintptr
+	builder     string
+	args, env   []string
+}
+
+func (l *launch) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, l.number)
+	b = binary.LittleEndian.AppendUint64(b, l.stubs)
+	b = binary.LittleEndian.AppendUint64(b, uint64(l.personality))
+	for _, list := range [][]string{{l.scratch, l.builder}, l.args, l.env, l.inputs} {
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(list)))
+		for _, s := range list {
+			b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
+			b = append(b, s...)
+		}
+	}
+	return b
+}
+
+var errShortFrame = errors.New("a frame is too short")
+
+func parseLaunch(b []byte) (*launch, error) {
+	var err error
+	take := func(n int) []byte {
+		if n > len(b) {
+			err, b = errShortFrame, nil
+			return make([]byte, min(n, 8))
+		}
+		taken := b[:n]
+		b = b[n:]
+		return taken
+	}
+	l := &launch{
+		number:      binary.LittleEndian.Uint64(take(8)),
+		stubs:       binary.LittleEndian.Uint64(take(8)),
+		personality: uintptr(binary.LittleEndian.Uint64(take(8))),
+	}
+	var names []string
+	for _, list := range []*[]string{&names, &l.args, &l.env, &l.inputs} {
+		n := int(binary.LittleEndian.Uint32(take(4)))
+		*list = slices.Grow(*list, min(n, len(b)/4))
+		for i := 0; i < n && err == nil; i++ {
+			*list = append(*list, string(take(int(binary.LittleEndian.Uint32(take(4))))))
+		}
+	}
+	if err != nil || len(names) != 2 {
+		return nil, errShortFrame
+	}
+	l.scratch, l.builder = names[0], names[1]
+	return l, nil
+}
+
+// ending is how a process of the spawner ended.
+type ending struct {
+	status        unix.WaitStatus
+	started, took int64 // nanoseconds: since 1970; from the exec on
+}
+
+func (e ending) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(e.status))
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.started))
+	return binary.LittleEndian.AppendUint64(b, uint64(e.took))
+}
+
+func parseEnding(b []byte) (e ending, err error) {
+	if len(b) != 20 {
+		return e, errShortFrame
+	}
+	return ending{
+		status:  unix.WaitStatus(binary.LittleEndian.Uint32(b)),
+		started: int64(binary.LittleEndian.Uint64(b[4:])),
+		took:    int64(binary.LittleEndian.Uint64(b[12:])),
+	}, nil
+}

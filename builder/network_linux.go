@@ -1,0 +1,192 @@
+package builder
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// networks are network namespaces with nothing in them but a loopback interface.
+// One costs more than all the rest of a sandbox: so the next build gets the one
+// that an earlier build has left as it was when it was new. Whatever a builder
+// may do in one, which is nothing without packets and sockets, shows in its
+// counters: one whose counters have moved is thrown away.
+type networks struct {
+	wanted chan chan<- made // to the thread that makes them
+
+	mu   sync.Mutex
+	idle []*network
+	max  int // idle ones
+}
+
+type made struct {
+	network *network
+	err     error
+}
+
+// network is one network namespace. It has one build at a time.
+type network struct {
+	ns int
+	// counters are files of /proc that stay with the namespace they were opened
+	// in, and baseline is what they said then.
+	counters []int
+	baseline [][]byte
+}
+
+// newNetworks starts the thread that makes namespaces, in one of its own: it
+// needs no way back. It lives for as long as the process does.
+func newNetworks(spare bool) *networks {
+	n := &networks{wanted: make(chan chan<- made)}
+	if spare {
+		n.max = maxIdle
+	}
+	go func() {
+		runtime.LockOSThread()
+		for to := range n.wanted {
+			network, err := makeNetwork()
+			to <- made{network, err}
+		}
+	}()
+	return n
+}
+
+// take returns a network namespace that no other build has.
+func (n *networks) take() (*network, error) {
+	n.mu.Lock()
+	if last := len(n.idle) - 1; last >= 0 {
+		network := n.idle[last]
+		n.idle = n.idle[:last]
+		n.mu.Unlock()
+		return network, nil
+	}
+	n.mu.Unlock()
+	answer := make(chan made, 1)
+	n.wanted <- answer
+	m := <-answer
+	return m.network, m.err
+}
+
+// give takes a network namespace back. All processes that were in it must be
+// dead.
+func (n *networks) give(network *network) {
+	if n.max > 0 && network.untouched() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.idle) < n.max {
+			n.idle = append(n.idle, network)
+			return
+		}
+	}
+	network.close()
+}
+
+// countersOf are the files that tell what was done in a network namespace: packets
+// that its interface carried, packets and refusals of every protocol, and sockets
+// that there are or that linger.
+func countersOf() []string {
+	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6"}
+}
+
+// makeNetwork moves this thread to a new network namespace.
+func makeNetwork() (n *network, err error) {
+	p := newProgram(1)
+	p.call("make a network", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
+	err = p.run()
+	p.free()
+	if err != nil {
+		return nil, err
+	}
+	if err := raiseLoopback(); err != nil {
+		return nil, err
+	}
+	n = new(network)
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	const dir = "/proc/thread-self/"
+	if n.ns, err = unix.Open(dir+"ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return n, fmt.Errorf("open a network: %w", err)
+	}
+	for _, name := range countersOf() {
+		fd, err := unix.Open(dir+"net/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) { // a kernel without IPv6
+			continue
+		}
+		if err != nil {
+			return n, fmt.Errorf("open counters of a network: %w", err)
+		}
+		n.counters = append(n.counters, fd)
+	}
+	for _, fd := range n.counters {
+		text, err := readCounter(fd, nil)
+		if err != nil {
+			return n, fmt.Errorf("read counters of a network: %w", err)
+		}
+		n.baseline = append(n.baseline, text)
+	}
+	return n, nil
+}
+
+// readCounter reads a file of /proc from its beginning.
+func readCounter(fd int, b []byte) ([]byte, error) {
+	b = b[:0]
+	for {
+		if cap(b)-len(b) < 4096 {
+			b = append(make([]byte, 0, 2*cap(b)+8192), b...)
+		}
+		n, err := unix.Pread(fd, b[len(b):cap(b)], int64(len(b)))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return b, nil
+		}
+		b = b[:len(b)+n]
+	}
+}
+
+// untouched reports whether n is as it was when it was made.
+func (n *network) untouched() bool {
+	var buf []byte
+	for i, fd := range n.counters {
+		text, err := readCounter(fd, buf)
+		if err != nil || !bytes.Equal(text, n.baseline[i]) {
+			return false
+		}
+		buf = text
+	}
+	return true
+}
+
+func (n *network) close() {
+	for _, fd := range append(n.counters, n.ns) {
+		unix.Close(fd)
+	}
+}
+
+// raiseLoopback brings the loopback interface of this thread's network up.
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring loopback up: %w", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bring loopback up: %w", err)
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_LOOPBACK | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("bring loopback up: %w", err)
+	}
+	return nil
+}

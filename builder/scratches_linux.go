@@ -1,0 +1,138 @@
+package builder
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"storefs/store"
+	"storefs/tree"
+)
+
+// inputsKey stands for a list of inputs.
+type inputsKey [sha256.Size]byte
+
+func keyOf(inputs []store.Info) (key inputsKey) {
+	h := sha256.New()
+	for _, in := range inputs {
+		fmt.Fprintf(h, "%c%s\n", inputLetter(in.Kind), in.Path.Base())
+	}
+	h.Sum(key[:0])
+	return key
+}
+
+const (
+	// maxIdle is the most scratch directories, and the most networks, that wait.
+	maxIdle = 64
+	// maxIdleTrees is the number of scratch directories up to which another is
+	// made rather than that the stubs of one with many of them are exchanged:
+	// they may be wanted again.
+	maxIdleTrees = 8
+)
+
+// scratches are the scratch directories of a Local. Those that are not in use
+// wait, empty, for the next build: a builder finds nothing in one of what another
+// did, and one that it left in any way unlike a new one is removed.
+type scratches struct {
+	builds string
+	spare  string // where they wait; "": none does
+	real   string
+	ids    identity
+	gone   func(number uint64) // called before one is removed that a tree may stand on
+
+	mu   sync.Mutex
+	idle []*scratch // the one that was used last is the last
+	last uint64
+}
+
+// take returns a scratch directory with the stubs of a build's inputs.
+func (p *scratches) take(b *build) (*scratch, error) {
+	key := keyOf(b.job.Inputs)
+	p.mu.Lock()
+	s := p.choose(key)
+	p.last++
+	number := p.last
+	p.mu.Unlock()
+	var err error
+	if s != nil {
+		err = s.renew(p.builds, b.job.Drv)
+	} else if s, err = newScratch(p.builds, b.job.Drv, p.ids); s != nil {
+		s.number = number
+	}
+	if err == nil {
+		err = s.fit(b.job.Inputs, key, number, p.real)
+	}
+	if err != nil && s != nil {
+		p.remove(s)
+		return nil, err
+	}
+	return s, err
+}
+
+// choose takes an idle scratch directory: one that has the stubs already, or else
+// the one that was not used for longest.
+func (p *scratches) choose(key inputsKey) *scratch {
+	chosen := slices.IndexFunc(p.idle, func(s *scratch) bool { return s.inputs == key })
+	if chosen < 0 {
+		chosen = slices.IndexFunc(p.idle, func(s *scratch) bool { return len(s.stubs) <= directInputs })
+	}
+	if chosen < 0 {
+		if len(p.idle) < maxIdleTrees {
+			return nil
+		}
+		chosen = 0
+	}
+	s := p.idle[chosen]
+	p.idle = slices.Delete(p.idle, chosen, chosen+1)
+	return s
+}
+
+// give takes a scratch directory back. All processes of its build must be dead.
+func (p *scratches) give(s *scratch) {
+	if p.spare != "" {
+		if fresh, err := s.empty(); err == nil && fresh {
+			if err := s.move(filepath.Join(p.spare, s.suffix())); err == nil {
+				s = p.add(s)
+			}
+		}
+	}
+	if s != nil {
+		p.remove(s)
+	}
+}
+
+// add adds an idle one, and returns the one that is too many, or nil.
+func (p *scratches) add(s *scratch) *scratch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = append(p.idle, s)
+	if len(p.idle) <= maxIdle {
+		return nil
+	}
+	s, p.idle = p.idle[0], slices.Delete(p.idle, 0, 1)
+	return s
+}
+
+func (p *scratches) remove(s *scratch) {
+	if len(s.stubs) > directInputs {
+		p.gone(s.number)
+	}
+	_ = tree.RemoveAll(s.dir)
+}
+
+// close removes the idle ones, and the directory where they were.
+func (p *scratches) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, s := range idle {
+		p.remove(s)
+	}
+	if p.spare != "" {
+		_ = os.Remove(p.spare) // it may be another's too
+	}
+}

@@ -1,0 +1,212 @@
+package builder_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"storefs/builder"
+	"storefs/builder/buildertest"
+	"storefs/store"
+)
+
+// traceVariable names a compiled testdata/trace for tests that run again.
+const traceVariable = "STOREFS_TEST_TRACE"
+
+func compileTrace(t *testing.T, dir string) string {
+	t.Helper()
+	if p := os.Getenv(traceVariable); p != "" {
+		return p
+	}
+	program := filepath.Join(dir, "trace")
+	cmd := exec.Command(buildertest.Need(t, "go"), "build", "-o", program, "./testdata/trace")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("compile trace: %v\n%s", err, out)
+	}
+	return program
+}
+
+// openSpare opens a builder that uses again what it can.
+func openSpare(t testing.TB, o *builder.Options) buildertest.Builder {
+	ways()["spare"](o)
+	return local(t, o)
+}
+
+// TestNothingIsCarried has builders that leave traces of all kinds, and one after
+// each that looks for them: what it sees is what the first build of all saw.
+func TestNothingIsCarried(t *testing.T) {
+	trace := compileTrace(t, t.TempDir())
+	w := buildertest.NewWorld(t, openSpare)
+	program := w.Add("trace", func(p string) { buildertest.CopyFile(t, trace, p) })
+	link := w.Add("link", func(p string) {
+		if err := os.Symlink("/etc/passwd", p); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// run runs the program, and returns what it printed and the names of the
+	// network and the scratch directory that it had.
+	run := func(t *testing.T, what string) (seen, network, dir string) {
+		t.Helper()
+		world := *w
+		world.T = t
+		r := world.Built(world.Job("job", `sed -n 's|.*-\([0-9]*\)/build /build .*|\1|p' /proc/self/mountinfo; $trace "$what"; echo > $out`, func(j *builder.Job) {
+			j.Inputs = append(j.Inputs, program, link)
+			buildertest.Setenv(j.Derivation, "trace", string(program.Path))
+			buildertest.Setenv(j.Derivation, "what", what)
+		}))
+		text, err := os.ReadFile(r.LogFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Release()
+		lines := strings.SplitN(string(text), "\n", 3)
+		return lines[2], lines[1], lines[0]
+	}
+	want, _, _ := run(t, "look")
+	for _, part := range []string{"\nsys/net/ipv4/", "\nsysvipc/shm", "queue: no such file", "abstract name: <nil>", "key: false function not implemented"} {
+		if !strings.Contains(want, part) {
+			t.Fatalf("what it looks at does not contain %q:\n%s", part, want)
+		}
+	}
+	networks, spoilt := make(map[string]int), make(map[string]string)
+	for _, c := range []struct {
+		what         string
+		network, dir bool // they are spoilt
+	}{
+		{"look", false, false},
+		{"tcp", true, false},
+		{"tcp6", true, false},
+		{"udp", true, false},
+		{"refused", true, false},
+		{"no route", true, false},
+		{"no route6", true, false},
+		{"flight", false, false},
+		{"keys", false, false},
+		{"ipc", false, false},
+		{"files", false, false},
+		{"rename", false, false},
+		{"mode", false, true},
+		{"many files", false, true},
+		{"flags", false, true},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			_, network, dir := run(t, c.what)
+			networks[network]++
+			seen, nextNetwork, nextDir := run(t, "look")
+			if seen != want {
+				t.Errorf("what a later build sees is different:\n%s", difference(want, seen))
+			}
+			networks[nextNetwork]++
+			for _, n := range []string{network, nextNetwork} {
+				if by, ok := spoilt[n]; ok {
+					t.Errorf("network %s was used after %s", n, by)
+				}
+			}
+			if c.network {
+				spoilt[network] = c.what
+			}
+			// The file system may have no sizes or flags of directories.
+			if c.dir != (nextDir != dir) && (!c.dir || c.what == "mode") {
+				t.Errorf("scratch directory %s after %s", nextDir, dir)
+			}
+		})
+	}
+	again := 0
+	for n, times := range networks {
+		if _, ok := spoilt[n]; !ok && times > 1 {
+			again++
+		}
+	}
+	if again == 0 {
+		t.Errorf("no network was used again: %v", networks)
+	}
+}
+
+// difference are the lines of b that a does not have, and the reverse.
+func difference(a, b string) string {
+	var d strings.Builder
+	for _, side := range []struct{ mark, of, in string }{{"-", a, b}, {"+", b, a}} {
+		for line := range strings.Lines(side.of) {
+			if !strings.Contains(side.in, line) {
+				d.WriteString(side.mark + line)
+			}
+		}
+	}
+	return d.String()
+}
+
+// Scratch directories wait where they are told to, and the stubs of one input set
+// serve another.
+func TestInputSetsInTurns(t *testing.T) {
+	var l *builder.Local
+	w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+		l = openSpare(t, o).(*builder.Local)
+		return l
+	})
+	var all []store.Info
+	for i := range 60 {
+		name := "input-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + string(rune('a'+i/26))
+		all = append(all, w.Add(name, func(p string) {
+			var err error
+			switch i % 3 {
+			case 0:
+				if err = os.Mkdir(p, 0o755); err == nil {
+					err = os.WriteFile(p+"/name", []byte(name+"\n"), 0o644)
+				}
+			case 1:
+				err = os.WriteFile(p, []byte(name+"\n"), 0o644)
+			default:
+				err = os.Symlink(name, p)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}))
+	}
+	// Below and above what is mounted in one piece, the same again, and
+	// overlapping.
+	for i, set := range [][]store.Info{all[:40], all[:40], all[20:], all[:3], all[30:33], all[:40], all, all[5:50], all[:40], nil, all} {
+		var want strings.Builder
+		for _, in := range set {
+			name := in.Path.Base()[33:]
+			switch in.Kind {
+			case store.KindDirectory:
+				want.WriteString("d " + name + "\n")
+			case store.KindSymlink:
+				want.WriteString("l " + name + "\n")
+			default:
+				want.WriteString("f " + name + "\n")
+			}
+		}
+		r := w.Built(w.Job("turn", `cd $NIX_STORE; n=0; for i in *-input-*; do
+			if [ -L $i ]; then echo l $(readlink $i); elif [ -d $i ]; then echo d $(cat $i/name); elif [ -f $i ]; then echo f $(cat $i); fi; done > $out; ls -A | wc -l >> $out`, func(j *builder.Job) {
+			j.Inputs = append(j.Inputs, set...)
+		}))
+		got := strings.Split(strings.TrimSpace(w.Text(r)), "\n")
+		if len(got) != len(set)+1 || got[len(got)-1] != strconv.Itoa(len(set)+3) {
+			t.Fatalf("set %d: %d inputs, and %s files", i, len(got)-1, got[len(got)-1])
+		}
+		for _, line := range got[:len(got)-1] {
+			if !strings.Contains(want.String(), line+"\n") {
+				t.Errorf("set %d: %s is no input", i, line)
+			}
+		}
+		r.Release()
+	}
+	if left, err := os.ReadDir(w.Options.Builds); err != nil || len(left) > 0 {
+		t.Errorf("left in %s: %v %v", w.Options.Builds, left, err)
+	}
+	if spare, err := os.ReadDir(w.Options.Spare); err != nil || len(spare) == 0 {
+		t.Errorf("spare: %v %v", spare, err)
+	}
+	l.Close()
+	if spare, err := os.ReadDir(w.Options.Spare); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left after Close: %v %v", spare, err)
+	}
+}

@@ -1,0 +1,143 @@
+package builder_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/builder"
+	"storefs/builder/buildertest"
+	"storefs/store"
+)
+
+// spawners are the pids of this process's spawners.
+func spawners(t *testing.T) []int {
+	t.Helper()
+	// That of an earlier test may still be about to end.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if pids := spawnersNow(t); len(pids) == 1 || time.Now().After(deadline) {
+			return pids
+		}
+	}
+}
+
+func spawnersNow(t *testing.T) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, f := range files {
+		status, err := os.ReadFile(f)
+		if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", os.Getpid())) {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Dir(f) + "/cmdline")
+		if err != nil || !strings.HasPrefix(string(cmdline), "storefs-spawner") {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// A spawner that is killed takes its builders with it, and another takes its place.
+func TestSpawnerKilled(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	w.Built(w.Job("first", `echo > $out`, nil)).Release()
+	before := spawners(t)
+	if len(before) != 1 {
+		t.Fatalf("spawners: %v", before)
+	}
+	mark := fmt.Sprintf("%d.%d", 100_000+os.Getpid(), time.Now().UnixNano()%1e9)
+	started := make(chan struct{}, 3)
+	var group sync.WaitGroup
+	for i := range 3 {
+		job := w.Job(fmt.Sprintf("victim-%d", i), `(setsid sleep `+mark+` &); echo started; sleep `+mark, func(j *builder.Job) {
+			j.Log = func([]byte) { started <- struct{}{} }
+		})
+		group.Go(func() {
+			_, err := w.Builder.Build(t.Context(), job)
+			var f *store.Failure
+			if !errors.As(err, &f) || f.Cause != store.CauseSystem || !strings.Contains(f.Message, "has died") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+	for range 3 {
+		<-started
+	}
+	if err := unix.Kill(before[0], unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	group.Wait()
+	if left := buildertest.Running(mark); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
+	w.Built(w.Job("last", `echo > $out`, nil))
+	if after := spawners(t); len(after) != 1 || after[0] == before[0] {
+		t.Errorf("spawners: %v after %v", after, before)
+	}
+}
+
+// Builds that are cancelled at any moment end, and hold nothing up.
+func TestCancelledAtAnyMoment(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	job := w.Job("cancelled", `echo > $out; sleep 100`, nil)
+	for i := range 60 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*100*time.Microsecond)
+		start := time.Now()
+		if _, err := w.Builder.Build(ctx, job); !errors.Is(err, store.ErrCancelled) {
+			t.Errorf("error %v", err)
+		}
+		cancel()
+		if took := time.Since(start); took > 10*time.Second {
+			t.Fatalf("it took %s", took)
+		}
+	}
+	w.Built(w.Job("after", `ls -A $NIX_STORE | wc -l > $out; ls -A /build /tmp`, nil))
+	if n := len(spawners(t)); n != 1 {
+		t.Errorf("%d spawners", n)
+	}
+}
+
+// The builder has the limit on open files that this process was started with, and
+// not what Go makes of it.
+func TestFileLimit(t *testing.T) {
+	var l unix.Rlimit
+	if os.Getenv(againVariable) == "" {
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+		cmd := again(t, "^TestFileLimit$", 0, nil)
+		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -S -n 500; exec "$@"`, "sh", cmd.Path, cmd.Args[1], cmd.Args[2], cmd.Args[3]}
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestFileLimit")) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	for way, edit := range ways() {
+		w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+			edit(o)
+			return local(t, o)
+		})
+		if got := w.Text(w.Built(w.Job("limit", `ulimit -S -n > $out`, nil))); got != "500\n" {
+			t.Errorf("%s: %s", way, got)
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package builder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// spawnerName is the argv[0] by which a process knows that it is a spawner.
+const spawnerName = "storefs-spawner"
+
+// spawnerFD is the descriptor of a spawner's connection to its owner.
+const spawnerFD = 3
+
+// spawnerConfig is what a spawner has to know before it begins.
+type spawnerConfig struct {
+	Store, Real, Builds string
+	Devices             []string
+	// Spare says that what a build leaves as it was may be the next one's.
+	Spare bool
+	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
+	// root outside, and the owner of all that sandboxes have in common.
+	Nobody bool
+}
+
+// spawnerProcess is the program of the spawner: the first process of a pid
+// namespace, so that the kernel ends every builder with it, and the owner of a
+// small heap, so that none of its children has much to carry.
+type spawnerProcess struct {
+	conn    *net.UnixConn
+	sending sync.Mutex
+	maker   *sandboxMaker
+
+	mu     sync.Mutex
+	builds map[uint64]*running
+}
+
+// running is a build whose process may not exist yet.
+type running struct {
+	pid    int // 0: not yet, or no more
+	killed bool
+}
+
+// beSpawner serves its owner until that has gone.
+func beSpawner() {
+	// The signal belongs to the thread; the first one lives as long as the
+	// process.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		os.Exit(1)
+	}
+	unix.CloseOnExec(spawnerFD)
+	conn, err := unixConn(spawnerFD)
+	if err != nil {
+		os.Exit(1)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := serveOwner(conn); err != nil {
+			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
+			_ = frame{kind: frameFailed, body: m.append(nil), fd: -1}.send(conn)
+		}
+	}()
+	<-served
+	os.Exit(1)
+}
+
+// serveOwner returns an error if it cannot begin, and nil when the owner has
+// gone. An owner that died before the signal was set says nothing more.
+func serveOwner(conn *net.UnixConn) error {
+	reader := newFrameReader(conn)
+	f, err := reader.next()
+	if err != nil {
+		return err
+	}
+	var config spawnerConfig
+	if err := json.Unmarshal(f.body, &config); err != nil {
+		return err
+	}
+	maker, err := newSandboxMaker(&config)
+	if err != nil {
+		return err
+	}
+	p := &spawnerProcess{conn: conn, maker: maker, builds: make(map[uint64]*running)}
+	if err := p.try(); err != nil {
+		return err
+	}
+	p.send(frame{kind: frameRunning, fd: -1})
+	for {
+		f, err := reader.next()
+		if err != nil {
+			return nil
+		}
+		p.take(f)
+	}
+}
+
+// unixConn makes a connection of a descriptor, which it takes over.
+func unixConn(fd int) (*net.UnixConn, error) {
+	file := os.NewFile(uintptr(fd), "spawner")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// newSandboxMaker brings this process to where sandboxes can be made.
+func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
+	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[uint64]*inputTree)}, last: make(map[uintptr]*program)}
+	var err error
+	if m.files, err = foundFileLimit(); err != nil {
+		return nil, err
+	}
+	if m.null, err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	// Nothing that is mounted here may be seen outside, or the reverse.
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, err
+	}
+	if err := nameHost(); err != nil {
+		return nil, err
+	}
+	syscall.Umask(0)
+	if m.template, err = makeTemplate(c); err != nil {
+		return nil, err
+	}
+	// The children open files of their own in /proc.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		return nil, err
+	}
+	if c.Nobody {
+		m.owner = fmt.Sprintf(",uid=%[1]d,gid=%[1]d", sandboxNobody)
+	}
+	if err := c.enterOwnRoot(); err != nil {
+		return nil, err
+	}
+	if err := m.restrict(); err != nil {
+		return nil, err
+	}
+	m.networks = newNetworks(c.Spare)
+	return m, nil
+}
+
+// foundFileLimit is the limit on open files that this program was started with.
+// Go's runtime raises it at once, and an exec takes that back, which the exec of
+// nothing does too.
+func foundFileLimit() (limit unix.Rlimit, err error) {
+	if err := syscall.Exec("", nil, nil); !errors.Is(err, unix.ENOENT) {
+		return limit, fmt.Errorf("exec of nothing: %w", err)
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return limit, fmt.Errorf("get limit of open files: %w", err)
+	}
+	high := unix.Rlimit{Cur: limit.Max, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &high); err != nil {
+		return limit, fmt.Errorf("set limit of open files: %w", err)
+	}
+	return limit, nil
+}
+
+// try makes a sandbox of which nothing comes.
+func (p *spawnerProcess) try() error {
+	s, err := p.maker.start(nil, p.maker.null)
+	if err != nil {
+		return err
+	}
+	defer p.maker.release(s)
+	e, err := s.reap()
+	if err != nil {
+		return err
+	}
+	if _, err := s.program.failed(); err != nil {
+		return err
+	}
+	if e.status != 0 {
+		return fmt.Errorf("the trial of a sandbox ended with status %#x", uint32(e.status))
+	}
+	return nil
+}
+
+func (p *spawnerProcess) send(f frame) {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	// An owner that cannot be told has gone, which is noticed where it is read.
+	_ = f.send(p.conn)
+}
+
+func (p *spawnerProcess) take(f frame) {
+	switch f.kind {
+	case frameBuild:
+		l, err := parseLaunch(f.body)
+		r := new(running)
+		p.mu.Lock()
+		p.builds[f.id] = r
+		p.mu.Unlock()
+		go p.build(f.id, r, func() (*sandbox, error) {
+			defer unix.Close(f.fd)
+			if err != nil {
+				return nil, err
+			}
+			return p.maker.start(l, f.fd)
+		})
+	case frameKill:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r := p.builds[f.id]; r != nil {
+			r.killed = true
+			if r.pid != 0 {
+				_ = unix.Kill(r.pid, unix.SIGKILL)
+			}
+		}
+	case frameForget:
+		p.maker.trees.forget(f.id)
+	}
+}
+
+// build runs one builder, and says how it ended.
+func (p *spawnerProcess) build(id uint64, r *running, start func() (*sandbox, error)) {
+	s, err := start()
+	var e ending
+	if err == nil {
+		p.mu.Lock()
+		r.pid = s.pid
+		if r.killed {
+			_ = unix.Kill(s.pid, unix.SIGKILL)
+		}
+		p.mu.Unlock()
+		p.send(frame{kind: frameRunning, id: id, fd: -1})
+		e, err = p.end(s, r)
+	}
+	p.mu.Lock()
+	delete(p.builds, id)
+	p.mu.Unlock()
+	answer := frame{kind: frameFailed, id: id, fd: -1}
+	switch {
+	case err != nil:
+		answer.body = message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
+	case s.program.result.at != 0:
+		answer.body = s.failure().append(nil)
+	default:
+		answer.kind, answer.body = frameEnded, e.append(nil)
+	}
+	p.send(answer)
+	if s != nil {
+		p.maker.release(s)
+	}
+}
+
+// end waits for the end of a process. While it is a zombie its pid is its own.
+func (p *spawnerProcess) end(s *sandbox, r *running) (ending, error) {
+	err := s.wait()
+	p.mu.Lock()
+	r.pid = 0
+	p.mu.Unlock()
+	if err != nil {
+		return ending{}, fmt.Errorf("wait for the builder: %w", err)
+	}
+	return s.reap()
+}

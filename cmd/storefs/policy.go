@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"storefs/fs"
+)
+
+// policyFlags say who may start what by touching it.
+type policyFlags struct {
+	Policy           []policy `placeholder:"KIND:NAME=POLICY" sep:"none" help:"What callers may start: build, cached-only (what a substitute gives) or deny (nothing). KIND:NAME is command:NAME (as in /proc/PID/comm), uid:USER, cgroup:PATH or all. May be repeated: the first that fits decides."`
+	StandardPolicies bool     `negatable:"" default:"true" help:"After those, deny builds to known indexers, scanners and backup programs (updatedb, tracker, baloo, restic, …). [yes]"`
+	DenyCommand      []string `placeholder:"NAME" help:"The same as --policy=command:NAME=deny, before all of them. May be repeated."`
+	DenyUID          []uint32 `name:"deny-uid" placeholder:"UID" help:"The same as --policy=uid:UID=deny, before all of them. May be repeated."`
+	DenyCgroup       []string `placeholder:"PATH" help:"The same as --policy=cgroup:PATH=deny, before all of them. May be repeated."`
+	JobsPerUID       int      `name:"jobs-per-uid" placeholder:"N" help:"Run up to N builders at once for one user, root too. [no limit; users share them all the same]"`
+}
+
+// Validate is for kong.
+func (f policyFlags) Validate() error {
+	if f.JobsPerUID < 0 {
+		return fmt.Errorf("--jobs-per-uid=%d: must not be negative", f.JobsPerUID)
+	}
+	return nil
+}
+
+// rules are all policies in the order in which they are tried.
+func (f policyFlags) rules() []fs.Rule {
+	var all []fs.Rule
+	denied := fs.Callers{Commands: f.DenyCommand, UIDs: f.DenyUID, Cgroups: f.DenyCgroup}
+	if len(denied.Commands)+len(denied.UIDs)+len(denied.Cgroups) > 0 {
+		all = append(all, fs.Rule{Callers: denied, Permission: fs.MayNothing})
+	}
+	for _, p := range f.Policy {
+		all = append(all, fs.Rule(p))
+	}
+	if f.StandardPolicies {
+		all = append(all, fs.Rule{Callers: fs.Callers{Commands: crawlers()}, Permission: fs.MayNothing})
+	}
+	return all
+}
+
+// crawlers are programs that look at everything they can reach, mostly without
+// anybody waiting for it. Listing the store leads them to nothing that is not
+// built; a link to a store path, or a list of last time, would.
+func crawlers() []string {
+	return []string{
+		// Indexers of names and contents.
+		"updatedb", "updatedb.mlocate", "updatedb.plocate", "plocate-build",
+		"tracker-miner-fs", "tracker-miner-fs-3", "tracker-extract", "tracker-extract-3", "localsearch-3", "localsearch-extractor-3",
+		"baloo_file", "baloo_file_extractor", "recollindex", "mandb", "fsearch",
+		// Virus scanners.
+		"clamd", "clamscan", "clamonacc", "freshclam",
+		// Backup.
+		"restic", "borg", "borgmatic", "duplicity", "kopia", "tarsnap", "rsnapshot", "timeshift", "bacula-fd", "bareos-fd", "burp", "dsmc", "dsmcad",
+	}
+}
+
+// policy is one KIND:NAME=POLICY.
+type policy fs.Rule
+
+// UnmarshalText reads a policy.
+func (p *policy) UnmarshalText(text []byte) error {
+	s := string(text)
+	i := strings.LastIndexByte(s, '=')
+	if i < 0 {
+		return fmt.Errorf("%q is not of the form KIND:NAME=POLICY", s)
+	}
+	who, what := s[:i], s[i+1:]
+	switch what {
+	case "build":
+		p.Permission = fs.MayBuild
+	case "cached-only":
+		p.Permission = fs.MayFetch
+	case "deny":
+		p.Permission = fs.MayNothing
+	default:
+		return fmt.Errorf("%q: the policy %q is none of build, cached-only and deny", s, what)
+	}
+	kind, name, named := strings.Cut(who, ":")
+	switch {
+	case who == "all":
+		p.Everyone = true
+	case !named || name == "":
+		return fmt.Errorf("%q: whom it is for is none of command:NAME, uid:USER, cgroup:PATH and all", s)
+	case kind == "command":
+		p.Commands = []string{name}
+	case kind == "uid":
+		uid, err := userID(name)
+		if err != nil {
+			return fmt.Errorf("%q: %w", s, err)
+		}
+		p.UIDs = []uint32{uid}
+	case kind == "cgroup":
+		p.Cgroups = []string{name}
+	default:
+		return fmt.Errorf("%q: %q is none of command, uid and cgroup", s, kind)
+	}
+	return nil
+}
+
+// userID is a user by number or by name.
+func userID(name string) (uint32, error) {
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(n), err
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"storefs/daemon"
+	"storefs/event"
+	"storefs/normaliser"
+	"storefs/progress"
+	"storefs/store"
+	"storefs/timeline"
+)
+
+// reportFlags ask where the time of a build went.
+type reportFlags struct {
+	Profile string `placeholder:"FILE" type:"path" help:"Write where the time went, as a trace for ui.perfetto.dev or chrome://tracing."`
+	Explain bool   `help:"Say which goals decided how long it took, and what one more job at a time would have saved."`
+}
+
+// detailed reports whether every event of every goal is needed.
+func (f reportFlags) detailed() bool { return f.Profile != "" || f.Explain }
+
+// report is what is told at the end of a build.
+type report struct {
+	flags reportFlags
+	start time.Time
+	run   *timeline.Run
+}
+
+func newReport(f reportFlags) *report {
+	return &report{flags: f, start: time.Now(), run: timeline.New()}
+}
+
+// summary is a line for people: what became of the goals. It is "" if nothing
+// was done, or if it was done before anybody could have wondered.
+func (r *report) summary(res normaliser.Result) string {
+	counts := r.run.Counts()
+	counts[event.OutcomeReused] += res.Reused
+	done := counts[event.OutcomeBuilt] + counts[event.OutcomeSubstituted] + counts["failed"]
+	took := time.Since(r.start)
+	if done == 0 || took < progress.Delay && !r.flags.detailed() {
+		return ""
+	}
+	var parts []string
+	for _, outcome := range []string{event.OutcomeBuilt, event.OutcomeSubstituted, event.OutcomeReused, "failed"} {
+		if n := counts[outcome]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, outcome))
+		}
+	}
+	return fmt.Sprintf("storefs: %s in %s", strings.Join(parts, ", "), progress.Duration(took))
+}
+
+// write does what the flags ask for.
+func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targets []store.Path, jobs int) error {
+	if !r.flags.detailed() {
+		return nil
+	}
+	// The build may have been interrupted: that it is told of all the same.
+	ctx = context.WithoutCancel(ctx)
+	if err := r.askNeeds(ctx, client, targets); err != nil {
+		return fmt.Errorf("who needs whom: %w", err)
+	}
+	if r.flags.Explain {
+		status, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		r.run.Explain(a.stderr, max(jobs, status.Jobs), milliseconds)
+	}
+	if r.flags.Profile == "" {
+		return nil
+	}
+	return writeFile(r.flags.Profile, r.run.WriteTrace)
+}
+
+func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []store.Path) error {
+	var exprs []store.Path
+	for _, t := range targets {
+		if t.IsExpr() {
+			exprs = append(exprs, t)
+			continue
+		}
+		derivers, err := client.Related(ctx, daemon.Deriver, t)
+		if err != nil {
+			return err
+		}
+		exprs = append(exprs, derivers...)
+	}
+	g, err := client.Graph(ctx, exprs, true)
+	if err != nil {
+		return err
+	}
+	needs := make(map[store.Path][]store.Path, len(g.Nodes))
+	for _, n := range g.Nodes {
+		needs[n.Path] = n.Needs
+	}
+	r.run.Needs(needs)
+	return nil
+}
+
+// milliseconds is progress.Duration for what may be shorter than a tenth of a
+// second.
+func milliseconds(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%.1fms", d.Seconds()*1000)
+	}
+	return progress.Duration(d)
+}
+
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return badInput(err)
+	}
+	if err := write(f); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,59 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// stackDepth is how deep file systems may lie on each other below a mount whose
+// files are read by passthrough from the file system of fd. The kernel adds it
+// to the depth of whatever is put on top of the mount, and allows 2 in all: with
+// objects on an overlayfs, no overlayfs can be put on the mount.
+func stackDepth(fd int) int {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return 2
+	}
+	return 1
+}
+
+// passthrough makes the files of t be read from their backing by the kernel
+// itself, or says why it cannot.
+func (t *handles) passthrough(s *fuse.Server, real string) error {
+	if s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+		return errors.New("passthrough needs Linux 6.9 or later, with CONFIG_FUSE_PASSTHROUGH")
+	}
+	t.register = func(fd int) (int32, error) {
+		id, errno := s.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+		if errno != 0 {
+			return 0, errno
+		}
+		return id, nil
+	}
+	t.unregister = func(id int32) { s.UnregisterBackingFd(id) }
+
+	// Whether it is allowed, and whether the file system can do it, is told
+	// only for an open file of it.
+	f, err := os.CreateTemp(real, ".passthrough-")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return err
+	}
+	id, err := t.register(int(f.Fd()))
+	switch {
+	case err == nil:
+		t.unregister(id)
+		return nil
+	case err == syscall.EPERM:
+		return errors.New("passthrough needs CAP_SYS_ADMIN outside of user namespaces")
+	}
+	return fmt.Errorf("passthrough does not work with the file system of %s: %w", real, err)
+}

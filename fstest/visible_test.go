@@ -1,0 +1,366 @@
+package fstest
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"storefs/normaliser"
+)
+
+// held makes a derivation whose builder waits for a file on the host. The
+// returned function lets it end.
+func (l *lab) held(name, script string) (body string, release func()) {
+	l.t.Helper()
+	dir := l.Dir + "/gates"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	body = fmt.Sprintf("%s = sh(%q, %q)\n", strings.ReplaceAll(name, "-", "_"), name,
+		fmt.Sprintf("until test -e /gates/%s; do sleep 0.05; done; %s", name, script))
+	return body, func() {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			l.t.Error(err)
+		}
+	}
+}
+
+// gates is the flag that lets builders see the files of held.
+func (l *lab) gates() string { return "--sandbox-path=/gates=" + l.Dir + "/gates" }
+
+// touch starts a program that waits; the returned function lets nothing but
+// its success count.
+func (l *lab) touch(argv ...string) (pid int, done func()) {
+	l.t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	out, err := os.CreateTemp(l.Dir, "out")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	return cmd.Process.Pid, func() {
+		l.t.Helper()
+		if err := cmd.Wait(); err != nil {
+			b, _ := os.ReadFile(out.Name())
+			l.t.Errorf("%v: %v: %s", argv, err, b)
+		}
+	}
+}
+
+// waiters are those of `storefs status --json`.
+func (l *lab) waiters() []normaliser.Waiter {
+	l.t.Helper()
+	var s struct{ Waiters []normaliser.Waiter }
+	if err := json.Unmarshal([]byte(l.ok("status", "--json")[0]), &s); err != nil {
+		l.t.Fatal(err)
+	}
+	return s.Waiters
+}
+
+func (l *lab) read(name string) string {
+	b, err := exec.Command("cat", filepath.Join(l.Store, name)).CombinedOutput()
+	if err != nil {
+		l.t.Errorf("cat %s: %v", name, err)
+	}
+	return string(b)
+}
+
+func TestEverybodySeesWhyTheyWait(t *testing.T) {
+	l := newLab(t)
+	body, release := l.held("inner", "mkdir $out")
+	file := l.star("a.star", body+`top = sh("top", "mkdir $out; echo $in > $out/file", env = {"in": inner.out})`)
+	drv, top := l.ok("instantiate", file+":top")[0], l.outputs(file + ":top")[0]
+	inner := l.ok("instantiate", file+":inner")[0]
+	l.serve(l.gates())
+
+	if w := l.waiters(); len(w) != 0 {
+		t.Errorf("%+v", w)
+	}
+	watch := l.command("status", "--watch")
+	shown, err := watch.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, done := l.touch("cat", top+"/file")
+	build := l.command("build", inner)
+	if err := build.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var waiters []normaliser.Waiter
+	waitFor(t, "both are shown", func() bool {
+		waiters = l.waiters()
+		return len(waiters) == 2 && waiters[0].Slowest != nil && waiters[0].Slowest.Phase == "build" && waiters[1].Phase == "build"
+	})
+	w := waiters[0]
+	if w.PID != pid || w.Command != "cat" || w.UID != uint32(os.Getuid()) || string(w.Path) != top || string(w.Goal) != drv ||
+		w.State != normaliser.WaitInput || w.Goals != 2 || string(w.Slowest.Goal) != inner {
+		t.Errorf("%+v", w)
+	}
+	if w := waiters[1]; w.PID != build.Process.Pid || w.Command != "storefs" || string(w.Path) != inner || w.State != normaliser.WaitRun {
+		t.Errorf("%+v", w)
+	}
+	lines := strings.Split(l.read(".storefs/waiters"), "\n")
+	if got := strings.Fields(lines[0]); !slices.Equal(got, strings.Fields("PID UID COMMAND ELAPSED LEFT PATH GOAL DOING")) {
+		t.Errorf("%q", lines[0])
+	}
+	row := strings.Fields(lines[1])
+	if row[0] != fmt.Sprint(pid) || row[2] != "cat" || row[5] != top || row[6] != drv || !strings.Contains(lines[1], "2 goals to go; inner: build ") {
+		t.Errorf("%q", lines[1])
+	}
+	if s := l.read(".storefs/status"); !strings.Contains(s, "waiting: 2\n") || !strings.Contains(s, fmt.Sprintf("cat (pid %d) waits for top: 2 goals to go; inner: build", pid)) {
+		t.Errorf("%s", s)
+	}
+	for _, name := range []string{"why", "info"} {
+		if s := l.read(".storefs/" + name + "/" + filepath.Base(top)); !strings.Contains(s, "waits for other goals") && !strings.Contains(s, "state: building\n") {
+			t.Errorf("%s: %s", name, s)
+		}
+	}
+	told := make(chan bool, 1)
+	go func() {
+		for lines := bufio.NewScanner(shown); lines.Scan(); {
+			if strings.Contains(lines.Text(), fmt.Sprintf("cat (pid %d) waits for top", pid)) {
+				told <- true
+				return
+			}
+		}
+		told <- false
+	}()
+	select {
+	case ok := <-told:
+		if !ok {
+			t.Error("status --watch ended")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("status --watch does not show who waits")
+	}
+	watch.Process.Kill()
+	watch.Wait()
+	release()
+	done()
+	if err := build.Wait(); err != nil {
+		t.Error(err)
+	}
+	if w := l.waiters(); len(w) != 0 {
+		t.Errorf("%+v", w)
+	}
+}
+
+func TestFactsOfPaths(t *testing.T) {
+	need(t, "getfattr")
+	l := newLab(t)
+	body, release := l.held("x", "mkdir $out; echo x > $out/file")
+	file := l.star("a.star", body+`
+dep = sh("dep", "echo dep > $out", kind = "regular")
+user = sh("user", "mkdir $out; echo $dep > $out/file", env = {"dep": dep.out})
+bad = sh("bad", "exit 3")
+`)
+	l.serve(l.gates())
+	events := l.watch()
+	facts := func(p string) map[string]string {
+		t.Helper()
+		b, err := exec.Command("getfattr", "--absolute-names", "-d", p).CombinedOutput()
+		if err != nil {
+			t.Fatalf("getfattr %s: %v: %s", p, err, b)
+		}
+		info := l.read(".storefs/info/" + filepath.Base(p))
+		m := map[string]string{}
+		for line := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "user.storefs."), "="); ok {
+				m[k] = strings.Trim(v, `"`)
+				if k != "state" && !strings.Contains(info, k+": "+m[k]+"\n") {
+					t.Errorf("%s: no %q in info: %q", k, m[k], info)
+				}
+			}
+		}
+		return m
+	}
+	x, xdrv := l.outputs(file + ":x")[0], l.ok("instantiate", file+":x")[0]
+	if f := facts(x); f["state"] != "unrealised" || f["deriver"] != xdrv || f["output"] != "out" || f["kind"] != "directory" || len(f) != 4 {
+		t.Errorf("%v", f)
+	}
+	if n := events().started(); n != 0 {
+		t.Errorf("%d builds started", n)
+	}
+	_, done := l.touch("cat", x+"/file")
+	waitFor(t, "it is being built", func() bool { return facts(x)["state"] == "building" })
+	release()
+	done()
+	waitFor(t, "its use is noted", func() bool { return facts(x)["last-use"] != "" })
+	f := facts(x)
+	if f["state"] != "realised" || f["deriver"] != xdrv || f["references"] != "0" {
+		t.Errorf("%v", f)
+	}
+	var info struct {
+		NarHash, Deriver string
+		NarSize          int64
+	}
+	if err := json.Unmarshal([]byte(strings.Trim(l.ok("query", "info", "--json", x)[0], "[]")), &info); err != nil {
+		t.Fatal(err)
+	}
+	if f["narhash"] != info.NarHash || f["narsize"] != fmt.Sprint(info.NarSize) || f["closure-size"] != f["narsize"] {
+		t.Errorf("%v, want %+v", f, info)
+	}
+	for _, k := range []string{"registered", "last-use"} {
+		if at, err := time.Parse(time.RFC3339, f[k]); err != nil || time.Since(at) > time.Minute {
+			t.Errorf("%s: %q", k, f[k])
+		}
+	}
+	user := l.ok("build", file+":user")[0]
+	if f := facts(user); f["references"] != "1" || f["closure-size"] <= f["narsize"] {
+		t.Errorf("%v", f)
+	}
+	bad := l.outputs(file + ":bad")[0]
+	if r := l.inShell("cat " + bad + "/file"); r.status == 0 {
+		t.Error("bad was built")
+	}
+	if f := facts(bad); f["state"] != "failed" || !strings.Contains(f["failure"], "exit status 3") {
+		t.Errorf("%v", f)
+	}
+	// Without attributes the file is still there.
+	l.stop()
+	l.serve("--no-xattrs")
+	if r := l.inShell("getfattr -n user.storefs.state " + x); r.status == 0 || !strings.Contains(r.stderr, "not supported") {
+		t.Errorf("%+v", r)
+	}
+	if s := l.read(".storefs/info/" + filepath.Base(x)); !strings.HasPrefix(s, "state: realised\n") {
+		t.Errorf("%s", s)
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	l := newLab(t)
+	file := l.star("a.star", `
+a = sh("a", "mkdir $out; echo a > $out/file")
+b = sh("b", "mkdir $out; echo b > $out/file")
+ready = sh("ready", "mkdir $out; echo ready > $out/file")
+`)
+	out := map[string]string{}
+	for _, n := range []string{"a", "b"} {
+		out[n] = l.outputs(file + ":" + n)[0]
+	}
+	out["ready"] = l.ok("build", file+":ready")[0]
+	tools, closure := l.source2004()
+	given := l.Store + "/0000000000000000000000000000000a-given"
+	l.ok("substitute", given, l.derive2004("given", given, tools, closure, "mkdir $out; echo given > $out/file"))
+	bin := l.Dir + "/bin"
+	for _, name := range []string{"updatedb", "frugal", "trusted"} {
+		l.write("bin/"+name, "")
+		l.copyFile(need(t, "busybox"), "bin/"+name)
+	}
+	l.serve("--policy=command:trusted=build", "--policy=command:frugal=cached-only", "--deny-uid=12345")
+	events := l.watch()
+	run := func(script string) result {
+		return l.inShell("PATH=" + bin + ":$PATH; " + script)
+	}
+	as := func(comm, p string) string { return fmt.Sprintf("(exec -a cat %s/%s %s/file)", bin, comm, p) }
+	for _, comm := range []string{"updatedb", "frugal"} {
+		if r := run(as(comm, out["a"])); r.status == 0 || !strings.Contains(r.stderr, "Permission denied") {
+			t.Errorf("%s: %+v", comm, r)
+		}
+		if r := run(as(comm, out["ready"])); r.stdout != "ready\n" {
+			t.Errorf("%s: %+v", comm, r)
+		}
+	}
+	if os.Getuid() == 0 {
+		if r := run("setpriv --reuid 12345 --clear-groups cat " + out["a"] + "/file"); r.status == 0 || !strings.Contains(r.stderr, "Permission denied") {
+			t.Errorf("%+v", r)
+		}
+	}
+	if n := events().started(); n != 0 {
+		t.Errorf("%d builds started", n)
+	}
+	if r := run(as("frugal", given)); r.stdout != "given\n" {
+		t.Errorf("%+v", r)
+	}
+	if r := run(as("trusted", out["a"])); r.stdout != "a\n" {
+		t.Errorf("%+v", r)
+	}
+	l.stop()
+
+	// The standard list can be left out, and a policy is before it.
+	l.serve("--no-standard-policies", "--policy=all=cached-only")
+	if r := run(as("updatedb", out["b"])); r.status == 0 || !strings.Contains(r.stderr, "Permission denied") {
+		t.Errorf("%+v", r)
+	}
+	l.stop()
+	l.serve("--no-standard-policies")
+	if r := run(as("updatedb", out["b"])); r.stdout != "b\n" {
+		t.Errorf("%+v", r)
+	}
+	l.stop()
+	l.fails(2, []string{"build, cached-only and deny"}, "mount", "--policy=all=never")
+}
+
+// Who asks for it is told on the terminal, and nobody else.
+func TestNoticeOnTerminal(t *testing.T) {
+	need(t, "script")
+	l := newLab(t)
+	file := l.star("a.star", `
+a = sh("a", "sleep 2; mkdir $out; echo text > $out/file")
+b = sh("b", "sleep 2; mkdir $out; echo text > $out/file")
+`)
+	a, b := l.outputs(file + ":a")[0], l.outputs(file + ":b")[0]
+	l.serve()
+	r := l.inShell("STOREFS_NOTIFY=1 script -qec 'cat " + a + "/file' /dev/null </dev/null")
+	if !strings.Contains(r.stdout, "storefs: cat waits for a: build ") || !strings.Contains(r.stdout, "text") {
+		t.Errorf("%+v", r)
+	}
+	if r := l.inShell("script -qec 'cat " + b + "/file' /dev/null </dev/null"); strings.TrimSpace(r.stdout) != "text" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestJobsPerUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test drops from root to an ordinary user")
+	}
+	l := newLab(t)
+	var body strings.Builder
+	var releases []func()
+	for i := range 4 {
+		b, release := l.held(fmt.Sprint("h", i), "mkdir $out; echo > $out/file")
+		body.WriteString(b)
+		releases = append(releases, release)
+	}
+	body.WriteString("default = [h0, h1, h2, h3]\n")
+	file := l.star("a.star", body.String())
+	outs := l.outputs(file)
+	l.serve(l.gates(), "-j", "4", "--jobs-per-uid=1")
+	var dones []func()
+	for i, out := range outs {
+		out += "/file"
+		argv := []string{"cat", out}
+		if i == 3 {
+			argv = []string{"setpriv", "--reuid", "12345", "--clear-groups", "cat", out}
+		}
+		_, done := l.touch(argv...)
+		dones = append(dones, done)
+		waitFor(t, "it waits", func() bool { return len(l.waiters()) == i+1 })
+	}
+	var states []string
+	waitFor(t, "two builders run", func() bool {
+		states = nil
+		for _, w := range l.waiters() {
+			states = append(states, fmt.Sprint(w.UID, " ", w.State))
+		}
+		return slices.Equal(states, []string{"0 running", "0 slot", "0 slot", "12345 running"})
+	})
+	for i, release := range releases {
+		release()
+		defer dones[i]()
+	}
+}

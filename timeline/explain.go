@@ -1,0 +1,121 @@
+package timeline
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"storefs/event"
+)
+
+// Step is a goal on the path that decided how long a run took.
+type Step struct {
+	Goal   *Goal
+	Waited time.Duration // for a slot, after its last input
+	Took   time.Duration // from its start until others could use what it made
+}
+
+// CriticalPath is the goals that waited for each other, back from the one that
+// ended last: each waited for the one before it longest.
+func (r *Run) CriticalPath() []Step {
+	var last *Goal
+	for _, g := range r.order {
+		if g.ran() && (last == nil || g.Ended.After(last.Ended)) {
+			last = g
+		}
+	}
+	var steps []Step
+	// What is built of its own outputs cannot have run; a count bounds what bad
+	// input could do.
+	for g := last; g != nil && len(steps) <= len(r.order); {
+		ready, in := r.ready(g)
+		steps = append(steps, Step{Goal: g, Waited: max(0, g.Started.Sub(ready)), Took: g.Ended.Sub(g.Started)})
+		g = in
+	}
+	slices.Reverse(steps)
+	return steps
+}
+
+// maxSteps is how many steps of a path are told, the longest ones.
+const maxSteps = 20
+
+// Explain writes what decided how long the run took, and what one slot more
+// than there were would have saved if builders had not been slower for it. It
+// writes nothing if nothing ran.
+func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) string) {
+	steps := r.CriticalPath()
+	if len(steps) == 0 {
+		return
+	}
+	var took, waited time.Duration
+	for _, s := range steps {
+		took += s.Took
+		waited += s.Waited
+	}
+	fmt.Fprintf(w, "critical path: %d of the goals, %s at work and %s waiting for a slot\n", len(steps), duration(took), duration(waited))
+	told := longest(steps)
+	skipped := 0
+	for i, s := range steps {
+		if !told[i] {
+			skipped++
+			continue
+		}
+		if skipped > 0 {
+			fmt.Fprintf(w, "     …  (%d shorter)\n", skipped)
+			skipped = 0
+		}
+		line := fmt.Sprintf("  %7s %s", duration(s.Took), strings.TrimSuffix(s.Goal.Path.Name(), ".drv"))
+		if run := s.Goal.phase(event.PhaseBuild); run > 0 && run < s.Took*9/10 {
+			line += fmt.Sprintf(" (its builder %s)", duration(run))
+		}
+		if s.Waited > s.Took/10 && s.Waited >= time.Millisecond {
+			line += fmt.Sprintf(", after %s without a slot", duration(s.Waited))
+		}
+		fmt.Fprintln(w, line)
+	}
+	if skipped > 0 {
+		fmt.Fprintf(w, "     …  (%d shorter)\n", skipped)
+	}
+	now, more := r.Replay(slots), r.Replay(slots+1)
+	saved := max(0, now-more)
+	if saved < now/100 {
+		fmt.Fprintf(w, "one more slot than %d would have saved next to nothing\n", slots)
+		return
+	}
+	fmt.Fprintf(w, "one more slot than %d would have saved about %s of %s, had the machine room for it\n", slots, duration(saved), duration(now))
+}
+
+// longest picks the steps that are told.
+func longest(steps []Step) map[int]bool {
+	index := make([]int, len(steps))
+	for i := range steps {
+		index[i] = i
+	}
+	slices.SortStableFunc(index, func(a, b int) int {
+		return cmp.Compare(steps[b].Took+steps[b].Waited, steps[a].Took+steps[a].Waited)
+	})
+	told := map[int]bool{}
+	for _, i := range index[:min(len(index), maxSteps)] {
+		told[i] = true
+	}
+	return told
+}
+
+// phase is how long the goal was in a phase.
+func (g *Goal) phase(name string) time.Duration {
+	var sum time.Duration
+	for i, p := range g.Phases {
+		if p.Name != name {
+			continue
+		}
+		end := g.Ended
+		if i+1 < len(g.Phases) {
+			end = g.Phases[i+1].Start
+		}
+		sum += end.Sub(p.Start)
+	}
+	return sum
+}

@@ -1,0 +1,152 @@
+package timeline
+
+import (
+	"container/heap"
+	"time"
+
+	"storefs/store"
+)
+
+// Replay is how long the goals that ran would have taken in so many slots: each
+// as long as it did, in the order of the longest remaining path, which the next
+// run will know.
+func (r *Run) Replay(slots int) time.Duration {
+	jobs := r.jobs()
+	var ready readyJobs
+	for _, j := range jobs {
+		if j.unfinished == 0 {
+			heap.Push(&ready, j)
+		}
+	}
+	// Two kinds of moments: a slot becomes free, and, a little later, what was
+	// built is registered, so that others may use it.
+	var now time.Duration
+	var moments momentQueue
+	for free := max(1, slots); ; {
+		for free > 0 && len(ready) > 0 {
+			j := heap.Pop(&ready).(*job)
+			free--
+			heap.Push(&moments, moment{at: now + j.slot})
+			heap.Push(&moments, moment{at: now + j.slot + j.rest, done: j})
+		}
+		if len(moments) == 0 {
+			return now
+		}
+		m := heap.Pop(&moments).(moment)
+		now = m.at
+		if m.done == nil {
+			free++
+			continue
+		}
+		for _, w := range m.done.waiters {
+			if w.unfinished--; w.unfinished == 0 {
+				heap.Push(&ready, w)
+			}
+		}
+	}
+}
+
+// job is a goal in a replay.
+type job struct {
+	slot, rest time.Duration // with a slot, and after it
+	left       time.Duration // the longest path from its start
+	waiters    []*job
+	unfinished int
+	sorted     bool
+}
+
+// jobs are the goals that ran, with what they wait for.
+func (r *Run) jobs() []*job {
+	byPath := map[store.Path]*job{}
+	var all []*job
+	for _, g := range r.order {
+		if g.ran() {
+			j := &job{slot: g.Slot(), rest: g.Ended.Sub(g.Freed)}
+			byPath[g.Path] = j
+			all = append(all, j)
+		}
+	}
+	for p, j := range byPath {
+		for _, need := range r.needs[p] {
+			if in := byPath[need]; in != nil && in != j {
+				in.waiters = append(in.waiters, j)
+				j.unfinished++
+			}
+		}
+	}
+	for _, j := range sortJobs(all) {
+		for _, w := range j.waiters {
+			j.left = max(j.left, w.left)
+		}
+		j.left += j.slot + j.rest
+	}
+	return all
+}
+
+// sortJobs puts those who wait for a job before it. What it is given has no
+// cycles: it was built.
+func sortJobs(all []*job) []*job {
+	type frame struct {
+		job  *job
+		next int
+	}
+	out := make([]*job, 0, len(all))
+	for _, j := range all {
+		stack := []frame{{job: j}}
+		for len(stack) > 0 {
+			f := &stack[len(stack)-1]
+			switch {
+			case f.job.sorted:
+				stack = stack[:len(stack)-1]
+			case f.next < len(f.job.waiters):
+				f.next++
+				stack = append(stack, frame{job: f.job.waiters[f.next-1]})
+			default:
+				f.job.sorted = true
+				out = append(out, f.job)
+				stack = stack[:len(stack)-1]
+			}
+		}
+	}
+	return out
+}
+
+type readyJobs []*job
+
+func (q readyJobs) Len() int           { return len(q) }
+func (q readyJobs) Less(i, j int) bool { return q[i].left > q[j].left }
+func (q readyJobs) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push is for package heap.
+func (q *readyJobs) Push(x any) { *q = append(*q, x.(*job)) }
+
+// Pop is for package heap.
+func (q *readyJobs) Pop() any {
+	old := *q
+	x := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return x
+}
+
+// moment is when something happens in a replay.
+type moment struct {
+	at   time.Duration
+	done *job // nil: a slot becomes free
+}
+
+type momentQueue []moment
+
+func (q momentQueue) Len() int           { return len(q) }
+func (q momentQueue) Less(i, j int) bool { return q[i].at < q[j].at }
+func (q momentQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push is for package heap.
+func (q *momentQueue) Push(x any) { *q = append(*q, x.(moment)) }
+
+// Pop is for package heap.
+func (q *momentQueue) Pop() any {
+	old := *q
+	x := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return x
+}

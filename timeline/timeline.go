@@ -1,0 +1,129 @@
+// Package timeline tells where the time of one run went. It reads the events of
+// the goals, like package progress, and makes of them a trace for a viewer
+// (Chrome's format, which Perfetto reads), the path that decided how long it
+// took, and a replay with other numbers of slots. It measures nothing itself.
+package timeline
+
+import (
+	"slices"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+// Run collects the events of one run. Its methods are called one at a time.
+type Run struct {
+	goals map[store.Path]*Goal
+	order []*Goal // as they came
+	free  []bool  // lanes of slots, by number
+	needs map[store.Path][]store.Path
+}
+
+// New is a run of which nothing is known yet.
+func New() *Run { return &Run{goals: map[store.Path]*Goal{}} }
+
+// Goal is what became of one goal.
+type Goal struct {
+	Path    store.Path
+	Added   time.Time
+	Started time.Time // zero if it never had a slot
+	Freed   time.Time // when it gave its slot back
+	Ended   time.Time // zero if it was still at work
+	Lane    int       // which of the slots it had, from 0
+	Outcome string    // one of the outcomes of package event, "failed" or "dropped"
+	Phases  []Phase
+}
+
+// Phase is a part of the time between Started and Ended.
+type Phase struct {
+	Name  string
+	Start time.Time
+}
+
+// Slot is how long the goal had its slot.
+func (g *Goal) Slot() time.Duration { return g.Freed.Sub(g.Started) }
+
+// ran reports whether it had a slot, and has ended.
+func (g *Goal) ran() bool { return !g.Started.IsZero() && !g.Ended.IsZero() }
+
+// Take notes e.
+func (r *Run) Take(e event.Event) {
+	if e.Goal == "" {
+		return
+	}
+	g := r.goals[e.Goal]
+	if g == nil {
+		g = &Goal{Path: e.Goal, Added: e.Time, Lane: -1}
+		r.goals[e.Goal] = g
+		r.order = append(r.order, g)
+	}
+	switch e.Kind {
+	case event.Started:
+		if g.Started.IsZero() {
+			g.Started, g.Lane = e.Time, r.take()
+		}
+	case event.Phase:
+		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
+		if e.Text == event.PhaseSync {
+			// From here on it waits for the disk, and another one builds.
+			r.release(g, e.Time)
+		}
+	case event.Done:
+		r.end(g, e.Time, e.Text)
+	case event.Failed:
+		r.end(g, e.Time, "failed")
+	case event.Dropped:
+		r.end(g, e.Time, "dropped")
+	}
+}
+
+func (r *Run) end(g *Goal, at time.Time, outcome string) {
+	r.release(g, at)
+	g.Ended, g.Outcome = at, outcome
+}
+
+// take is the number of a free slot.
+func (r *Run) take() int {
+	lane := slices.Index(r.free, true)
+	if lane < 0 {
+		lane = len(r.free)
+		r.free = append(r.free, true)
+	}
+	r.free[lane] = false
+	return lane
+}
+
+func (r *Run) release(g *Goal, at time.Time) {
+	if !g.Started.IsZero() && g.Freed.IsZero() {
+		g.Freed = at
+		r.free[g.Lane] = true
+	}
+}
+
+// Needs says which goals each goal waits for. Goals that are not in the run do
+// not matter.
+func (r *Run) Needs(needs map[store.Path][]store.Path) { r.needs = needs }
+
+// Counts are the goals by outcome.
+func (r *Run) Counts() map[string]int {
+	counts := map[string]int{}
+	for _, g := range r.order {
+		if g.Outcome != "" {
+			counts[g.Outcome]++
+		}
+	}
+	return counts
+}
+
+// ready is when the last thing that g needs had ended, or when g came if that
+// was later; last is that thing, nil if nothing of it ran.
+func (r *Run) ready(g *Goal) (at time.Time, last *Goal) {
+	at = g.Added
+	for _, p := range r.needs[g.Path] {
+		if in := r.goals[p]; in != nil && in.ran() && !in.Ended.Before(at) {
+			at, last = in.Ended, in
+		}
+	}
+	return at, last
+}

@@ -1,0 +1,229 @@
+package timeline
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"storefs/event"
+	"storefs/store"
+)
+
+var begin = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func goal(name string) store.Path {
+	return store.Path("/nix/store/" + strings.Repeat("0", 32) + "-" + name + ".drv")
+}
+
+// ran is a goal that had a slot from start on, took so long, and was registered
+// after a tenth of a second.
+type ran struct {
+	name        string
+	start, took float64
+	needs       []string
+}
+
+// run makes the events of goals.
+func run(goals ...ran) *Run {
+	r := New()
+	at := func(s float64) time.Time {
+		return begin.Add(time.Duration(s * float64(time.Second)).Round(time.Millisecond))
+	}
+	type timed struct {
+		at float64
+		e  event.Event
+	}
+	needs := map[store.Path][]store.Path{}
+	var all []timed
+	for _, g := range goals {
+		p := goal(g.name)
+		for _, n := range g.needs {
+			needs[p] = append(needs[p], goal(n))
+		}
+		end := g.start + g.took
+		for _, e := range []timed{
+			{0, event.Event{Kind: event.Added}},
+			{g.start, event.Event{Kind: event.Started}},
+			{g.start, event.Event{Kind: event.Phase, Text: event.PhaseSandbox}},
+			{g.start + 0.01, event.Event{Kind: event.Phase, Text: event.PhaseBuild}},
+			{end, event.Event{Kind: event.Phase, Text: event.PhaseSync}},
+			{end + 0.05, event.Event{Kind: event.Phase, Text: event.PhaseRegister}},
+			{end + 0.1, event.Event{Kind: event.Done, Text: event.OutcomeBuilt}},
+		} {
+			e.e.Goal, e.e.Time = p, at(e.at)
+			all = append(all, e)
+		}
+	}
+	for len(all) > 0 { // in the order of time
+		first := 0
+		for i := range all {
+			if all[i].at < all[first].at {
+				first = i
+			}
+		}
+		r.Take(all[first].e)
+		all = append(all[:first], all[first+1:]...)
+	}
+	r.Needs(needs)
+	return r
+}
+
+// Two slots: c waits for a, d for b and c; b has the other slot all the time.
+func example() *Run {
+	return run(
+		ran{"a", 0, 1, nil}, ran{"b", 0, 2, nil}, ran{"c", 1.5, 2, []string{"a", "gone"}},
+		ran{"d", 3.6, 1, []string{"b", "c"}},
+	)
+}
+
+func TestCriticalPath(t *testing.T) {
+	var got []string
+	for _, s := range example().CriticalPath() {
+		got = append(got, fmt.Sprintf("%s %v %v", s.Goal.Path.Name(), s.Waited, s.Took))
+	}
+	want := "[a.drv 0s 1.1s c.drv 400ms 2.1s d.drv 0s 1.1s]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	if steps := New().CriticalPath(); len(steps) != 0 {
+		t.Errorf("of nothing: %v", steps)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	var b strings.Builder
+	example().Explain(&b, 1, time.Duration.String)
+	want := "critical path: 3 of the goals, 4.3s at work and 400ms waiting for a slot\n" +
+		"     1.1s a\n     2.1s c, after 400ms without a slot\n     1.1s d\n" +
+		"one more slot than 1 would have saved about 1.9s of 6.2s, had the machine room for it\n"
+	if b.String() != want {
+		t.Errorf("%s\nwant %s", b.String(), want)
+	}
+	b.Reset()
+	example().Explain(&b, 2, time.Duration.String)
+	if !strings.HasSuffix(b.String(), "one more slot than 2 would have saved next to nothing\n") {
+		t.Error(b.String())
+	}
+	var long []ran
+	for i := range 50 {
+		g := ran{name: fmt.Sprint("g", i), start: float64(i) * 2, took: 1 + float64(i%10)/100}
+		if i > 0 {
+			g.needs = []string{fmt.Sprint("g", i-1)}
+		}
+		long = append(long, g)
+	}
+	b.Reset()
+	run(long...).Explain(&b, 2, time.Duration.String)
+	if n := strings.Count(b.String(), "\n"); n > 2*maxSteps+3 || !strings.Contains(b.String(), "shorter)") {
+		t.Errorf("%d lines:\n%s", n, b.String())
+	}
+	b.Reset()
+	New().Explain(&b, 2, time.Duration.String)
+	if b.Len() > 0 {
+		t.Errorf("of nothing: %s", b.String())
+	}
+}
+
+// A replay is never better than what is possible, and never worse than what any
+// order that leaves no slot idle reaches (Graham's bound).
+func TestReplay(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		var goals []ran
+		longest, work := 0.0, 0.0
+		depth := map[string]float64{}
+		for i := range 1 + r.IntN(60) {
+			g := ran{name: fmt.Sprint("g", i), start: float64(i), took: float64(100+r.IntN(1000)) / 1000}
+			for range r.IntN(3) {
+				if i > 0 {
+					g.needs = append(g.needs, fmt.Sprint("g", r.IntN(i)))
+				}
+			}
+			for _, n := range g.needs {
+				depth[g.name] = max(depth[g.name], depth[n])
+			}
+			depth[g.name] += g.took + 0.1
+			longest = max(longest, depth[g.name])
+			work += g.took
+			goals = append(goals, g)
+		}
+		run := run(goals...)
+		last := time.Duration(1 << 62)
+		for _, slots := range []int{1, 2, 4, 8, 100} {
+			got := run.Replay(slots)
+			least := max(longest, work/float64(slots))
+			if s := got.Seconds(); s < least-1e-6 || s > longest+work/float64(slots)+1e-6 {
+				t.Fatalf("%d goals in %d slots: %v, at least %.3fs is needed, path %.3fs", len(goals), slots, got, least, longest)
+			}
+			if slots == 100 && got.Seconds() > longest+1e-6 {
+				t.Fatalf("%v with a slot for each, the longest path takes %.3fs", got, longest)
+			}
+			if slots == 100 && got > last {
+				t.Fatalf("%v, fewer slots took %v", got, last)
+			}
+			last = got
+		}
+	}
+	if got := New().Replay(2); got != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	r := example()
+	r.Take(event.Event{Kind: event.Added, Goal: goal("never"), Time: begin})
+	r.Take(event.Event{Kind: event.Started, Goal: goal("cut"), Time: begin.Add(time.Second)})
+	r.Take(event.Event{Kind: event.Valid, Paths: []store.Path{goal("x")}, Time: begin})
+	var b bytes.Buffer
+	if err := r.WriteTrace(&b); err != nil {
+		t.Fatal(err)
+	}
+	var trace struct {
+		TraceEvents []entry `json:"traceEvents"`
+	}
+	if err := json.Unmarshal(b.Bytes(), &trace); err != nil {
+		t.Fatalf("%v\n%s", err, b.String())
+	}
+	// On each slot goals follow each other, and phases lie in their goal.
+	type slice struct{ start, end float64 }
+	lanes := map[int][]slice{}
+	var goals, phases, open int
+	for _, e := range trace.TraceEvents {
+		switch {
+		case e.Phase == "b":
+			open++
+		case e.Phase == "e":
+			open--
+		case e.Phase == "X" && e.Category == "goal":
+			goals++
+			s := slice{e.Start, e.Start + *e.Duration}
+			for _, o := range lanes[e.Thread] {
+				if s.start < o.end && o.start < s.end {
+					t.Errorf("%s overlaps another goal on slot %d", e.Name, e.Thread)
+				}
+			}
+			lanes[e.Thread] = append(lanes[e.Thread], s)
+		case e.Phase == "X":
+			phases++
+			at := lanes[e.Thread][len(lanes[e.Thread])-1]
+			if e.Start < at.start || e.Start+*e.Duration > at.end+0.01 {
+				t.Errorf("the phase %s is not in its goal", e.Name)
+			}
+		}
+	}
+	if goals != 4 || phases != 8 || open != 0 || len(lanes) != 2 {
+		t.Errorf("%d goals, %d phases, %d open, %d slots:\n%s", goals, phases, open, len(lanes), b.String())
+	}
+}
+
+func TestCounts(t *testing.T) {
+	r := example()
+	r.Take(event.Event{Kind: event.Failed, Goal: goal("bad"), Time: begin})
+	if c := r.Counts(); c[event.OutcomeBuilt] != 4 || c["failed"] != 1 {
+		t.Errorf("%v", c)
+	}
+}
