@@ -26,11 +26,8 @@ const (
 	saysNoExec = 'x' // the builder cannot be executed
 )
 
-// What is said of it.
-const (
-	saysRunning = 'g' // it exists, and asks nothing of its parent
-	saysEnded   = 'e' // it is reaped
-)
+// saysEnded is what is said of a child that is reaped.
+const saysEnded = 'e'
 
 // maxMessage is the length in bytes of the longest message. A longer text is
 // cut.

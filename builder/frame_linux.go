@@ -29,9 +29,9 @@ const (
 	frameForget = 'f' // the id is that of a scratch directory that goes
 
 	// From it.
-	frameRunning = 'r' // the process exists
-	frameEnded   = 'e' // an ending
-	frameFailed  = 'x' // a message; nothing of the sandbox is left
+	frameReady  = 'r' // the first: it can make sandboxes
+	frameEnded  = 'e' // an ending
+	frameFailed = 'x' // a message; nothing of the sandbox is left
 )
 
 const (

@@ -48,6 +48,18 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 		}
 		c.kill()
 	}
+	running := func() {
+		b.ran = true
+		b.phase(event.PhaseBuild)
+		started = time.Now()
+		b.log.active.Store(started.UnixNano())
+		if at, _ := b.limit(started); !at.IsZero() {
+			limit.Reset(time.Until(at))
+		}
+	}
+	if c.start == nil {
+		running()
+	}
 	var status unix.WaitStatus
 	for reports := c.reports; reports != nil; {
 		select {
@@ -55,17 +67,9 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 			switch {
 			case !ok:
 				reports = nil
-			case r.says == saysReady, r.says == saysRunning:
-				b.ran = true
-				b.phase(event.PhaseBuild)
-				started = time.Now()
-				b.log.active.Store(started.UnixNano())
-				if at, _ := b.limit(started); !at.IsZero() {
-					limit.Reset(time.Until(at))
-				}
-				if r.says == saysReady {
-					c.start()
-				}
+			case r.says == saysReady:
+				running()
+				c.start()
 			case r.says == saysEnded:
 				status, took = r.ending.status, time.Since(started)
 				if r.ending.started != 0 {

@@ -19,7 +19,7 @@ const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | u
 type child struct {
 	// reports is closed after the last one. There is room for all of them.
 	reports <-chan report
-	start   func() // after saysReady
+	start   func() // after saysReady; nil: it waits for nothing, and what hinders it is told
 	kill    func()
 	pid     int // 0 if it is a spawner's
 }

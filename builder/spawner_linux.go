@@ -57,7 +57,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	reader := newFrameReader(conn)
 	if err = (frame{kind: frameConfig, body: text, fd: -1}).send(conn); err == nil {
 		var f frame
-		if f, err = reader.next(); err == nil && f.kind != frameRunning {
+		if f, err = reader.next(); err == nil && f.kind != frameReady {
 			m := parseMessage(f.body)
 			err = diagnose(m.text, m.errno)
 		}
@@ -119,14 +119,11 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 		if err != nil {
 			break
 		}
-		r, last := f.report()
 		s.mu.Lock()
 		if answer := s.answers[f.id]; answer != nil {
-			answer <- r
-			if last {
-				delete(s.answers, f.id)
-				close(answer)
-			}
+			answer <- f.report()
+			close(answer)
+			delete(s.answers, f.id)
 		}
 		s.mu.Unlock()
 	}
@@ -142,19 +139,16 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 	clear(s.answers)
 }
 
-// report is what an answer says, and whether it is the last.
-func (f frame) report() (r report, last bool) {
-	switch f.kind {
-	case frameRunning:
-		return report{message: message{says: saysRunning}}, false
-	case frameEnded:
-		e, err := parseEnding(f.body)
-		if err != nil {
-			return report{message: message{says: saysFailed, text: err.Error()}}, true
-		}
-		return report{message: message{says: saysEnded}, ending: e}, true
+// report is what an answer says.
+func (f frame) report() report {
+	if f.kind != frameEnded {
+		return report{message: parseMessage(f.body)}
 	}
-	return report{message: parseMessage(f.body)}, true
+	e, err := parseEnding(f.body)
+	if err != nil {
+		return report{message: message{says: saysFailed, text: err.Error()}}
+	}
+	return report{message: message{says: saysEnded}, ending: e}
 }
 
 // alive reports whether the process could take a build.
@@ -184,7 +178,7 @@ func (s *spawner) forget(scratch uint64) {
 // spawn starts a process that follows l and writes what the builder writes to
 // log.
 func (s *spawner) spawn(l *launch, log *os.File) (*child, error) {
-	answer := make(chan report, maxReports)
+	answer := make(chan report, 1)
 	s.mu.Lock()
 	if s.gone {
 		s.mu.Unlock()

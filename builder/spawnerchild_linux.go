@@ -38,14 +38,8 @@ type spawnerProcess struct {
 	sending sync.Mutex
 	maker   *sandboxMaker
 
-	mu     sync.Mutex
-	builds map[uint64]*running
-}
-
-// running is a build whose process may not exist yet.
-type running struct {
-	pid    int // 0: not yet, or no more
-	killed bool
+	mu   sync.Mutex
+	pids map[uint64]int // of the builds that run
 }
 
 // beSpawner serves its owner until that has gone.
@@ -89,11 +83,11 @@ func serveOwner(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	p := &spawnerProcess{conn: conn, maker: maker, builds: make(map[uint64]*running)}
+	p := &spawnerProcess{conn: conn, maker: maker, pids: make(map[uint64]int)}
 	if err := p.try(); err != nil {
 		return err
 	}
-	p.send(frame{kind: frameRunning, fd: -1})
+	p.send(frame{kind: frameReady, fd: -1})
 	for {
 		f, err := reader.next()
 		if err != nil {
@@ -196,72 +190,58 @@ func (p *spawnerProcess) send(f frame) {
 	_ = f.send(p.conn)
 }
 
+// take does what a frame says. Builds are begun one after the other: it takes less
+// time than to hand them on, and the kernel would let them wait for each other.
 func (p *spawnerProcess) take(f frame) {
 	switch f.kind {
 	case frameBuild:
 		l, err := parseLaunch(f.body)
-		r := new(running)
+		var s *sandbox
+		if err == nil {
+			s, err = p.maker.start(l, f.fd)
+		}
+		unix.Close(f.fd)
+		if err != nil {
+			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
+			p.send(frame{kind: frameFailed, id: f.id, body: m.append(nil), fd: -1})
+			return
+		}
 		p.mu.Lock()
-		p.builds[f.id] = r
+		p.pids[f.id] = s.pid
 		p.mu.Unlock()
-		go p.build(f.id, r, func() (*sandbox, error) {
-			defer unix.Close(f.fd)
-			if err != nil {
-				return nil, err
-			}
-			return p.maker.start(l, f.fd)
-		})
+		go p.see(f.id, s)
 	case frameKill:
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if r := p.builds[f.id]; r != nil {
-			r.killed = true
-			if r.pid != 0 {
-				_ = unix.Kill(r.pid, unix.SIGKILL)
-			}
+		if pid := p.pids[f.id]; pid != 0 {
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	case frameForget:
 		p.maker.trees.forget(f.id)
 	}
 }
 
-// build runs one builder, and says how it ended.
-func (p *spawnerProcess) build(id uint64, r *running, start func() (*sandbox, error)) {
-	s, err := start()
-	var e ending
-	if err == nil {
-		p.mu.Lock()
-		r.pid = s.pid
-		if r.killed {
-			_ = unix.Kill(s.pid, unix.SIGKILL)
-		}
-		p.mu.Unlock()
-		p.send(frame{kind: frameRunning, id: id, fd: -1})
-		e, err = p.end(s, r)
-	}
-	p.mu.Lock()
-	delete(p.builds, id)
-	p.mu.Unlock()
-	answer := frame{kind: frameFailed, id: id, fd: -1}
+// see waits for the end of a build, and tells of it.
+func (p *spawnerProcess) see(id uint64, s *sandbox) {
+	answer := frame{kind: frameEnded, id: id, fd: -1}
+	e, err := p.end(id, s)
 	switch {
 	case err != nil:
-		answer.body = message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
+		answer.kind, answer.body = frameFailed, message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
 	case s.program.result.at != 0:
-		answer.body = s.failure().append(nil)
+		answer.kind, answer.body = frameFailed, s.failure().append(nil)
 	default:
-		answer.kind, answer.body = frameEnded, e.append(nil)
+		answer.body = e.append(nil)
 	}
 	p.send(answer)
-	if s != nil {
-		p.maker.release(s)
-	}
+	p.maker.release(s)
 }
 
 // end waits for the end of a process. While it is a zombie its pid is its own.
-func (p *spawnerProcess) end(s *sandbox, r *running) (ending, error) {
+func (p *spawnerProcess) end(id uint64, s *sandbox) (ending, error) {
 	err := s.wait()
 	p.mu.Lock()
-	r.pid = 0
+	delete(p.pids, id)
 	p.mu.Unlock()
 	if err != nil {
 		return ending{}, fmt.Errorf("wait for the builder: %w", err)
