@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -148,10 +149,30 @@ func readCounter(fd int, b []byte) ([]byte, error) {
 			return nil, err
 		}
 		if n == 0 {
-			return b, nil
+			return ofNamespace(b), nil
 		}
 		b = b[:len(b)+n]
 	}
+}
+
+// ofNamespace takes those numbers out of the text of sockstat that are not of one
+// network namespace but of the machine.
+func ofNamespace(text []byte) []byte {
+	for _, name := range []string{" orphan ", " alloc ", " mem "} {
+		for at := 0; ; {
+			i := bytes.Index(text[at:], []byte(name))
+			if i < 0 {
+				break
+			}
+			at += i + len(name)
+			end := at
+			for end < len(text) && '0' <= text[end] && text[end] <= '9' {
+				end++
+			}
+			text = slices.Delete(text, at, end)
+		}
+	}
+	return text
 }
 
 // untouched reports whether n is as it was when it was made.

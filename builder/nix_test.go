@@ -110,6 +110,7 @@ func TestAsNix(t *testing.T) {
 	check(os.Mkdir(builds, 0o755))
 	l, err := builder.New(builder.Options{Store: store.Dir(dir), Real: dir, Builds: builds, Logs: logs, System: "x86_64-linux", Cores: 3})
 	check(err)
+	t.Cleanup(l.Close)
 	info := func(p string) store.Info {
 		sum, err := nar.HashPath(t.Context(), p)
 		check(err)

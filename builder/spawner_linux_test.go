@@ -302,3 +302,10 @@ func TestWithoutSpawner(t *testing.T) {
 		t.Errorf("it said %q", said)
 	}
 }
+
+func TestCountersOfTheMachine(t *testing.T) {
+	got := string(ofNamespace([]byte("sockets: used 2\nTCP: inuse 3 orphan 14 tw 4 alloc 15 mem 5\nUDP: inuse 1 mem 160\nFRAG: inuse 6 memory 7\n")))
+	if want := "sockets: used 2\nTCP: inuse 3 orphan  tw 4 alloc  mem \nUDP: inuse 1 mem \nFRAG: inuse 6 memory 7\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
