@@ -191,6 +191,11 @@ func (c *Checker) ask(ctx context.Context, q question, p store.Path, path string
 	}
 	r := c.running[q]
 	if r == nil {
+		// One that has ended since the caller looked left its answer here first.
+		if c.o.Memory.has(q.key, q.file) {
+			c.mu.Unlock()
+			return nil
+		}
 		if c.closed {
 			c.mu.Unlock()
 			return context.Canceled
