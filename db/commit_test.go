@@ -188,3 +188,24 @@ func TestBarrierFails(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Uses are noted while others are being written.
+func TestTouchBesideCommits(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	info := testInfo(t, "used")
+	register(t, d, Registration{Infos: []store.Info{info}})
+	var touching sync.WaitGroup
+	touching.Go(func() {
+		for i := range 50 {
+			d.Touch(time.Unix(int64(i+1), 0), info.Path)
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for i := range 100 {
+		register(t, d, Registration{Infos: []store.Info{testInfo(t, fmt.Sprint("other", i))}})
+	}
+	touching.Wait()
+	if last, err := d.LastUse(info.Path); err != nil || last.Unix() != 50 {
+		t.Errorf("last use %v, %v", last, err)
+	}
+}

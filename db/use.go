@@ -83,10 +83,11 @@ func (d *DB) LastUse(p store.Path) (time.Time, error) {
 func (d *DB) takeUses() map[string]int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	uses := d.used
-	if len(uses) > 0 {
-		d.used = make(map[string]int64)
+	if len(d.used) == 0 {
+		return nil
 	}
+	uses := d.used
+	d.used = make(map[string]int64)
 	return uses
 }
 

@@ -90,16 +90,18 @@ func TestBackgroundLeavesASlot(t *testing.T) {
 				done <- err
 			}()
 			synctest.Wait()
-			if beside := w.now - 1; beside != c.beside {
+			if beside := w.running() - 1; beside != c.beside {
 				t.Errorf("%d slots: %d goals in the background beside the one that was asked for, want %d", c.jobs, beside, c.beside)
 			}
 			time.Sleep(10*time.Second + calm/2)
-			if c.jobs == 1 && w.now != 0 {
+			synctest.Wait()
+			if c.jobs == 1 && w.running() != 0 {
 				t.Errorf("the last slot was taken before it was calm")
 			}
 			time.Sleep(calm)
-			if c.beside == 0 && w.now != min(c.jobs, 4) {
-				t.Errorf("%d slots: %d goals in the background when nobody else is there", c.jobs, w.now)
+			synctest.Wait()
+			if n := w.running(); c.beside == 0 && n != min(c.jobs, 4) {
+				t.Errorf("%d slots: %d goals in the background when nobody else is there", c.jobs, n)
 			}
 			if err := <-done; err != nil {
 				t.Error(err)

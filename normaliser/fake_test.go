@@ -341,6 +341,13 @@ func (w *world) names(of *[]string) []string {
 	return slices.Clone(*of)
 }
 
+// running is how many builders run.
+func (w *world) running() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
 // short is the name of a derivation or path without its suffix.
 func short(p store.Path) string {
 	return strings.TrimSuffix(strings.TrimSuffix(p.Name(), ".drv"), ".store")
