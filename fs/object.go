@@ -126,6 +126,9 @@ func (r *raw) lookupObject(name string, out *fuse.EntryOut) fuse.Status {
 		return fuse.EIO
 	}
 	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT == unix.S_IFDIR), &st)
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		out.SetEntryTimeout(linkTime)
+	}
 	return fuse.OK
 }
 
@@ -148,7 +151,7 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 		r.nodes.unname(n.name)
 		return fuse.Status(syscall.ESTALE)
 	}
-	n.pending.Store(false)
+	r.nodes.settled(n)
 	return fuse.OK
 }
 

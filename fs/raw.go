@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -14,6 +13,11 @@ import (
 
 // forever is the time to live of what never changes.
 const forever = 365 * 24 * time.Hour
+
+// linkTime is the time to live of the name of a store object that is a link:
+// the kernel follows it without asking for attributes, and would not notice
+// that it was deleted.
+const linkTime = time.Second
 
 // raw answers the requests of the kernel. What it does not define is answered
 // ENOSYS: on a read-only mount the kernel sends no request that would change
@@ -36,9 +40,6 @@ type raw struct {
 	data      data
 	snapshots *snapshots
 	changed   *changeTime
-
-	// lookups is how many callers wait in LOOKUP.
-	lookups atomic.Int32
 
 	// ctx ends when the mount does; calls are the running calls of Realise.
 	ctx   context.Context

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,11 +14,10 @@ import (
 
 // Server is a mounted store. End it by Unmount, and wait for its end by Wait.
 type Server struct {
-	raw    *raw
-	fuse   *fuse.Server
-	at     mounted
-	direct bool // mounted by a system call, and not by fusermount3
-	log    *slog.Logger
+	*connection
+	raw       *raw
+	transport *transport
+	log       *slog.Logger
 
 	notes *notifier
 	end   context.CancelFunc // of raw.ctx: ends all waits
@@ -41,10 +39,6 @@ func mount(opts Options) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	dir, err := prepareMountpoint(opts, log)
-	if err != nil {
-		return nil, err
-	}
 	limit, err := waitLimit()
 	if err != nil {
 		return nil, err
@@ -53,12 +47,13 @@ func mount(opts Options) (*Server, error) {
 		log.Warn("the system limits the time of FUSE requests (fs.fuse.default_request_timeout, fs.fuse.max_request_timeout): "+
 			"who waits longer for a build gets ETIMEDOUT", "limit", limit)
 	}
-	direct, err := checkPrivilege(opts.AllowOther)
+	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err
 	}
-	b, err := openBacking(opts.Real)
+	c, err := connect(opts, log)
 	if err != nil {
+		b.close()
 		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -73,7 +68,7 @@ func mount(opts Options) (*Server, error) {
 		uid:           uint32(unix.Geteuid()),
 		gid:           uint32(unix.Getegid()),
 		limit:         limit,
-		nodes:         newNodes(),
+		nodes:         c.nodes,
 		backing:       b,
 		data:          data{b},
 		snapshots:     newSnapshots(),
@@ -81,53 +76,29 @@ func mount(opts Options) (*Server, error) {
 		ctx:           ctx,
 	}
 	r.changed.advance()
-	fail := func(err error) (*Server, error) {
+	t, err := c.open(r, fuseOptions(log), opts.Survive, log)
+	if err != nil {
 		end()
 		b.close()
-		return nil, err
+		return nil, errors.Join(err, c.abandon())
 	}
-	server, err := fuse.NewServer(r, dir, mountOptions(opts, direct, log))
-	if err != nil {
-		// It may have mounted and then failed to agree with the kernel.
-		if m, found := mountAt(dir); found && m.ours() {
-			return fail(errors.Join(err, unmountAt(dir, direct, true)))
-		}
-		if !direct {
-			err = fmt.Errorf("fusermount3 did not mount, and says why on standard error: %s", strings.TrimSpace(err.Error()))
-		}
-		return fail(err)
+	s := &Server{raw: r, transport: t, connection: c, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
+	if c.taken {
+		s.refresh()
+	} else {
+		s.at.setReadAhead(log)
 	}
-	s := &Server{raw: r, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
 	go s.serve()
-	var found bool
-	if s.at, found = mountAt(dir); !found || !s.at.ours() {
-		err := unmountAt(dir, direct, true)
-		if err == nil {
-			<-s.done
-		}
-		return nil, errors.Join(errors.New("the mount is not in /proc/self/mountinfo"), err)
-	}
-	s.at.setReadAhead(log)
 	return s, nil
 }
 
-func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOptions {
-	o := &fuse.MountOptions{
-		AllowOther: opts.AllowOther,
-		FsName:     fsName,
-		Name:       fsName,
-		// default_permissions: the kernel decides by the attributes, and asks
-		// for those of a placeholder before it goes on.
-		Options: []string{"default_permissions"},
-		// Read-only as a property of the superblock: else every read makes
-		// the attributes (its access time) out of date.
-		DirectMountStrict: direct,
-		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
-
+func fuseOptions(log *slog.Logger) *fuse.MountOptions {
+	return &fuse.MountOptions{
 		EnableSymlinkCaching: true,
 		DisableXAttrs:        true,
 		DisableSplice:        true,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		ExtraCapabilities:    fuse.CAP_HAS_RESEND,
 
 		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {
@@ -135,23 +106,20 @@ func mountOptions(opts Options, direct bool, log *slog.Logger) *fuse.MountOption
 			return fuse.EIO
 		},
 	}
-	if !direct {
-		o.Options = append(o.Options, "ro", "nosuid", "nodev")
-	}
-	return o
 }
 
 // serve owns everything that runs for the mount.
 func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
-	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
-	s.fuse.Serve()
+	notes.Go(func() { s.notes.run(s.device, s.nodes.below, stop) })
+	s.transport.serve(s.end)
 	s.end()
 	close(stop)
 	notes.Wait()
 	s.raw.calls.Wait()
 	s.raw.backing.close()
+	s.connection.close()
 	close(s.done)
 }
 
@@ -169,11 +137,14 @@ func (s *Server) Changed() {
 // longer valid. It never blocks. Files that are open can still be read as far
 // as the kernel has them.
 func (s *Server) Deleted(names []string) {
+	var gone []*node
 	for _, name := range names {
-		s.raw.nodes.unname(name)
+		if n := s.nodes.unname(name); n != nil {
+			gone = append(gone, n)
+		}
 	}
 	s.raw.changed.advance()
-	s.notes.add(names)
+	s.notes.add(gone)
 }
 
 // Told returns a channel that is closed when the kernel has heard of all

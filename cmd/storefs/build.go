@@ -34,7 +34,7 @@ Ctrl-C cancels the builds that nobody else waits for.`
 }
 
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
-	o := ownerOptions{role: "build", jobs: c.Jobs, sandbox: c.sandboxFlags}
+	o := ownerOptions{role: "build", repeat: true, jobs: c.Jobs, sandbox: c.sandboxFlags}
 	return a.connect(ctx, o, func(client *daemon.Client) error {
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()
