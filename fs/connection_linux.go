@@ -88,7 +88,7 @@ func (c *connection) open(r *raw, o *fuse.MountOptions, survive bool, log *slog.
 				r.restoreText(n)
 			}
 		}
-		return t, c.device.resend()
+		return t, nil
 	}
 	if survive && !c.device.resendable() {
 		log.Warn("the mount does not survive its server: that needs Linux 6.9 or later")
@@ -172,21 +172,21 @@ func (h *header) mounted() mounted {
 	return mounted{dir: dir, major: int(h.major), minor: int(h.minor)}
 }
 
-// refresh makes the kernel ask for what may have changed while nobody served.
-func (s *Server) refresh() {
-	s.notes.add(nil)
-	s.raw.calls.Go(func() {
-		var gone []string
-		for _, name := range s.nodes.named() {
-			if s.raw.ctx.Err() != nil {
-				return
-			}
-			if e, err := s.raw.store.Lookup(name); Errno(err) == unix.ENOENT || err == nil && !e.Valid {
-				gone = append(gone, name)
-			}
+// resume goes on where another server ended: it makes the kernel ask again for
+// what may have changed since, and repeat what was not answered.
+func (s *Server) resume() error {
+	var gone []*node
+	for _, name := range s.nodes.named() {
+		e, err := s.raw.store.Lookup(name)
+		if Errno(err) != unix.ENOENT && (err != nil || e.Valid) {
+			continue
 		}
-		if len(gone) > 0 {
-			s.Deleted(gone)
+		if n := s.nodes.unname(name); n != nil {
+			gone = append(gone, n)
+			// Before anybody is answered: the deletion itself was, maybe.
+			_ = s.device.InodeNotify(n.id, -1, 0)
 		}
-	})
+	}
+	s.notes.add(gone)
+	return s.device.resend()
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +30,9 @@ type journal struct {
 	steps []step
 	first int // no step before it has a free slot
 	lost  error
+
+	waitMu sync.Mutex
+	waits  int // for which since is kept; guarded by waitMu
 }
 
 // step is what is known of the slots [i*stepSlots, (i+1)*stepSlots).
@@ -55,6 +60,7 @@ type header struct {
 	lost         uint32 // not 0: some node could not be kept
 	major, minor uint32 // the mount's device
 	direct       uint32
+	since        int64     // when the oldest wait began, 0 if there is none
 	init         [256]byte // length (2 bytes), INIT request
 	reply        [256]byte // length, and the answer to it
 	dir          [2048]byte
@@ -317,6 +323,38 @@ func (j *journal) release(i uint32) {
 	// Nothing in it is used: the memory goes back.
 	*st = step{next: uint32(k * stepSlots)}
 	_ = unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, headerSize+int64(k)*stepSize, stepSize)
+}
+
+// waiting keeps when the oldest of the present waits began; or, while there is
+// never none, when an older one did.
+func (j *journal) waiting(more int) {
+	if j == nil {
+		return
+	}
+	j.waitMu.Lock()
+	defer j.waitMu.Unlock()
+	j.waits += more
+	switch h := j.header(); {
+	case j.waits == 0:
+		h.since = 0
+	case h.since == 0:
+		h.since = clock()
+	}
+}
+
+// waited is how long ago since is.
+func (j *journal) waited() time.Duration {
+	if j == nil || j.header().since == 0 {
+		return 0
+	}
+	return time.Duration(clock() - j.header().since)
+}
+
+// clock is the time since the machine was started, the same for all processes.
+func clock() int64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return now.Nano()
 }
 
 // add keeps a new node, to which no lookup was answered yet. Without memory for

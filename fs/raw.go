@@ -34,6 +34,9 @@ type raw struct {
 	uid, gid     uint32
 	// limit is how long one request may wait, 0 for any time.
 	limit time.Duration
+	// waited is how long, at most, those had waited whose requests another
+	// server did not answer, when this one began.
+	waited time.Duration
 
 	nodes     *nodes
 	backing   *backing

@@ -68,6 +68,7 @@ func mount(opts Options) (*Server, error) {
 		uid:           uint32(unix.Geteuid()),
 		gid:           uint32(unix.Getegid()),
 		limit:         limit,
+		waited:        c.nodes.journal.waited(),
 		nodes:         c.nodes,
 		backing:       b,
 		data:          data{b},
@@ -84,7 +85,11 @@ func mount(opts Options) (*Server, error) {
 	}
 	s := &Server{raw: r, transport: t, connection: c, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
 	if c.taken {
-		s.refresh()
+		if err := s.resume(); err != nil {
+			end()
+			b.close()
+			return nil, errors.Join(err, c.abandon())
+		}
 	} else {
 		s.at.setReadAhead(log)
 	}

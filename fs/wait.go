@@ -29,22 +29,36 @@ func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) err
 	if r.deny.holds(c) {
 		return store.ErrNotAllowed
 	}
-	return r.wait(cancel, name, func() bool { return c.dying(call) })
+	limit := r.limit
+	if limit > 0 {
+		// The kernel counts from when it was asked first.
+		if h.Unique&resent != 0 {
+			limit = max(limit-r.waited, time.Nanosecond)
+		}
+		r.nodes.journal.waiting(1)
+		defer r.nodes.journal.waiting(-1)
+	}
+	return r.wait(cancel, name, limit, func() bool { return c.dying(call) })
 }
 
+// resent marks the unique of a request that the kernel repeats
+// (FUSE_UNIQUE_RESEND).
+const resent = 1 << 63
+
 // wait returns when name is valid, or cannot become so, or the caller must not
-// wait any longer: it does not depend on how soon the Realiser notices.
-func (r *raw) wait(cancel <-chan struct{}, name string, dying func() bool) error {
+// wait any longer: it does not depend on how soon the Realiser notices. A limit
+// of 0 is none.
+func (r *raw) wait(cancel <-chan struct{}, name string, limit time.Duration, dying func() bool) error {
 	ctx, stop := context.WithCancel(r.ctx)
 	defer stop()
 	done := make(chan error, 1)
 	r.calls.Go(func() { done <- r.realiser.Realise(ctx, name) })
 
-	var limit <-chan time.Time
-	if r.limit > 0 {
-		timer := time.NewTimer(r.limit)
+	var late <-chan time.Time
+	if limit > 0 {
+		timer := time.NewTimer(limit)
 		defer timer.Stop()
-		limit = timer.C
+		late = timer.C
 	}
 	var poll <-chan time.Time
 	for {
@@ -56,7 +70,7 @@ func (r *raw) wait(cancel <-chan struct{}, name string, dying func() bool) error
 			return err
 		case <-r.ctx.Done():
 			return errEnded
-		case <-limit:
+		case <-late:
 			return store.ErrTimeout
 		case <-cancel:
 			cancel = nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -43,6 +44,8 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		return nil, nil
 	}
 	os.Unsetenv(envLink)
+	// It was started as /proc/self/exe, and would be known as "exe".
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(args[0])), 0)
 	fd, err := strconv.Atoi(value)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", envLink, err)
