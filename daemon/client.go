@@ -237,6 +237,14 @@ func (c *Client) Stop(ctx context.Context) error {
 	return err
 }
 
+// Upgrade asks the owner to let program take its place. When it returns nil,
+// that one is waiting for the owner to end.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	res, err := c.post(ctx, "upgrade", upgradeRequest{program})
+	_, err = decode[Hello](ctx, res, err)
+	return err
+}
+
 // AddNAR adds a source from its NAR.
 func (c *Client) AddNAR(ctx context.Context, name string, recursive bool, algo store.Algo, nar io.Reader) (store.Info, error) {
 	q := url.Values{"name": {name}, "algo": {string(algo)}}

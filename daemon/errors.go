@@ -15,6 +15,9 @@ import (
 // ErrClosing: the owner of the state is ending and takes no new clients.
 var ErrClosing = errors.New("the owner of the store is ending")
 
+// ErrGone: the connection to the owner broke before the answer was complete.
+var ErrGone = errors.New("the owner of the store has gone")
+
 // kinds names the sentinels that errors.Is finds on the client's side too, with
 // the HTTP status that goes with each. The first that fits counts: the causes
 // of failures stand before what they may wrap.
@@ -142,5 +145,5 @@ func transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", store.ErrCancelled, ctx.Err())
 	}
-	return fmt.Errorf("the owner of the store has gone: %w", err)
+	return fmt.Errorf("%w: %w", ErrGone, err)
 }

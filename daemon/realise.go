@@ -47,7 +47,7 @@ func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	v.sub.Close()
 	v.close()
 	pump.Wait()
-	out.end(result, err)
+	out.end(result, s.closing(err))
 	return nil
 }
 

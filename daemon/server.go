@@ -31,6 +31,9 @@ type Options struct {
 	Mount func() *MountStatus
 	// Stop ends the owner, soon after it returned. A nil Stop: clients cannot.
 	Stop func()
+	// Upgrade puts a new program in the owner's place, and returns when that
+	// is about to take it. A nil Upgrade: the owner cannot.
+	Upgrade func(ctx context.Context, program string) error
 }
 
 // Server answers the clients of one state directory.
@@ -69,12 +72,13 @@ func (s *Server) routes() http.Handler {
 			s.requests.Add(1)
 			defer s.requests.Done()
 			if err := h(w, r); err != nil {
-				writeError(w, err)
+				writeError(w, s.closing(err))
 			}
 		})
 	}
 	handle("GET session", s.session)
 	handle("POST stop", s.stop)
+	handle("POST upgrade", s.upgrade)
 	handle("POST realise", s.realise)
 	handle("POST plan", s.plan)
 	handle("GET status", s.status)
@@ -98,6 +102,14 @@ func (s *Server) routes() http.Handler {
 	handle("GET trails", s.trails)
 	handle("POST trails", s.addTrails)
 	return mux
+}
+
+// closing adds to the error of a request that Close has cancelled why it was.
+func (s *Server) closing(err error) error {
+	if s.ctx.Err() == nil || !errors.Is(err, context.Canceled) && !errors.Is(err, store.ErrCancelled) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClosing, err)
 }
 
 // Serve answers until Drain or Close has ended. It returns nil then.
@@ -184,6 +196,25 @@ func (s *Server) stop(w http.ResponseWriter, _ *http.Request) error {
 	}
 	writeJSON(w, s.Hello())
 	s.Stop()
+	return nil
+}
+
+type upgradeRequest struct {
+	Program string `json:"program"`
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
+	var req upgradeRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	if s.Upgrade == nil {
+		return fmt.Errorf("upgrade: the owner is a `storefs %s` that does not outlive itself: %w", s.Hello().Role, store.ErrRefused)
+	}
+	if err := s.Upgrade(r.Context(), req.Program); err != nil {
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	writeJSON(w, s.Hello())
 	return nil
 }
 

@@ -25,25 +25,14 @@ const (
 // attributes said, and keeps it. So every lookup has a node of its own, which
 // the kernel does not keep beyond the next one.
 func (r *raw) lookupControl(n *node, name string, out *fuse.EntryOut) fuse.Status {
-	var text []byte
-	var err error
 	switch {
 	case n.name == controlName && (name == controlWhy || name == controlLog || name == controlInfo && r.facts != nil):
 		r.controlEntry(out, r.nodes.child(n, name, kindControlDir))
 		return fuse.OK
-	case n.name == controlName && name == controlStatus:
-		text, err = r.control.Status()
-	case n.name == controlName && name == controlWaiters:
-		text, err = r.control.Waiters()
-	case n.name == controlName || store.CheckBase(name) != nil:
+	case n.name == controlName && name != controlStatus && name != controlWaiters, n.name != controlName && store.CheckBase(name) != nil:
 		return fuse.ENOENT
-	case n.name == controlWhy:
-		text, err = r.control.Why(name)
-	case n.name == controlInfo:
-		text, err = r.info(name)
-	default:
-		text, err = r.control.Log(name)
 	}
+	text, err := r.controlText(n.name, name)
 	if err != nil {
 		return status(err)
 	}
@@ -52,6 +41,35 @@ func (r *raw) lookupControl(n *node, name string, out *fuse.EntryOut) fuse.Statu
 	out.SetAttrTimeout(forever)
 	r.controlAttr(&out.Attr, f)
 	return fuse.OK
+}
+
+// controlText is the content of the file called name in the directory called
+// dir.
+func (r *raw) controlText(dir, name string) ([]byte, error) {
+	switch {
+	case dir == controlName && name == controlStatus:
+		return r.control.Status()
+	case dir == controlName:
+		return r.control.Waiters()
+	case dir == controlWhy:
+		return r.control.Why(name)
+	case dir == controlInfo:
+		return r.info(name)
+	}
+	return r.control.Log(name)
+}
+
+// restoreText takes the content of a file anew that was opened from another
+// server: what the kernel has not read of it yet comes from the new one.
+func (r *raw) restoreText(n *node) {
+	if r.control == nil {
+		return
+	}
+	text, err := r.controlText(n.parent.name, n.name)
+	if err != nil {
+		r.log.Debug("an open control file is empty now", "name", n.name, "error", err)
+	}
+	n.text = string(text)
 }
 
 func (r *raw) controlEntry(out *fuse.EntryOut, n *node) {

@@ -151,6 +151,13 @@ type Options struct {
 	// mount has ended.
 	Used func(name string)
 
+	// Survive keeps what a later server needs to go on with the mount when
+	// this process has died: Server.Held has it. It needs Linux 6.9.
+	Survive bool
+	// Held, if not nil, is a mount whose server has died or parted. It is
+	// taken over; nothing is mounted. Its files are the new server's then.
+	Held *Held
+
 	// Logger may be nil.
 	Logger *slog.Logger
 }

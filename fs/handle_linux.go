@@ -22,8 +22,8 @@ type handles struct {
 	backing *backing
 	// register gives a descriptor to the kernel, to read from it without us;
 	// nil if the kernel reads through its page cache.
-	register   func(fd int) (int32, error)
-	unregister func(id int32)
+	register   func(node uint64, fd int) (int32, error)
+	unregister func(node uint64, id int32)
 
 	mu     sync.Mutex
 	byNode map[uint64]*handle
@@ -32,7 +32,7 @@ type handles struct {
 
 type handle struct {
 	node    uint64
-	fd      int
+	fd      int           // -1 if another server had it
 	id      int32         // of the kernel's backing file, 0 if it has none
 	users   int           // guarded by handles.mu
 	gone    bool          // the kernel forgot the node; guarded by handles.mu
@@ -90,7 +90,7 @@ func (t *handles) make(n *node) (*handle, error) {
 	}
 	h := &handle{node: n.id, fd: fd}
 	if t.register != nil {
-		if h.id, err = t.register(fd); err != nil {
+		if h.id, err = t.register(n.id, fd); err != nil {
 			unix.Close(fd)
 			return nil, err
 		}
@@ -106,6 +106,10 @@ func (t *handles) use(node uint64) (fd int, ok bool) {
 	if h == nil {
 		return 0, false
 	}
+	if h.fd < 0 {
+		h.users--
+		return 0, false
+	}
 	return h.fd, true
 }
 
@@ -113,7 +117,7 @@ func (t *handles) use(node uint64) (fd int, ok bool) {
 func (t *handles) release(node uint64) {
 	t.mu.Lock()
 	h := t.byNode[node]
-	if h == nil || h.users == 0 {
+	if h == nil || h.users == 0 || h.fd < 0 {
 		t.mu.Unlock()
 		return
 	}
@@ -133,9 +137,20 @@ func (t *handles) release(node uint64) {
 	}
 }
 
-// remove takes an idle handle out. t.mu is held.
+// restore takes the backing id over that another server gave the kernel for a
+// node. How many have it open is not known: it is in use until the kernel
+// forgets the node.
+func (t *handles) restore(node uint64, id int32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byNode[node] = &handle{node: node, fd: -1, id: id, users: 1}
+}
+
+// remove takes a handle out that nobody uses. t.mu is held.
 func (t *handles) remove(h *handle) *handle {
-	t.idle.Remove(h.element)
+	if h.element != nil {
+		t.idle.Remove(h.element)
+	}
 	delete(t.byNode, h.node)
 	return h
 }
@@ -147,7 +162,7 @@ func (t *handles) forget(node uint64) {
 	h := t.byNode[node]
 	if h != nil {
 		h.gone = true
-		if h.users > 0 {
+		if h.users > 0 && h.fd >= 0 {
 			h = nil
 		} else {
 			t.remove(h)
@@ -161,9 +176,15 @@ func (t *handles) forget(node uint64) {
 
 func (t *handles) end(h *handle) {
 	if h.id != 0 {
-		t.unregister(h.id)
+		t.unregister(h.node, h.id)
 	}
-	unix.Close(h.fd)
+	h.close()
+}
+
+func (h *handle) close() {
+	if h.fd >= 0 {
+		unix.Close(h.fd)
+	}
 }
 
 // close closes everything; nobody uses it any more, and the kernel has dropped
@@ -172,7 +193,7 @@ func (t *handles) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, h := range t.byNode {
-		unix.Close(h.fd)
+		h.close()
 	}
 	clear(t.byNode)
 	t.idle.Init()

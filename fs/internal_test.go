@@ -133,7 +133,7 @@ func TestLimit(t *testing.T) {
 		}
 	}
 	r := &raw{realiser: never{}, limit: 10 * time.Millisecond, ctx: t.Context()}
-	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ETIMEDOUT {
+	if err := r.wait(nil, Call{Name: "x"}, r.limit, nil); Errno(err) != syscall.ETIMEDOUT {
 		t.Errorf("after the limit: %v", err)
 	}
 	r.calls.Wait()
@@ -151,7 +151,7 @@ func TestWaitEndsWithTheMount(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	r := &raw{realiser: never{}, ctx: ctx}
 	time.AfterFunc(10*time.Millisecond, end)
-	if err := r.wait(nil, Call{Name: "x"}, nil); Errno(err) != syscall.ENODEV {
+	if err := r.wait(nil, Call{Name: "x"}, r.limit, nil); Errno(err) != syscall.ENODEV {
 		t.Errorf("%v", err)
 	}
 	r.calls.Wait()

@@ -1,12 +1,15 @@
 package fs
 
 import (
+	"cmp"
 	"hash/fnv"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // nodeKind says what a node stands for. It never changes.
@@ -45,7 +48,12 @@ type node struct {
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64
-	text    string // kindControlFile
+	// children is how many nodes have this one as their parent: it is kept in
+	// the journal for their sake, too. Guarded by nodes.mu.
+	children int32
+	slot     uint32 // in the journal, 0 if it is not there; guarded by nodes.mu
+	dropped  bool   // neither the kernel nor a child needs it; guarded by nodes.mu
+	text     string // kindControlFile
 }
 
 // top reports whether n is a store object itself.
@@ -81,7 +89,8 @@ type nodes struct {
 	byID     map[uint64]*node
 	children map[childKey]*node
 	// most is the greatest length of byID since the maps were made.
-	most int
+	most    int
+	journal *journal // nil if nothing is kept for a later server
 }
 
 // Maps never give memory back: they are made anew when so little is left of
@@ -122,7 +131,7 @@ func (t *nodes) child(parent *node, name string, kind nodeKind) *node {
 		n = t.add(parent, name, kind)
 		t.children[key] = n
 	}
-	n.lookups++
+	t.count(n)
 	return n
 }
 
@@ -140,9 +149,9 @@ func (t *nodes) object(name string, format uint32) *node {
 		n = t.add(t.root, name, kindObject)
 		t.children[key] = n
 	case n.pending.Load():
-		n.pending.Store(false)
+		t.keepPending(n, false)
 	}
-	n.lookups++
+	t.count(n)
 	return n
 }
 
@@ -156,10 +165,10 @@ func (t *nodes) promise(name string, format uint32) *node {
 	if n == nil || !n.pending.Load() || n.promised != format {
 		n = t.add(t.root, name, kindObject)
 		n.promised = format
-		n.pending.Store(true)
+		t.keepPending(n, true)
 		t.children[key] = n
 	}
-	n.lookups++
+	t.count(n)
 	return n
 }
 
@@ -169,7 +178,7 @@ func (t *nodes) single(parent *node, name string, kind nodeKind, text string) *n
 	defer t.mu.Unlock()
 	n := t.add(parent, name, kind)
 	n.text = text
-	n.lookups++
+	t.count(n)
 	return n
 }
 
@@ -178,15 +187,65 @@ func (t *nodes) add(parent *node, name string, kind nodeKind) *node {
 	n := &node{id: t.last, parent: parent, name: name, kind: kind}
 	t.byID[n.id] = n
 	t.most = max(t.most, len(t.byID))
+	parent.children++
+	t.journal.add(n)
 	return n
 }
 
-// unname makes the next lookup of the store object called name find a new
-// node.
-func (t *nodes) unname(name string) {
+// count counts one lookup.
+func (t *nodes) count(n *node) {
+	n.lookups++
+	t.journal.count(n)
+}
+
+func (t *nodes) keepPending(n *node, pending bool) {
+	n.pending.Store(pending)
+	t.journal.flag(n, flagFile, n.promised == unix.S_IFREG)
+	t.journal.flag(n, flagPending, pending)
+}
+
+// settled says that what n was promised to be is there.
+func (t *nodes) settled(n *node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.children, childKey{t.root.id, name})
+	t.keepPending(n, false)
+}
+
+// unname makes the next lookup of the store object called name find a new
+// node. It returns the one that the kernel may know by now, or nil.
+func (t *nodes) unname(name string) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := childKey{t.root.id, name}
+	n := t.children[key]
+	if n != nil {
+		t.journal.flag(n, flagUnnamed, true)
+		delete(t.children, key)
+	}
+	return n
+}
+
+// below are the ids of tops and of all that the kernel knows below them, the
+// lowest first.
+func (t *nodes) below(tops []*node) []uint64 {
+	wanted := make(map[*node]bool, len(tops))
+	for _, n := range tops {
+		wanted[n] = true
+	}
+	var ids []uint64
+	t.mu.RLock()
+	for id, n := range t.byID {
+		for n.parent != nil && n.parent != t.root {
+			n = n.parent
+		}
+		if wanted[n] {
+			ids = append(ids, id)
+		}
+	}
+	t.mu.RUnlock()
+	// What is below another has the greater id.
+	slices.SortFunc(ids, func(a, b uint64) int { return cmp.Compare(b, a) })
+	return ids
 }
 
 // forget takes back n lookups and reports whether that freed the node, and
@@ -198,8 +257,9 @@ func (t *nodes) forget(id, n uint64) (freed, shrunk bool) {
 	if m == nil || m == t.root {
 		return false, false
 	}
-	if m.lookups > n {
-		m.lookups -= n
+	m.lookups -= min(m.lookups, n)
+	t.journal.count(m)
+	if m.lookups > 0 {
 		return false, false
 	}
 	delete(t.byID, id)
@@ -207,6 +267,7 @@ func (t *nodes) forget(id, n uint64) (freed, shrunk bool) {
 	if t.children[key] == m {
 		delete(t.children, key)
 	}
+	t.drop(m)
 	if t.most < shrinkFrom || len(t.byID) > t.most/shrinkTo {
 		return true, false
 	}
@@ -220,6 +281,17 @@ func remade[K comparable](m map[K]*node) map[K]*node {
 	c := make(map[K]*node, len(m))
 	maps.Copy(c, m)
 	return c
+}
+
+// drop takes n, which the kernel does not know, out of the journal, unless
+// others are below it; and so what it was the last one below.
+func (t *nodes) drop(n *node) {
+	for n != t.root && n.lookups == 0 && n.children == 0 && !n.dropped {
+		n.dropped = true
+		t.journal.remove(n)
+		n = n.parent
+		n.children--
+	}
 }
 
 // size is the number of nodes, the root among them.

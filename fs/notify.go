@@ -2,26 +2,29 @@ package fs
 
 import (
 	"sync"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// kernel is what can be told to the kernel without being asked.
+// kernel is what can be told to the kernel without being asked. None of it may
+// wait for a lock that the kernel holds during a request: a server that is
+// killed in such a wait never dies, as the request is the next server's to
+// answer, and that one waits for its end. So names are not made invalid by
+// FUSE_NOTIFY_INVAL_ENTRY, which takes the lock of the directory.
 type kernel interface {
-	InodeNotify(node uint64, off, length int64) fuse.Status
-	EntryNotify(parent uint64, name string) fuse.Status
+	// InodeNotify makes it ask for the attributes of a node again, and drop the
+	// contents from off on; none of them if off is negative.
+	InodeNotify(node uint64, off, length int64) error
+	// Prune makes it drop the nodes that nobody uses, if it knows how to.
+	Prune(nodes []uint64) error
 }
 
-// notifier tells the kernel of changes, from one goroutine of its own: a
-// notification waits for locks that the kernel may hold during a request, so
-// it must come neither from the goroutine that answers one, nor from any that
-// holds a lock which an answer needs. Changes that come faster than the kernel
-// takes them are told together.
+// notifier tells the kernel of changes, from one goroutine of its own. Changes
+// that come faster than the kernel takes them are told together.
 type notifier struct {
 	mu      sync.Mutex
 	listing bool
-	deleted []string
+	deleted []*node
 	wake    chan struct{} // capacity 1
 	// pending is closed when what waits has been told, telling when what is
 	// being told has; nil if there is no such thing.
@@ -31,7 +34,7 @@ type notifier struct {
 func newNotifier() *notifier { return &notifier{wake: make(chan struct{}, 1)} }
 
 // add never blocks.
-func (n *notifier) add(deleted []string) {
+func (n *notifier) add(deleted []*node) {
 	n.mu.Lock()
 	n.listing = true
 	n.deleted = append(n.deleted, deleted...)
@@ -61,43 +64,32 @@ func (n *notifier) told() <-chan struct{} {
 	return now
 }
 
-// postpone is how long deletions wait before it is looked again whether they
-// can be told.
-const postpone = 100 * time.Millisecond
-
-// run tells k what was added, until stop is closed. Deletions need the lock of
-// the root exclusively: while some caller waits in a LOOKUP, they would keep
-// everybody out of the root for as long as it waits. So they are not told while
-// blocked says so. Until then, who uses what the kernel still has of the
-// deleted object gets ESTALE from here, upon which the kernel looks it up again.
-func (n *notifier) run(k kernel, blocked func() bool, stop <-chan struct{}) {
-	var again <-chan time.Time
+// run tells k what was added, until stop is closed. The kernel asks for the
+// attributes of what was deleted before it uses it again, and gets ESTALE, upon
+// which it looks the name up. Then all that is below, which below finds, is
+// dropped.
+func (n *notifier) run(k kernel, below func([]*node) []uint64, stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
 			return
 		case <-n.wake:
-		case <-again:
 		}
-		again = nil
 		n.mu.Lock()
 		listing, deleted := n.listing, n.deleted
 		n.listing, n.deleted = false, nil
-		if len(deleted) > 0 && blocked() {
-			n.deleted = deleted
-			deleted = nil
-			again = time.After(postpone)
-		} else {
-			n.telling, n.pending = n.pending, nil
-		}
+		n.telling, n.pending = n.pending, nil
 		n.mu.Unlock()
 		// The answers do not matter: ENOENT means that the kernel keeps no
 		// such thing.
-		for _, name := range deleted {
-			k.EntryNotify(fuse.FUSE_ROOT_ID, name)
+		for _, d := range deleted {
+			_ = k.InodeNotify(d.id, -1, 0)
 		}
 		if listing {
-			k.InodeNotify(fuse.FUSE_ROOT_ID, 0, 0)
+			_ = k.InodeNotify(fuse.FUSE_ROOT_ID, 0, 0)
+		}
+		if len(deleted) > 0 {
+			_ = k.Prune(below(deleted))
 		}
 		n.mu.Lock()
 		if n.telling != nil {

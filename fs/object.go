@@ -135,9 +135,14 @@ func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fu
 		return st
 	}
 	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)
-	if r.uses != nil {
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		out.SetEntryTimeout(linkTime)
+	case r.uses != nil:
 		// Asked again after a while, to see that it is in use still.
 		out.SetEntryTimeout(useTime)
+	}
+	if r.uses != nil {
 		r.uses.add(callerOf(h), name)
 	}
 	return fuse.OK
@@ -162,7 +167,7 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 		r.nodes.unname(n.name)
 		return fuse.Status(syscall.ESTALE)
 	}
-	n.pending.Store(false)
+	r.nodes.settled(n)
 	return fuse.OK
 }
 

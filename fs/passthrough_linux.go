@@ -23,19 +23,27 @@ func stackDepth(fd int) int {
 }
 
 // passthrough makes the files of t be read from their backing by the kernel
-// itself, or says why it cannot.
-func (t *handles) passthrough(s *fuse.Server, real string) error {
-	if s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+// itself, or says why it cannot. Backing ids are kept in the journal: they are
+// the connection's, and outlive the server.
+func (t *handles) passthrough(c *connection, real string) error {
+	if c.device.flags()&fuse.CAP_PASSTHROUGH == 0 {
 		return errors.New("passthrough needs Linux 6.9 or later, with CONFIG_FUSE_PASSTHROUGH")
 	}
-	t.register = func(fd int) (int32, error) {
-		id, errno := s.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
-		if errno != 0 {
-			return 0, errno
+	t.register = func(node uint64, fd int) (int32, error) {
+		id, err := c.device.openBacking(fd)
+		if err == nil {
+			c.nodes.keepBacking(node, id)
 		}
-		return id, nil
+		return id, err
 	}
-	t.unregister = func(id int32) { s.UnregisterBackingFd(id) }
+	t.unregister = func(node uint64, id int32) {
+		c.nodes.keepBacking(node, 0)
+		c.device.closeBacking(id)
+	}
+	if c.taken {
+		c.nodes.backings(t.restore)
+		return nil
+	}
 
 	// Whether it is allowed, and whether the file system can do it, is told
 	// only for an open file of it.
@@ -47,10 +55,10 @@ func (t *handles) passthrough(s *fuse.Server, real string) error {
 	if err := os.Remove(f.Name()); err != nil {
 		return err
 	}
-	id, err := t.register(int(f.Fd()))
+	id, err := c.device.openBacking(int(f.Fd()))
 	switch {
 	case err == nil:
-		t.unregister(id)
+		c.device.closeBacking(id)
 		return nil
 	case err == syscall.EPERM:
 		return errors.New("passthrough needs CAP_SYS_ADMIN outside of user namespaces")

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,6 +14,11 @@ import (
 
 // forever is the time to live of what never changes.
 const forever = 365 * 24 * time.Hour
+
+// linkTime is the time to live of the name of a store object that is a link:
+// the kernel follows it without asking for attributes, and would not notice
+// that it was deleted.
+const linkTime = time.Second
 
 // raw answers the requests of the kernel. What it does not define is answered
 // ENOSYS: on a read-only mount the kernel sends no request that would change
@@ -35,15 +39,15 @@ type raw struct {
 	uid, gid     uint32
 	// limit is how long one request may wait, 0 for any time.
 	limit time.Duration
+	// waited is how long, at most, those had waited whose requests another
+	// server did not answer, when this one began.
+	waited time.Duration
 
 	nodes     *nodes
 	backing   *backing
 	data      data
 	snapshots *snapshots
 	changed   *changeTime
-
-	// lookups is how many callers wait in LOOKUP.
-	lookups atomic.Int32
 
 	// ctx ends when the mount does; calls are the running calls of Realise.
 	ctx   context.Context

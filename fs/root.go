@@ -116,11 +116,9 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		}
 	}
 	if err == nil && !e.Valid && r.waitInLookup {
-		r.lookups.Add(1)
 		if err = r.realise(cancel, h, name); err == nil {
 			e, err = r.store.Lookup(name)
 		}
-		r.lookups.Add(-1)
 		if err == nil && !e.Valid {
 			err = store.ErrNotValid
 		}

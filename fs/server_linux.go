@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,13 +14,12 @@ import (
 
 // Server is a mounted store. End it by Unmount, and wait for its end by Wait.
 type Server struct {
-	raw    *raw
-	counts *counted
-	data   Data // never DataAuto
-	fuse   *fuse.Server
-	at     mounted
-	direct bool // mounted by a system call, and not by fusermount3
-	log    *slog.Logger
+	*connection
+	raw       *raw
+	counts    *counted
+	data      Data // never DataAuto
+	transport *transport
+	log       *slog.Logger
 
 	notes *notifier
 	end   context.CancelFunc // of raw.ctx: ends all waits
@@ -43,10 +41,6 @@ func mount(opts Options) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	dir, err := prepareMountpoint(opts, log)
-	if err != nil {
-		return nil, err
-	}
 	limit, err := waitLimit()
 	if err != nil {
 		return nil, err
@@ -55,13 +49,14 @@ func mount(opts Options) (*Server, error) {
 		log.Warn("the system limits the time of FUSE requests (fs.fuse.default_request_timeout, fs.fuse.max_request_timeout): "+
 			"who waits longer for a build gets ETIMEDOUT", "limit", limit)
 	}
-	direct, err := checkPrivilege(opts.AllowOther)
+	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err
 	}
 	opts.Data = opts.Data.choose()
-	b, err := openBacking(opts.Real)
+	c, err := connect(opts, log)
 	if err != nil {
+		b.close()
 		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -79,7 +74,8 @@ func mount(opts Options) (*Server, error) {
 		uid:           uint32(unix.Geteuid()),
 		gid:           uint32(unix.Getegid()),
 		limit:         limit,
-		nodes:         newNodes(),
+		waited:        c.nodes.journal.waited(),
+		nodes:         c.nodes,
 		backing:       b,
 		data:          data{backing: b},
 		snapshots:     newSnapshots(),
@@ -90,65 +86,48 @@ func mount(opts Options) (*Server, error) {
 		r.uses = newUses(opts.Rules, opts.Used)
 	}
 	r.changed.advance()
+	var t *transport
 	fail := func(err error) (*Server, error) {
 		end()
+		t.close()
 		b.close()
-		return nil, err
+		return nil, errors.Join(err, c.abandon())
+	}
+	counts := &counted{RawFileSystem: r}
+	t, err = c.open(r, counts, fuseOptions(opts, b, log), opts.Survive, log)
+	if err != nil {
+		return fail(err)
 	}
 	if opts.Data != DataNoOpen {
 		r.data.handles = newHandles(b)
 	}
-	counts := &counted{RawFileSystem: r}
-	server, err := fuse.NewServer(counts, dir, mountOptions(opts, b, direct, log))
-	if err != nil {
-		// It may have mounted and then failed to agree with the kernel.
-		if m, found := mountAt(dir); found && m.ours() {
-			return fail(errors.Join(err, unmountAt(dir, direct, true)))
-		}
-		if !direct {
-			err = fmt.Errorf("fusermount3 did not mount, and says why on standard error: %s", strings.TrimSpace(err.Error()))
-		}
-		return fail(err)
+	s := &Server{
+		raw: r, counts: counts, data: opts.Data, transport: t, connection: c, log: log,
+		notes: newNotifier(), end: end, done: make(chan struct{}),
 	}
 	if opts.Data == DataPassthrough {
-		if err := r.data.handles.passthrough(server, opts.Real); err != nil {
-			return fail(errors.Join(err, unmountAt(dir, direct, true)))
+		if err := r.data.handles.passthrough(c, opts.Real); err != nil {
+			return fail(err)
 		}
 	}
-	s := &Server{raw: r, counts: counts, data: opts.Data, fuse: server, direct: direct, log: log, notes: newNotifier(), end: end, done: make(chan struct{})}
+	if c.taken {
+		if err := s.resume(); err != nil {
+			return fail(err)
+		}
+	} else {
+		s.at.setReadAhead(log)
+	}
 	go s.serve()
-	var found bool
-	if s.at, found = mountAt(dir); !found || !s.at.ours() {
-		err := unmountAt(dir, direct, true)
-		if err == nil {
-			<-s.done
-		}
-		return nil, errors.Join(errors.New("the mount is not in /proc/self/mountinfo"), err)
-	}
-	s.at.setReadAhead(log)
 	return s, nil
 }
 
-func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse.MountOptions {
+func fuseOptions(opts Options, b *backing, log *slog.Logger) *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		AllowOther: opts.AllowOther,
-		FsName:     fsName,
-		Name:       fsName,
-		// default_permissions: the kernel decides by the attributes, and asks
-		// for those of a placeholder before it goes on.
-		Options: []string{"default_permissions"},
-		// Read-only as a property of the superblock: else every read makes
-		// the attributes (its access time) out of date.
-		DirectMountStrict: direct,
-		DirectMountFlags:  unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
-
 		EnableSymlinkCaching: true,
 		DisableXAttrs:        opts.Facts == nil || opts.NoAttributes,
 		DisableSplice:        true,
-		// Also the size of the largest READ: with the default of 128 KiB, the
-		// first read of a big file takes a third longer.
-		MaxWrite:      1 << 20,
-		MaxStackDepth: stackDepth(b.real),
+		MaxStackDepth:        stackDepth(b.real),
+		ExtraCapabilities:    fuse.CAP_HAS_RESEND,
 
 		Logger: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {
@@ -159,9 +138,6 @@ func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse
 	if opts.Data != DataPassthrough {
 		o.DisabledCapabilities = fuse.CAP_PASSTHROUGH
 	}
-	if !direct {
-		o.Options = append(o.Options, "ro", "nosuid", "nodev")
-	}
 	return o
 }
 
@@ -169,11 +145,11 @@ func mountOptions(opts Options, b *backing, direct bool, log *slog.Logger) *fuse
 func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
-	notes.Go(func() { s.notes.run(s.fuse, func() bool { return s.raw.lookups.Load() > 0 }, stop) })
+	notes.Go(func() { s.notes.run(s.device, s.nodes.below, stop) })
 	if s.raw.uses != nil {
 		notes.Go(func() { s.raw.uses.run(stop) })
 	}
-	s.fuse.Serve()
+	s.transport.serve(s.end)
 	s.end()
 	close(stop)
 	notes.Wait()
@@ -182,6 +158,7 @@ func (s *Server) serve() {
 		s.raw.data.handles.close()
 	}
 	s.raw.backing.close()
+	s.connection.close()
 	close(s.done)
 }
 
@@ -209,11 +186,14 @@ func (s *Server) Changed() {
 // longer valid. It never blocks. Files that are open can still be read as far
 // as the kernel has them.
 func (s *Server) Deleted(names []string) {
+	var gone []*node
 	for _, name := range names {
-		s.raw.nodes.unname(name)
+		if n := s.nodes.unname(name); n != nil {
+			gone = append(gone, n)
+		}
 	}
 	s.raw.changed.advance()
-	s.notes.add(names)
+	s.notes.add(gone)
 }
 
 // Told returns a channel that is closed when the kernel has heard of all

@@ -33,10 +33,19 @@ func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) err
 	if r.observer != nil {
 		r.touched(c, name)
 	}
+	limit := r.limit
+	if limit > 0 {
+		// The kernel counts from when it was asked first.
+		if h.Unique&resent != 0 {
+			limit = max(limit-r.waited, time.Nanosecond)
+		}
+		r.nodes.journal.waiting(1)
+		defer r.nodes.journal.waiting(-1)
+	}
 	p := c.process()
 	return r.wait(cancel, Call{
 		Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm()), NoBuild: may == MayFetch,
-	}, func() bool { return c.dying(call) })
+	}, limit, func() bool { return c.dying(call) })
 }
 
 // touched tells the observer, of those who may have everything built.
@@ -46,19 +55,24 @@ func (r *raw) touched(c caller, name string) {
 	}
 }
 
+// resent marks the unique of a request that the kernel repeats
+// (FUSE_UNIQUE_RESEND).
+const resent = 1 << 63
+
 // wait returns when what is called for is valid, or cannot become so, or the caller must not
-// wait any longer: it does not depend on how soon the Realiser notices.
-func (r *raw) wait(cancel <-chan struct{}, call Call, dying func() bool) error {
+// wait any longer: it does not depend on how soon the Realiser notices. A limit
+// of 0 is none.
+func (r *raw) wait(cancel <-chan struct{}, call Call, limit time.Duration, dying func() bool) error {
 	ctx, stop := context.WithCancel(r.ctx)
 	defer stop()
 	done := make(chan error, 1)
 	r.calls.Go(func() { done <- r.realiser.Realise(ctx, call) })
 
-	var limit <-chan time.Time
-	if r.limit > 0 {
-		timer := time.NewTimer(r.limit)
+	var late <-chan time.Time
+	if limit > 0 {
+		timer := time.NewTimer(limit)
 		defer timer.Stop()
-		limit = timer.C
+		late = timer.C
 	}
 	var poll <-chan time.Time
 	for {
@@ -70,7 +84,7 @@ func (r *raw) wait(cancel <-chan struct{}, call Call, dying func() bool) error {
 			return err
 		case <-r.ctx.Done():
 			return errEnded
-		case <-limit:
+		case <-late:
 			return store.ErrTimeout
 		case <-cancel:
 			cancel = nil

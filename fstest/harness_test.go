@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -241,13 +242,60 @@ func (l *lab) mounted() bool {
 	return err == nil
 }
 
-// kill ends the server at once, as a crash would.
+// kill ends all that serves the mount at once, as a power failure would: the
+// server and what would start it again. The mount is stale then.
 func (l *lab) kill() {
+	// All stand still before the first dies: none sees another's death.
+	var all []int
+	for {
+		found := append(l.serving(false), l.serving(true)...)
+		for _, pid := range found {
+			unix.Kill(pid, unix.SIGSTOP)
+		}
+		if len(found) == len(all) {
+			break
+		}
+		all = found
+	}
+	for _, pid := range all {
+		unix.Kill(pid, unix.SIGKILL)
+	}
 	if l.mount != nil {
 		l.mount.Process.Kill()
 		l.mount.Wait()
 		l.mount = nil
 	}
+}
+
+// serving finds the processes that serve the mount: its holders, or its
+// servers.
+func (l *lab) serving(holders bool) []int {
+	var pids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		args, _ := os.ReadFile(dir + "/cmdline")
+		name, rest, _ := strings.Cut(string(args), "\x00")
+		if rest, _, _ = strings.Cut(rest, "\x00"); rest != "mount" || (name == "storefs-holder") != holders {
+			continue
+		}
+		env, _ := os.ReadFile(dir + "/environ")
+		if strings.Contains("\x00"+string(env), "\x00STOREFS_STATE="+l.State+"\x00") {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// server is the one process that serves the mount, once there is one.
+func (l *lab) server() int {
+	l.t.Helper()
+	var pids []int
+	waitFor(l.t, "one server", func() bool {
+		pids = l.serving(false)
+		return len(pids) == 1
+	})
+	return pids[0]
 }
 
 // stop ends the server as an administrator would.

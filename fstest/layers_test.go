@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
 	{"db", "integrity"},
-	{"state", "builder", "instantiate", "progress", "timeline"},
+	{"state", "builder", "instantiate", "progress", "timeline", "holder"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},
 	{"fs", "daemon"},
@@ -27,6 +27,7 @@ var layers = [][]string{
 
 // alone lists what a package must not import although its row would allow it.
 var alone = map[string][]string{
+	"holder":     {"store", "event"},                       // it knows processes and files only
 	"fs":         {"builder", "normaliser", "db", "state"}, // fs knows no builders, no graph, no database
 	"builder":    {"db", "state", "normaliser"},            // nor does a builder, which may run on another machine
 	"normaliser": {"db", "state", "nar", "fs"},             // the graph sees files and tables through its own interfaces

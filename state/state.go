@@ -61,6 +61,9 @@ func (e *InUseError) Error() string {
 	if e.Command == "" {
 		return fmt.Sprintf("state %s: %s", e.Dir, store.ErrInUse)
 	}
+	if e.PID == 0 {
+		return fmt.Sprintf("state %s: in use by %s", e.Dir, e.Command)
+	}
 	return fmt.Sprintf("state %s: in use by %s (pid %d)", e.Dir, e.Command, e.PID)
 }
 

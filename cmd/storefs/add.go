@@ -25,7 +25,7 @@ func (c *addCmd) Run(ctx context.Context, a *app) error {
 	if c.Name != "" && len(c.Paths) > 1 {
 		return badInputf("add: --name is for one path")
 	}
-	return a.connect(ctx, ownerOptions{role: "add"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "add", repeat: true}, func(client *daemon.Client) error {
 		var added []store.Info
 		for _, p := range c.Paths {
 			info, err := c.add(ctx, client, p)

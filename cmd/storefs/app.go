@@ -34,9 +34,10 @@ type cli struct {
 	JSON   bool            `name:"json" help:"Print results as JSON."`
 	Config kong.ConfigFlag `placeholder:"FILE" help:"Read flags from this TOML file as well (jobs = 4; flat keys, named like the flags), besides /etc/storefs.toml and ~/.config/storefs.toml."`
 
-	Init   initCmd   `cmd:"" group:"store" help:"Make a state directory for a store."`
-	Mount  mountCmd  `cmd:"" group:"store" help:"Serve the store: mount it, and build what is touched."`
-	Umount umountCmd `cmd:"" group:"store" help:"End a mount."`
+	Init    initCmd    `cmd:"" group:"store" help:"Make a state directory for a store."`
+	Mount   mountCmd   `cmd:"" group:"store" help:"Serve the store: mount it, and build what is touched."`
+	Umount  umountCmd  `cmd:"" group:"store" help:"End a mount."`
+	Upgrade upgradeCmd `cmd:"" group:"store" help:"Let a newer program go on with a mount."`
 
 	Build       buildCmd       `cmd:"" group:"make" help:"Realise, and print the output paths."`
 	Instantiate instantiateCmd `cmd:"" group:"make" help:"Write the store expressions of a Starlark file, and print their paths."`

@@ -39,7 +39,7 @@ Ctrl-C cancels the builds that nobody else waits for.`
 func (c *buildCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
 
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
-	o := ownerOptions{role: "build", jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}
+	o := ownerOptions{role: "build", repeat: true, jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}
 	return a.connect(ctx, o, func(client *daemon.Client) error {
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()

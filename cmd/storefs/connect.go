@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"storefs/daemon"
+	"storefs/state"
 	"storefs/store"
 )
 
@@ -15,31 +16,71 @@ import (
 // ending.
 const patience = 5 * time.Second
 
+// comeback is how long a command waits for the next server of a mount.
+const comeback = time.Minute
+
 // connect calls f with a client of the state's owner. If there is none, this
 // process becomes the owner, serves others meanwhile, and ends as owner when f
 // has returned and they have gone.
+//
+// The server of a mount may die under f and come back: then f is called again,
+// if o.repeat says that it may be.
 func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client) error) (err error) {
-	deadline := time.Now().Add(patience)
+	began := time.Now()
+	var lost error // why f is called again
 	for {
 		c, err := daemon.Dial(ctx, a.socket(), o.watch)
 		if err == nil {
-			defer c.Close()
-			return f(c)
+			err = f(c)
+			c.Close()
+			if !o.repeat || !gone(err) || ctx.Err() != nil {
+				return err
+			}
+			began, lost = time.Now(), err
 		}
-		if !errors.Is(err, daemon.ErrNoServer) && !errors.Is(err, daemon.ErrClosing) {
+		if err != nil && !gone(err) {
 			return fmt.Errorf("connect to the owner of %s: %w", a.State, err)
 		}
-		own, err := openOwner(a, o)
-		if err == nil {
-			return a.alone(ctx, own, f)
-		}
-		if !errors.Is(err, store.ErrInUse) || time.Now().After(deadline) {
-			return err
+		switch held := state.Held(a.State); {
+		case held && time.Since(began) > comeback:
+			return fmt.Errorf("%w: the server of the mount does not come back", err)
+		case held:
+		case lost != nil:
+			return lost
+		default:
+			own, err := openOwner(a, o)
+			if err == nil {
+				return a.alone(ctx, own, f)
+			}
+			if !errors.Is(err, store.ErrInUse) || time.Since(began) > patience {
+				return err
+			}
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// gone reports whether err says that there is no owner, or none any more.
+func gone(err error) bool {
+	return errors.Is(err, daemon.ErrNoServer) || errors.Is(err, daemon.ErrGone) || errors.Is(err, daemon.ErrClosing)
+}
+
+// dial connects to the owner, and waits for the next server of a mount.
+func (a *app) dial(ctx context.Context, watch bool) (*daemon.Client, error) {
+	began := time.Now()
+	for {
+		c, err := daemon.Dial(ctx, a.socket(), watch)
+		if err == nil || !gone(err) || !state.Held(a.State) || time.Since(began) > comeback {
+			return c, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 }

@@ -15,11 +15,23 @@ func (*deleteCmd) Help() string {
 }
 
 func (c *deleteCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "delete"}, func(client *daemon.Client) error {
+	asked := false
+	return a.connect(ctx, ownerOptions{role: "delete", repeat: true}, func(client *daemon.Client) error {
 		paths, err := storePaths(client, c.Paths)
 		if err != nil {
 			return err
 		}
+		if asked {
+			// An owner that died may have done it, and not said so.
+			missing, err := client.Missing(ctx, paths)
+			if err != nil {
+				return err
+			}
+			if len(missing) == len(paths) {
+				return printLines(a, missing)
+			}
+		}
+		asked = true
 		deleted, err := client.Delete(ctx, unique(paths))
 		if err != nil {
 			return err

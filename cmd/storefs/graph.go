@@ -25,7 +25,7 @@ func (*graphCmd) Help() string {
 }
 
 func (c *graphCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "graph"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "graph", repeat: true}, func(client *daemon.Client) error {
 		all, err := a.installables(ctx, client, c.Paths, c.argFlags)
 		if err != nil {
 			return err

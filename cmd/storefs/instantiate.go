@@ -17,7 +17,7 @@ func (*instantiateCmd) Help() string {
 }
 
 func (c *instantiateCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "instantiate"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "instantiate", repeat: true}, func(client *daemon.Client) error {
 		wanted, err := a.installables(ctx, client, c.Files, c.argFlags)
 		if err != nil {
 			return err

@@ -12,12 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"storefs/builder"
+	"storefs/holder"
 )
 
 func main() {
 	// Before anything else: this process may have been started as a sandbox's
 	// child, which becomes the builder here.
 	builder.Child()
+	if os.Args[0] == holder.Name {
+		os.Exit(holdMount())
+	}
 	os.Exit(run())
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"storefs/builder"
 	"storefs/event"
 	"storefs/fs"
+	"storefs/holder"
 	"storefs/normaliser"
 	"storefs/notice"
 	"storefs/progress"
@@ -23,6 +25,7 @@ import (
 
 type mountCmd struct {
 	Background bool `short:"b" negatable:"" help:"Return when the mount is ready, and serve it from the background; messages go to STATE/daemon.log."`
+	Survive    bool `negatable:"" default:"true" help:"Serve from a process of its own, and start that again when it dies: callers only wait."`
 
 	Wait          string         `enum:"placeholder,lookup" default:"placeholder" help:"Where callers wait for what is not realised: behind a placeholder, or (lookup) in the lookup itself, for use below an overlayfs or an NFS export."`
 	Data          string         `enum:"auto,noopen,passthrough,cached" default:"auto" help:"How the contents of files reach the kernel: without a request for each open, read by it from the disk directly (passthrough: for big files; needs CAP_SYS_ADMIN and Linux 6.9), or with one for each open, through its page cache (cached). [${default}: noopen]"`
@@ -60,10 +63,22 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	if c.Background {
 		return c.background(ctx, a)
 	}
-	return c.serve(ctx, a)
+	meter := progress.Start(progress.For(a.stderr, false))
+	defer meter.Close()
+	link, err := holder.Connect(append([]string{"storefs"}, os.Args[1:]...), meter.Say)
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	if link == nil && c.Survive {
+		meter.Close()
+		return becomeHolder()
+	}
+	return c.serve(ctx, a, meter, link)
 }
 
-func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
+// serve serves the mount. With a link the process is the server of a holder,
+// and may be the next one of a mount that is there already.
+func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, link *holder.Link) (err error) {
 	// With one thread for Go code, a request of ours that some system call of
 	// this process waits for would never be read.
 	if runtime.GOMAXPROCS(0) < 2 {
@@ -73,14 +88,23 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	meter := progress.Start(progress.For(a.stderr, false))
-	defer meter.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	own, err := openOwner(a, ownerOptions{
+	options := ownerOptions{
 		role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, backgroundJobs: int(c.PrefetchJobs), load: c.Load,
 		sandbox: c.sandboxFlags, stop: stop, say: meter.Say,
-	})
+	}
+	var held *fs.Held
+	var lock *os.File
+	if link != nil {
+		if held, lock, err = takeHeld(ctx, link); err != nil {
+			return err
+		}
+		defer link.Close()
+		options.upgrade = link.Upgrade
+		options.wait = patience
+	}
+	own, err := openOwner(a, options)
 	if err != nil {
 		return err
 	}
@@ -95,8 +119,18 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	// them. The next one goes on where they were.
 	ended, end := context.WithCancel(context.Background())
 	end()
-	defer func() { err = errors.Join(err, own.close(ended)) }()
+	parted := false
+	defer func() {
+		if !parted {
+			err = errors.Join(err, own.close(ended))
+		}
+	}()
 
+	if link != nil && lock == nil {
+		if lock, err = own.state.Hold(); err != nil {
+			return err
+		}
+	}
 	if err := builder.Check(); err != nil {
 		meter.Say("storefs: nothing can be built here: " + err.Error())
 	}
@@ -125,6 +159,8 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 		Facts:        known,
 		NoAttributes: !c.Xattrs,
 		Used:         known.used,
+		Survive:      link != nil,
+		Held:         held,
 		Logger:       slog.New(slog.NewTextHandler(lineWriter{meter.Say}, nil)),
 	})
 	if err != nil {
@@ -132,19 +168,63 @@ func (c *mountCmd) serve(ctx context.Context, a *app) (err error) {
 	}
 	own.setMounted(server)
 	readers.Go(func() { forward(changes, server) })
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		meter.Say("storefs: tell the service manager: " + err.Error())
+	if err := c.ready(link, server, lock); err != nil {
+		meter.Say("storefs: " + err.Error())
 	}
 	// Nobody waits for this one: a mount that is in use when the process ends
 	// is served to the last.
 	gone := make(chan struct{})
 	go func() { server.Wait(); close(gone) }()
+	var part <-chan struct{}
+	if link != nil {
+		part = link.Parted()
+	}
 	select {
 	case <-ctx.Done():
 	case <-gone: // somebody used umount(8)
+	case <-part:
+		parted = true
+		return own.part()
 	}
-	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	return nil
+	if link == nil {
+		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+		return nil
+	}
+	err = link.Ending()
+	if lock != nil {
+		lock.Close()
+	}
+	return err
+}
+
+// takeHeld waits until this server may begin, and returns what there is
+// already.
+func takeHeld(ctx context.Context, link *holder.Link) (*fs.Held, *os.File, error) {
+	files, err := link.Take(ctx)
+	if err != nil || len(files) == 0 {
+		return nil, nil, err
+	}
+	held, lock, err := heldFrom(files)
+	if err != nil {
+		link.Close()
+	}
+	return held, lock, err
+}
+
+// ready tells the holder, or the service manager, that the mount can be used.
+func (c *mountCmd) ready(link *holder.Link, server *fs.Server, lock *os.File) error {
+	if link == nil {
+		if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+			return fmt.Errorf("tell the service manager: %w", err)
+		}
+		return nil
+	}
+	if held := server.Held(); held != nil {
+		if err := link.Hold(heldFiles(held, lock)); err != nil {
+			return fmt.Errorf("give the mount to the holder: %w", err)
+		}
+	}
+	return link.Ready()
 }
 
 // realiser answers blocked lookups.

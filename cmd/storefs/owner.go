@@ -23,15 +23,18 @@ import (
 
 // ownerOptions say how a process owns a state directory.
 type ownerOptions struct {
-	role  string // the command
-	watch bool   // as a client it only watches
-	jobs  int
+	role   string // the command
+	watch  bool   // as a client it only watches
+	repeat bool   // what it asks as a client may be asked twice
+	jobs   int
 	// jobsPerUser and backgroundJobs are those of normaliser.Options.
 	jobsPerUser    int
 	backgroundJobs int
 	load           float64 // see pressure.Options
 	sandbox        sandboxFlags
-	stop           func()            // ends the owner because a client asked for it; nil refuses
+	stop           func() // ends the owner because a client asked for it; nil refuses
+	upgrade        func(ctx context.Context, program string) error
+	wait           time.Duration     // for another owner to end
 	say            func(line string) // tells people something; nil is stderr
 }
 
@@ -62,7 +65,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
 	}
 	own = &owner{options: o, events: &event.Bus{}, served: make(chan error, 1)}
-	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role})
+	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +75,10 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 			err = errors.Join(err, opened.Close())
 		}
 	}()
+	if o.role != "mount" && state.Held(a.State) {
+		// Its server died since this process looked.
+		return nil, &state.InUseError{Dir: a.State, Command: "a mount"}
+	}
 	sandbox, err := o.sandbox.paths()
 	if err != nil {
 		return nil, err
@@ -113,6 +120,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Events:    own.events,
 		Mount:     own.mount,
 		Stop:      o.stop,
+		Upgrade:   o.upgrade,
 	})
 	listener, err := daemon.Listen(own.state.Socket())
 	if err != nil {
@@ -235,6 +243,19 @@ func (o *owner) unmount() error {
 		return nil
 	}
 	return err
+}
+
+// part ends the owner without its mount, which is left to the next server.
+// What runs is cancelled: that one starts it again.
+func (o *owner) part() error {
+	o.mu.Lock()
+	mounted := o.mounted
+	o.mounted = nil
+	o.mu.Unlock()
+	mounted.Part()
+	ended, end := context.WithCancel(context.Background())
+	end()
+	return o.close(ended)
 }
 
 func count(n int, what string) string {

@@ -80,7 +80,7 @@ func aboutExpr(i installable) store.Path { return i.target }
 
 // about calls f with the paths that the arguments mean.
 func (q questionArgs) about(ctx context.Context, a *app, mean func(installable) store.Path, f func(*daemon.Client, []store.Path) error) error {
-	return a.connect(ctx, ownerOptions{role: "query"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "query", repeat: true}, func(client *daemon.Client) error {
 		all, err := a.installables(ctx, client, q.Paths, q.argFlags)
 		if err != nil {
 			return err
@@ -160,7 +160,7 @@ type rootsCmd struct {
 }
 
 func (c *rootsCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "query"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "query", repeat: true}, func(client *daemon.Client) error {
 		paths, err := storePaths(client, c.Paths)
 		if err != nil {
 			return err

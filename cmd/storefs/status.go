@@ -10,6 +10,7 @@ import (
 
 	"storefs/daemon"
 	"storefs/progress"
+	"storefs/state"
 	"storefs/store"
 )
 
@@ -25,9 +26,13 @@ In the mount, .storefs/status and .storefs/waiters show the same to everybody wh
 }
 
 func (c *statusCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "status", watch: true}, func(client *daemon.Client) error {
+	err := a.connect(ctx, ownerOptions{role: "status", repeat: true, watch: true}, func(client *daemon.Client) error {
 		if c.Watch {
-			return c.watch(ctx, a, client)
+			err := c.watch(ctx, a, client)
+			if err == nil && state.Held(a.State) {
+				err = daemon.ErrClosing // and another one will come
+			}
+			return err
 		}
 		s, err := client.Status(ctx)
 		if err != nil {
@@ -35,6 +40,10 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 		}
 		return a.print(s, func(w io.Writer) { fmt.Fprint(w, s.Text(time.Now())) })
 	})
+	if c.Watch && errors.Is(err, daemon.ErrClosing) {
+		return nil
+	}
+	return err
 }
 
 func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) error {

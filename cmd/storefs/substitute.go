@@ -20,7 +20,7 @@ func (*substituteCmd) Help() string {
 }
 
 func (c *substituteCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "substitute"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "substitute", repeat: true}, func(client *daemon.Client) error {
 		paths, err := storePaths(client, []string{c.Path})
 		if err != nil {
 			return err

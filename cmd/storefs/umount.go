@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
+	"storefs/state"
 	"storefs/store"
 )
 
@@ -22,14 +23,26 @@ func (*umountCmd) Help() string {
 }
 
 func (c *umountCmd) Run(ctx context.Context, a *app) error {
-	client, err := daemon.Dial(ctx, a.socket(), true)
-	if errors.Is(err, daemon.ErrNoServer) {
-		return c.clear(ctx, a)
+	for {
+		client, err := a.dial(ctx, true)
+		if errors.Is(err, daemon.ErrNoServer) {
+			return c.clear(ctx, a)
+		}
+		if err != nil {
+			return fmt.Errorf("umount: %w", err)
+		}
+		err = c.stop(ctx, client)
+		client.Close()
+		// A server that was killed on its way to the end comes back.
+		if (err == nil || errors.Is(err, daemon.ErrGone)) && state.Held(a.State) && ctx.Err() == nil {
+			continue
+		}
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("umount: %w", err)
-	}
-	defer client.Close()
+}
+
+// stop ends the server, which gives the mount up.
+func (c *umountCmd) stop(ctx context.Context, client *daemon.Client) error {
 	hello := client.Hello()
 	if hello.Mountpoint == "" {
 		return fmt.Errorf("umount: %s is not mounted", hello.Store)
@@ -41,7 +54,6 @@ func (c *umountCmd) Run(ctx context.Context, a *app) error {
 	if err := client.Stop(ctx); err != nil {
 		return fmt.Errorf("umount: %w", err)
 	}
-	client.Close()
 	return ended(ctx)
 }
 

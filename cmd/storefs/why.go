@@ -19,7 +19,7 @@ func (*whyCmd) Help() string {
 }
 
 func (c *whyCmd) Run(ctx context.Context, a *app) error {
-	return a.connect(ctx, ownerOptions{role: "why"}, func(client *daemon.Client) error {
+	return a.connect(ctx, ownerOptions{role: "why", repeat: true}, func(client *daemon.Client) error {
 		paths, err := storePaths(client, c.Paths)
 		if err != nil {
 			return err

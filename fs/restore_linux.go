@@ -1,0 +1,104 @@
+package fs
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// restoreNodes makes the table that another server has left in its journal.
+func restoreNodes(file *os.File) (*nodes, error) {
+	t := newNodes()
+	type link struct {
+		n       *node
+		parent  uint64
+		unnamed bool
+	}
+	var links []link
+	j, err := openJournal(file, func(i uint32, s *slot, name string) {
+		n := &node{id: s.id, name: name, kind: s.kind, lookups: s.lookups, slot: i}
+		n.pending.Store(s.flags&flagPending != 0)
+		n.promised = unix.S_IFDIR
+		if s.flags&flagFile != 0 {
+			n.promised = unix.S_IFREG
+		}
+		t.byID[n.id] = n
+		links = append(links, link{n, s.parent, s.flags&flagUnnamed != 0})
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.journal = j
+	t.last = j.header().last
+	for _, l := range links {
+		n := l.n
+		// A parent has a smaller id than what is below it, and stays as long.
+		if n.parent = t.byID[l.parent]; n.parent == nil || l.parent >= n.id {
+			return nil, errors.Join(errors.New("it is damaged"), j.unmap())
+		}
+		n.parent.children++
+		t.last = max(t.last, n.id)
+		if n.kind != kindObject && n.kind != kindControlDir || n.lookups == 0 || l.unnamed {
+			continue
+		}
+		key := childKey{l.parent, n.name}
+		if other := t.children[key]; other == nil || other.id < n.id {
+			t.children[key] = n
+		}
+	}
+	for _, l := range links {
+		if l.n.lookups == 0 {
+			delete(t.byID, l.n.id)
+			t.drop(l.n)
+		}
+	}
+	t.most = len(t.byID)
+	return t, nil
+}
+
+// named are the names of the store objects that the kernel knows as valid.
+func (t *nodes) named() []string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var names []string
+	for key, n := range t.children {
+		if key.parent == t.root.id && n.kind == kindObject && !n.pending.Load() {
+			names = append(names, key.name)
+		}
+	}
+	return names
+}
+
+// backings calls each for every node that the kernel reads from a file of its
+// own.
+func (t *nodes) backings(each func(node uint64, id int32)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, n := range t.byID {
+		if n.slot == 0 {
+			continue
+		}
+		if id := t.journal.slot(n.slot).backing; id != 0 {
+			each(n.id, id)
+		}
+	}
+}
+
+// keepBacking notes the id of the file that the kernel reads for a node, 0 if
+// there is none.
+func (t *nodes) keepBacking(node uint64, id int32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byID[node]; n != nil && n.slot != 0 {
+		t.journal.slot(n.slot).backing = id
+	}
+}
+
+// close ends the keeping.
+func (t *nodes) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.journal.close()
+	t.journal = nil
+}

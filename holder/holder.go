@@ -1,0 +1,58 @@
+// Package holder keeps a mount alive while its server is not. A holder is a
+// small process that has the mount's files open, watches the server, and starts
+// another one when it dies; Link is the server's end of it. It knows nothing of
+// FUSE, stores or the command line: it passes files and arguments on.
+//
+// Each of the two can be killed at any time: the server is started again by the
+// holder, the holder by the server. Only when both are gone, so is the mount.
+//
+// They talk by packets on a socket:
+//
+//	server                          holder
+//	  standing by    →                        I have started, and can begin
+//	                 ←  take [files]          nobody else serves: begin, with these
+//	  hold [files]   →                        keep these
+//	  ready          →
+//	  ending         →                        I am giving the mount up
+//	  upgrade PATH   →                        start PATH in my place
+//	                 ←  refused WHY           it did not start
+//	                 ←  part                  it did: leave it the mount, and end
+//	  adopt [pidfd]  →                        you are new; I was here before
+package holder
+
+import "time"
+
+// The packets.
+const (
+	packetStandingBy = 's'
+	packetTake       = 't'
+	packetHold       = 'h'
+	packetReady      = 'r'
+	packetEnding     = 'e'
+	packetUpgrade    = 'u'
+	packetRefused    = 'n'
+	packetPart       = 'p'
+	packetAdopt      = 'a'
+)
+
+// Name is the first argument of a holder: who is called so has to call Run.
+const Name = "storefs-holder"
+
+// Environment variables that pass descriptors on, by number.
+const (
+	envLink  = "STOREFS_LINK"  // a server's end of the socket
+	envAdopt = "STOREFS_ADOPT" // a holder's end, of one that adopts a server
+	envState = "STOREFS_HELD"  // what a holder is told by the program that it was before
+)
+
+const (
+	// maxDeaths is after how many deaths in a row, each within stable of being
+	// ready, or before, a server is given up.
+	maxDeaths = 5
+	stable    = time.Second
+	// firstDelay is before the second start after such a death; it doubles.
+	firstDelay = 50 * time.Millisecond
+	// partTime is how long a server may take to leave the mount to the next
+	// one. Then it is killed, which does no harm.
+	partTime = 250 * time.Millisecond
+)

@@ -1,0 +1,108 @@
+package holder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a server, as its holder sees it.
+type process struct {
+	pid    int
+	pidfd  int
+	socket *socket
+	// child is false for one that was there before its holder.
+	child bool
+
+	readyAt time.Time // zero until it is
+	ending  bool      // it is giving the mount up
+	parted  bool      // it was told to leave the mount to the next one
+}
+
+// start starts program as a server with these arguments, in a session of its
+// own: signals of a terminal reach it through the holder only, once.
+func start(program string, args, env []string) (*process, error) {
+	ours, theirs, err := newPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	p := &process{pidfd: -1, socket: ours, child: true}
+	child, err := os.StartProcess(program, args, &os.ProcAttr{
+		Env:   append(env, envLink+"=3"),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
+		Sys:   &unix.SysProcAttr{Setsid: true, PidFD: &p.pidfd},
+	})
+	if err != nil {
+		ours.close()
+		return nil, err
+	}
+	p.pid = child.Pid
+	_ = child.Release() // it is waited for by its pidfd
+	if p.pidfd < 0 {
+		return nil, errors.New("the kernel has no pidfd: Linux 5.3 or later is needed")
+	}
+	return p, nil
+}
+
+func (p *process) signal(s unix.Signal) error { return unix.PidfdSendSignal(p.pidfd, s, nil, 0) }
+
+// wait returns when p has died. Of one that is not a child of this process it is not known how.
+func (p *process) wait() death {
+	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if !p.child {
+		return death{status: 1, how: "it was no child of this process"}
+	}
+	var ws unix.WaitStatus
+	if err := again(func() error { _, err := unix.Wait4(p.pid, &ws, 0, nil); return err }); err != nil {
+		return death{status: 1, how: err.Error()}
+	}
+	if ws.Signaled() {
+		return death{status: 128 + int(ws.Signal()), how: ws.Signal().String()}
+	}
+	return death{status: ws.ExitStatus(), how: "exit status " + strconv.Itoa(ws.ExitStatus())}
+}
+
+func (p *process) close() {
+	p.socket.close()
+	unix.Close(p.pidfd)
+}
+
+// death is how a process ended.
+type death struct {
+	status int
+	how    string
+}
+
+// quick reports whether p died too soon to have been of use.
+func (p *process) quick() bool { return p.readyAt.IsZero() || time.Since(p.readyAt) < stable }
+
+// passed is a process as text, with what its descriptors will be, for the
+// program that this process is about to become.
+func (p *process) passed() (string, error) {
+	raw, err := p.socket.file.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	fd := -1
+	err = raw.Control(func(s uintptr) {
+		// A duplicate without close-on-exec.
+		fd, err = unix.FcntlInt(s, unix.F_DUPFD, 0)
+	})
+	if err != nil || fd < 0 {
+		return "", fmt.Errorf("duplicate the socket: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_SETFD, 0); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d %d %d %t", p.pid, p.pidfd, fd, p.child), nil
+}

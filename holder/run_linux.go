@@ -1,0 +1,410 @@
+package holder
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+// Options of Run.
+type Options struct {
+	// Args are the arguments of the server, its name first.
+	Args []string
+	// Detach gives the mount up to which the files belong, for good.
+	Detach func(files []*os.File) error
+}
+
+// holder is what Run knows. Everything in it is touched by the goroutine of Run
+// alone.
+type holder struct {
+	Options
+	program string // what servers are started from
+	env     []string
+
+	current  *process // nil between a death and the next start
+	next     *process // the one that is to take current's place
+	newer    string   // the program of next
+	files    []*os.File
+	deaths   int  // in a row
+	stopping bool // a signal came
+	told     bool // the service manager knows that the mount is ready
+
+	events  chan any
+	signals chan os.Signal
+	restart <-chan time.Time // when to start the next server, if current is nil
+	overdue <-chan time.Time // when to kill current, if it has not parted by then
+}
+
+// Events of holder.events, besides signals.
+type (
+	came struct {
+		from *process
+		packet
+	}
+	died struct {
+		who *process
+		death
+	}
+	hushed struct{} // the current server is not listened to any more
+)
+
+// Run is a holder's whole life. It returns the exit status.
+func Run(o Options) int {
+	h := &holder{
+		Options: o,
+		program: "/proc/self/exe",
+		events:  make(chan any),
+		signals: make(chan os.Signal, 8),
+	}
+	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
+	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	adopt, state := os.Getenv(envAdopt), os.Getenv(envState)
+	for _, name := range []string{envAdopt, envState, envLink} {
+		os.Unsetenv(name)
+	}
+	h.env = environment()
+	var err error
+	switch {
+	case adopt != "":
+		err = h.adopt(adopt)
+	case state != "":
+		err = h.resume(state)
+	default:
+		h.files = stored()
+		err = h.start()
+	}
+	if err != nil {
+		h.say("%v", err)
+		return 1
+	}
+	return h.run()
+}
+
+// environment is that of servers: the service manager is this process's to talk
+// to.
+func environment() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		switch name, _, _ := strings.Cut(v, "="); name {
+		case "NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES":
+		default:
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+func (h *holder) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "storefs: "+format+"\n", args...)
+}
+
+// start starts a server in the place of none.
+func (h *holder) start() error {
+	p, err := start(h.program, h.Args, h.env)
+	if err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
+	h.current = p
+	h.listen(p)
+	return nil
+}
+
+// listen makes p's packets and its death events.
+func (h *holder) listen(p *process) {
+	go func() {
+		for {
+			packet, err := p.socket.receive()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				h.events <- hushed{}
+				return
+			}
+			if err != nil {
+				break
+			}
+			h.events <- came{p, packet}
+		}
+		// What it has said counts before that it is dead.
+		h.events <- died{p, p.wait()}
+	}()
+}
+
+// run returns the exit status.
+func (h *holder) run() int {
+	for {
+		var status int
+		var end bool
+		select {
+		case s := <-h.signals:
+			status, end = h.stop(s)
+		case e := <-h.events:
+			switch e := e.(type) {
+			case came:
+				status, end = h.take(e)
+			case died:
+				status, end = h.bury(e)
+			}
+		case <-h.overdue:
+			_ = h.current.signal(unix.SIGKILL)
+		case <-h.restart:
+			if err := h.start(); err != nil {
+				return h.giveUp(err.Error())
+			}
+		}
+		if end {
+			return status
+		}
+	}
+}
+
+// stop passes a signal on.
+func (h *holder) stop(s os.Signal) (status int, end bool) {
+	h.stopping = true
+	if h.current == nil {
+		return h.giveUp("interrupted"), true
+	}
+	if s, ok := s.(unix.Signal); ok {
+		_ = h.current.signal(s)
+	}
+	return 0, false
+}
+
+// take takes a packet in.
+func (h *holder) take(e came) (status int, end bool) {
+	switch e.kind {
+	case packetStandingBy:
+		switch e.from {
+		case h.current:
+			h.begin()
+		case h.next:
+			h.part()
+		}
+	case packetHold:
+		if len(h.files) == 0 {
+			h.files = e.files
+			h.store()
+			return 0, false
+		}
+	case packetReady:
+		e.from.readyAt = time.Now()
+		if !h.told {
+			h.told = true
+			h.tell(sd.SdNotifyReady)
+		}
+		if e.from == h.current && h.newer != "" {
+			return h.become(h.newer)
+		}
+	case packetEnding:
+		e.from.ending = true
+		h.unstore()
+		closeAll(h.files)
+		h.files = nil
+		h.tell(sd.SdNotifyStopping)
+	case packetUpgrade:
+		h.upgrade(e.text)
+	}
+	closeAll(e.files)
+	return 0, false
+}
+
+// begin lets the current server begin.
+func (h *holder) begin() {
+	if err := h.current.socket.send(packetTake, "", h.files...); err != nil {
+		_ = h.current.signal(unix.SIGKILL)
+	}
+}
+
+// bury decides what follows the death of a server.
+func (h *holder) bury(e died) (status int, end bool) {
+	defer e.who.close()
+	switch e.who {
+	case h.next:
+		h.next, h.newer = nil, ""
+		h.refuse("the new program ended before it could serve: " + e.how)
+		return 0, false
+	case h.current:
+		h.current, h.overdue = nil, nil
+	}
+	switch {
+	case e.who.ending || len(h.files) == 0:
+		if h.next != nil {
+			_ = h.next.signal(unix.SIGKILL)
+		}
+		return e.status, true
+	case h.stopping:
+		return h.giveUp("the server ended without giving the mount up: " + e.how), true
+	case h.next != nil:
+		// As it was meant, or it died a little earlier than that.
+		h.current, h.next = h.next, nil
+		h.begin()
+		return 0, false
+	}
+	if h.newer != "" {
+		// It had begun, and this program is still the one before.
+		h.say("the new program does not serve (%s): going back to the one before", e.how)
+		h.newer = ""
+	}
+	if !e.who.quick() {
+		h.deaths = 0
+	}
+	h.deaths++
+	if h.deaths >= maxDeaths {
+		return h.giveUp(fmt.Sprintf("the server died %d times in a row, the last time by: %s", h.deaths, e.how)), true
+	}
+	delay := time.Duration(0)
+	if h.deaths > 1 {
+		delay = firstDelay << (h.deaths - 2)
+	}
+	h.say("the server (pid %d) died: %s; starting it again", e.who.pid, e.how)
+	h.restart = time.After(delay)
+	return 0, false
+}
+
+// giveUp leaves the mount to nobody: callers get errors instead of waiting for
+// ever.
+func (h *holder) giveUp(why string) int {
+	h.say("the mount is given up: %s", why)
+	if err := h.Detach(h.files); err != nil {
+		h.say("%v", err)
+	}
+	h.unstore()
+	closeAll(h.files)
+	return 1
+}
+
+// upgrade starts program beside the current server. It takes that one's place
+// when it says that it could begin.
+func (h *holder) upgrade(program string) {
+	if h.next != nil || h.newer != "" {
+		h.refuse("another upgrade is under way")
+		return
+	}
+	next, err := start(program, h.Args, h.env)
+	if err != nil {
+		h.refuse(err.Error())
+		return
+	}
+	h.next, h.newer = next, program
+	h.listen(next)
+}
+
+func (h *holder) refuse(why string) {
+	if h.current != nil {
+		_ = h.current.socket.send(packetRefused, why)
+	}
+}
+
+// part tells the current server to leave the mount to the next one.
+func (h *holder) part() {
+	who := h.current
+	if who == nil || who.parted {
+		return
+	}
+	who.parted = true
+	if who.socket.send(packetPart, "") != nil {
+		_ = who.signal(unix.SIGKILL)
+		return
+	}
+	h.overdue = time.After(partTime)
+}
+
+// become makes this process a holder of the new program, as which it goes on
+// where it is now. Servers that have to be started again are the new program's
+// from here on.
+func (h *holder) become(program string) (status int, end bool) {
+	p := h.current
+	// What p has said is acted upon first: the new program would not hear it.
+	_ = p.socket.file.SetReadDeadline(time.Now())
+	for silent := false; !silent; {
+		switch e := (<-h.events).(type) {
+		case came:
+			status, end = h.take(e)
+		case died:
+			status, end = h.bury(e)
+		case hushed:
+			silent = true
+		}
+		if end || h.current != p {
+			return status, end
+		}
+	}
+	h.newer = ""
+	err := h.exec(program)
+	h.say("the holder goes on as the program before: %v", err)
+	_ = p.socket.file.SetReadDeadline(time.Time{})
+	h.listen(p)
+	return 0, false
+}
+
+// exec returns only if it failed.
+func (h *holder) exec(program string) error {
+	server, err := h.current.passed()
+	if err != nil {
+		return err
+	}
+	state := []string{server}
+	for _, f := range h.files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 0)
+		if err != nil {
+			return err
+		}
+		state = append(state, strconv.Itoa(fd))
+	}
+	env := append(os.Environ(), envState+"="+strings.Join(state, ","))
+	return unix.Exec(program, append([]string{Name}, h.Args[1:]...), env)
+}
+
+// resume is what become left.
+func (h *holder) resume(state string) error {
+	parts := strings.Split(state, ",")
+	p, fd := &process{readyAt: time.Now()}, 0
+	if _, err := fmt.Sscanf(parts[0], "%d %d %d %t", &p.pid, &p.pidfd, &fd, &p.child); err != nil {
+		return fmt.Errorf("%s: %w", envState, err)
+	}
+	unix.CloseOnExec(p.pidfd)
+	p.socket = newSocket(fd)
+	for _, s := range parts[1:] {
+		fd, err := strconv.Atoi(s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", envState, err)
+		}
+		unix.CloseOnExec(fd)
+		h.files = append(h.files, os.NewFile(uintptr(fd), "held"))
+	}
+	h.told = true
+	h.current = p
+	h.listen(p)
+	return nil
+}
+
+// adopt begins with a server that has lost its holder.
+func (h *holder) adopt(fd string) error {
+	n, err := strconv.Atoi(fd)
+	if err != nil {
+		return fmt.Errorf("%s: %w", envAdopt, err)
+	}
+	p := &process{socket: newSocket(n), readyAt: time.Now()}
+	first, err := p.socket.receive()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if first.kind != packetAdopt || len(first.files) != 1 {
+		return errors.New("there is no server to adopt")
+	}
+	if p.pidfd, err = unix.FcntlInt(first.files[0].Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return err
+	}
+	closeAll(first.files)
+	p.pid, _ = strconv.Atoi(first.text)
+	h.told = true
+	h.current = p
+	h.listen(p)
+	return nil
+}
