@@ -109,6 +109,20 @@ func (d data) with(n *node, f func(fd int) error) error {
 	return f(o.fd)
 }
 
+// stat describes a file that somebody has open, and which may be deleted.
+func (d data) stat(n *node) (st unix.Stat_t, ok bool) {
+	if d.handles == nil {
+		return st, false
+	}
+	fd, ok := d.handles.share(n.id)
+	if !ok {
+		return st, false
+	}
+	defer d.handles.release(n.id)
+	err := unix.Fstat(fd, &st)
+	return st, err == nil
+}
+
 // read answers READ of a regular file.
 func (d data) read(n *node, offset uint64, buf []byte) (fuse.ReadResult, fuse.Status) {
 	var size int

@@ -113,6 +113,18 @@ func (t *handles) use(node uint64) (fd int, ok bool) {
 	return h.fd, true
 }
 
+// share is use of a file only that somebody has open.
+func (t *handles) share(node uint64) (fd int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.byNode[node]
+	if h == nil || h.users == 0 || h.fd < 0 {
+		return 0, false
+	}
+	h.users++
+	return h.fd, true
+}
+
 // release ends one use of an open file.
 func (t *handles) release(node uint64) {
 	t.mu.Lock()

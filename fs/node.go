@@ -225,6 +225,13 @@ func (t *nodes) unname(name string) *node {
 	return n
 }
 
+// isNamed reports whether a lookup of n's name would find n.
+func (t *nodes) isNamed(n *node) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.children[childKey{n.parent.id, n.name}] == n
+}
+
 // below are the ids of tops and of all that the kernel knows below them, the
 // lowest first.
 func (t *nodes) below(tops []*node) []uint64 {

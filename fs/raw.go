@@ -127,6 +127,10 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		}
 		st, err := r.backing.stat(n)
 		if err != nil {
+			if st, ok := r.data.stat(n); ok {
+				r.attr(&out.Attr, n, &st)
+				return fuse.OK // and asked again
+			}
 			return lost(err)
 		}
 		if st := r.verifyEmpty(n.parent, n.name, &st); !st.Ok() {
@@ -166,6 +170,10 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	// Without a request for each open, the first READ has to do. With one, there
 	// may be no READ: by passthrough the kernel reads by itself.
 	if r.data.handles != nil && n.kind == kindObject {
+		if n.top() && !r.nodes.isNamed(n) {
+			// Deleted: who has it open reads on, and who opens it looks it up.
+			return fuse.Status(syscall.ESTALE)
+		}
 		if st := r.verify(n); !st.Ok() {
 			return st
 		}
