@@ -96,6 +96,7 @@ func TestEverybodySeesWhyTheyWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid, done := l.touch("cat", top+"/file")
+	waitFor(t, "the first waits", func() bool { return len(l.waiters()) == 1 }) // they are shown in this order
 	build := l.command("build", inner)
 	if err := build.Start(); err != nil {
 		t.Fatal(err)
