@@ -17,6 +17,7 @@ package fs
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 
 	"storefs/store"
 )
@@ -134,6 +135,10 @@ type Options struct {
 	// AllowOther lets other users in. For an ordinary user this needs
 	// user_allow_other in /etc/fuse.conf.
 	AllowOther bool
+	// Export is an existing directory, "" for none, in which the store shows up
+	// as well, under the name of the mount point: for containers, to bind with
+	// rslave propagation. It needs root.
+	Export string
 	// Data is how the contents of files reach the kernel; "" is DataAuto.
 	Data Data
 	// Rules say who may start what: for each caller the first one that holds it.
@@ -160,4 +165,12 @@ type Options struct {
 
 	// Logger may be nil.
 	Logger *slog.Logger
+}
+
+// state is the state directory.
+func (o Options) state() string {
+	if o.State != "" {
+		return o.State
+	}
+	return filepath.Dir(filepath.Clean(o.Real))
 }

@@ -32,21 +32,8 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for range maxStale {
-		m, found := mountAt(dir)
-		if !found || !strings.HasPrefix(m.fsType, "fuse") {
-			break
-		}
-		if !dead(dir) {
-			return "", fmt.Errorf("already a mount point of %q (%s)", m.source, m.fsType)
-		}
-		if !m.ours() {
-			return "", fmt.Errorf("a dead mount of %q (%s) is there: unmount it first", m.source, m.fsType)
-		}
-		if err := unmountAt(dir, mayMount(), true); err != nil {
-			return "", fmt.Errorf("detach the mount of a dead process: %w", err)
-		}
-		log.Info("detached the mount of a dead process", "mountpoint", dir)
+	if err := clearDead(dir, log); err != nil {
+		return "", err
 	}
 	switch st, err := os.Lstat(dir); {
 	case err != nil:
@@ -54,11 +41,7 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 	case !st.IsDir():
 		return "", errors.New("not a directory")
 	}
-	state := opts.State
-	if state == "" {
-		state = filepath.Dir(filepath.Clean(opts.Real))
-	}
-	if err := checkOverlap(dir, state); err != nil {
+	if err := checkOverlap(dir, opts.state()); err != nil {
 		return "", err
 	}
 	entries, err := os.ReadDir(dir)
@@ -69,6 +52,28 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 		return "", fmt.Errorf("the directory is not empty (it has %q)", entries[0].Name())
 	}
 	return dir, nil
+}
+
+// clearDead detaches what dead processes have left mounted at dir. That somebody
+// alive has a FUSE mount there is an error.
+func clearDead(dir string, log *slog.Logger) error {
+	for range maxStale {
+		m, found := mountAt(dir)
+		if !found || !strings.HasPrefix(m.fsType, "fuse") {
+			break
+		}
+		if !dead(dir) {
+			return fmt.Errorf("already a mount point of %q (%s)", m.source, m.fsType)
+		}
+		if !m.ours() {
+			return fmt.Errorf("a dead mount of %q (%s) is there: unmount it first", m.source, m.fsType)
+		}
+		if err := unmountAt(dir, mayMount(), true); err != nil {
+			return fmt.Errorf("detach the mount of a dead process: %w", err)
+		}
+		log.Info("detached the mount of a dead process", "mountpoint", dir)
+	}
+	return nil
 }
 
 // cause is err without the operation and the path, which the caller names.

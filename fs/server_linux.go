@@ -21,6 +21,8 @@ type Server struct {
 	transport *transport
 	log       *slog.Logger
 
+	export *export // nil if there is none
+
 	notes *notifier
 	end   context.CancelFunc // of raw.ctx: ends all waits
 	done  chan struct{}      // closed when nothing of the server runs any more
@@ -118,7 +120,26 @@ func mount(opts Options) (*Server, error) {
 		s.at.setReadAhead(log)
 	}
 	go s.serve()
+	if opts.Export != "" {
+		s.export, err = s.openExport(opts)
+		switch {
+		case err != nil && c.taken:
+			log.Error("the store is not exported", "error", err)
+		case err != nil:
+			ended, end := context.WithCancel(context.Background())
+			end()
+			return nil, errors.Join(err, s.Unmount(ended))
+		}
+	}
 	return s, nil
+}
+
+func (s *Server) openExport(opts Options) (*export, error) {
+	e, err := newExport(opts.Export, s.at.dir, opts.state(), s.log)
+	if err != nil {
+		return nil, err
+	}
+	return e, e.open(s.at)
 }
 
 func fuseOptions(opts Options, b *backing, log *slog.Logger) *fuse.MountOptions {
@@ -212,6 +233,9 @@ const busyTime = 500 * time.Millisecond
 // other mount that may lie at the same place by now.
 func (s *Server) Unmount(ctx context.Context) error {
 	s.end()
+	if s.export != nil {
+		s.export.close(s.at)
+	}
 	if err := s.unmount(ctx); err != nil {
 		return fmt.Errorf("unmount %s: %w", s.at.dir, err)
 	}

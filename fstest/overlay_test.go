@@ -127,3 +127,51 @@ cat $LAB/first $LAB/second
 		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
 	}
 }
+
+// A container that was given the export directory, before or after the mount,
+// sees each store that is mounted from then on, also across the death of its
+// server; and nothing when there is none.
+func TestExportToContainers(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test makes mount namespaces, which needs root")
+	}
+	l := newLab(t)
+	file := l.star("a.star", `
+x = sh("x", "mkdir $out; echo x > $out/file")
+y = sh("y", "mkdir $out; echo y > $out/file")
+default = [x, y]`)
+	outs := l.outputs(file)
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", leaveOthers+`
+mount -t tmpfs none /mnt
+mkdir /mnt/export /mnt/host; mkfifo /mnt/go /mnt/done
+$BIN mount --background --export=/mnt/export
+unshare -m --propagation unchanged bash -euc '
+	umount -l $STORE # as a container, it has what it is given only
+	mkdir /mnt/container
+	mount --rbind /mnt/export /mnt/container
+	mount --make-rslave /mnt/container
+	cat /mnt/container/store/'${X##*/}'/file
+	echo > /mnt/done; read x < /mnt/go
+	ls /mnt/container/store
+	echo > /mnt/done; read x < /mnt/go
+	cat /mnt/container/store/'${Y##*/}'/file
+	echo > /mnt/done; read x < /mnt/go
+	cat /mnt/container/store/'${X##*/}'/file
+	umount -R /mnt/container
+' & container=$!
+read x < /mnt/done
+$BIN umount; echo > /mnt/go; read x < /mnt/done
+$BIN mount --background --export=/mnt/export; echo > /mnt/go; read x < /mnt/done
+kill -9 $($BIN status --json | sed 's/.*"pid":\([0-9]*\).*/\1/'); echo > /mnt/go
+wait $container
+! $BIN mount --background --export=/mnt/export/nothing 2>/dev/null
+$BIN umount
+! grep -q "/mnt/export/store " /proc/self/mounts
+umount /mnt/export
+`)
+	cmd.Env = append(l.env, "BIN="+binary, "X="+outs[0], "Y="+outs[1], "STORE="+l.Store)
+	cmd.Dir = "/"
+	if r := run(t, cmd); r.status != 0 || r.stdout != "x\ny\nx\n" {
+		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
+	}
+}
