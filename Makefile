@@ -53,7 +53,7 @@ bench: build ## speed, as ratios to peers measured in the same run
 	$(GO) run ./fstest/bench -storefs bin/storefs
 
 bench-mount: build ## the mount beside ext4, bindfs and a go-fuse loopback; a million paths (as root: drops the system's caches)
-	$(GO) run ./fstest/bench -storefs bin/storefs -only mount,million
+	$(GO) run ./fstest/bench -storefs bin/storefs -only mount,million,promotion
 
 bench-engine: build ## sandboxes beside bubblewrap, builds beside ninja and Nix, registration beside SQLite, ingest beside SHA-256; JOBS=10000 for larger graphs (as root)
 	$(GO) run ./fstest/bench -storefs bin/storefs -only sandbox,engine -jobs $(JOBS)
