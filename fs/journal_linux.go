@@ -135,6 +135,9 @@ func (j *journal) make(m mounted, d *device, direct bool) error {
 	return nil
 }
 
+// errDamaged: no server wrote this.
+var errDamaged = errors.New("it is damaged")
+
 // openJournal reads the one that another process has left, and calls each for
 // every node in it, in no order.
 func openJournal(file *os.File, each func(slot uint32, s *slot, name string)) (*journal, error) {
@@ -152,7 +155,7 @@ func (j *journal) open(each func(slot uint32, s *slot, name string)) error {
 	}
 	size := st.Size()
 	if size < headerSize || size > headerSize+maxSlots*slotSize {
-		return errors.New("it is damaged")
+		return errDamaged
 	}
 	if err := j.mmap(); err != nil {
 		return err
@@ -182,13 +185,19 @@ func (j *journal) scan(steps int, each func(slot uint32, s *slot, name string)) 
 		name := append([]byte(nil), s.name[:min(int(s.length), len(s.name))]...)
 		mark(i)
 		for more := s.more; more != 0; {
-			if more >= total || len(name) >= int(s.length) {
-				return errors.New("it is damaged")
+			if more >= total || len(name) >= int(s.length) || used[more/64]&(1<<(more%64)) != 0 {
+				return errDamaged
 			}
 			r := j.rest(more)
+			if r.id != restID {
+				return errDamaged
+			}
 			mark(more)
 			name = append(name, r.name[:min(int(s.length)-len(name), len(r.name))]...)
 			more = r.more
+		}
+		if len(name) != int(s.length) || len(name) == 0 {
+			return errDamaged
 		}
 		each(i, s, string(name))
 	}

@@ -146,6 +146,7 @@ func (t *nodes) object(name string, format uint32) *node {
 	n := t.children[key]
 	switch {
 	case n == nil || n.pending.Load() && n.promised != format:
+		t.free(key)
 		n = t.add(t.root, name, kindObject)
 		t.children[key] = n
 	case n.pending.Load():
@@ -163,6 +164,7 @@ func (t *nodes) promise(name string, format uint32) *node {
 	key := childKey{t.root.id, name}
 	n := t.children[key]
 	if n == nil || !n.pending.Load() || n.promised != format {
+		t.free(key)
 		n = t.add(t.root, name, kindObject)
 		n.promised = format
 		t.keepPending(n, true)
@@ -216,7 +218,11 @@ func (t *nodes) settled(n *node) {
 func (t *nodes) unname(name string) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := childKey{t.root.id, name}
+	return t.free(childKey{t.root.id, name})
+}
+
+// free is unname; t.mu is held.
+func (t *nodes) free(key childKey) *node {
 	n := t.children[key]
 	if n != nil {
 		t.journal.flag(n, flagUnnamed, true)

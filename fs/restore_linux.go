@@ -16,7 +16,13 @@ func restoreNodes(file *os.File) (*nodes, error) {
 		unnamed bool
 	}
 	var links []link
+	damaged := false
 	j, err := openJournal(file, func(i uint32, s *slot, name string) {
+		// The root is in no journal, and nothing but the root has its kind.
+		if t.byID[s.id] != nil || s.kind == kindRoot || s.kind > kindControlFile {
+			damaged = true
+			return
+		}
 		n := &node{id: s.id, name: name, kind: s.kind, lookups: s.lookups, slot: i}
 		n.pending.Store(s.flags&flagPending != 0)
 		n.promised = unix.S_IFDIR
@@ -29,13 +35,16 @@ func restoreNodes(file *os.File) (*nodes, error) {
 	if err != nil {
 		return nil, err
 	}
+	if damaged {
+		return nil, errors.Join(errDamaged, j.unmap())
+	}
 	t.journal = j
-	t.last = j.header().last
+	t.last = max(t.last, j.header().last)
 	for _, l := range links {
 		n := l.n
 		// A parent has a smaller id than what is below it, and stays as long.
 		if n.parent = t.byID[l.parent]; n.parent == nil || l.parent >= n.id {
-			return nil, errors.Join(errors.New("it is damaged"), j.unmap())
+			return nil, errors.Join(errDamaged, j.unmap())
 		}
 		n.parent.children++
 		t.last = max(t.last, n.id)
