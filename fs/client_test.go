@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"storefs/fs"
+	"storefs/store"
 )
 
 var errCancelled = context.Canceled
@@ -92,19 +93,49 @@ func client(what string, args []string) error {
 			return err
 		}
 		return syscall.Close(fd)
-	case "serve": // DIR REAL: serve two names, one of which never ends
-		s := openFakeStore(args[1])
-		s.add(name(1, "quick"), recipe{make: tree})
-		s.add(name(2, "never"), recipe{make: tree, hold: make(chan struct{})})
-		server, err := fs.Mount(fs.Options{Mountpoint: args[0], Real: args[1], Store: s, Realiser: s})
-		if err != nil {
-			return err
-		}
-		fmt.Println("ready")
-		server.Wait()
-		return nil
+	case "serve": // DIR REAL [DATA [HELD]]: serve names that never become valid, and one that does quickly
+		return serveNames(args)
 	}
 	return fmt.Errorf("no client %q", what)
 }
 
 const sigcont = syscall.SIGCONT
+
+// serveNames is a server that is to be killed. With DATA, the mount survives it:
+// it says by which descriptors, and leaves the mount to the next one at SIGTERM.
+// With HELD too, it is that one, and has them as 3 and 4.
+func serveNames(args []string) error {
+	s := openFakeStore(args[1])
+	s.add(name(1, "quick"), recipe{make: tree})
+	s.add(name(2, "never"), recipe{make: tree, hold: make(chan struct{})})
+	s.add(name(3, "never"), recipe{make: tree, promised: store.KindDirectory, hold: make(chan struct{})})
+	s.add(name(4, "never"), recipe{make: regular("doc\n"), promised: store.KindRegular, hold: make(chan struct{})})
+	opts := fs.Options{Mountpoint: args[0], Real: args[1], Store: s, Realiser: s, Control: s}
+	if len(args) > 2 {
+		opts.Data, opts.Survive = fs.Data(args[2]), true
+	}
+	if len(args) > 3 {
+		if err := s.refresh(); err != nil {
+			return err
+		}
+		opts.Held = &fs.Held{Device: os.NewFile(3, "device"), Journal: os.NewFile(4, "journal")}
+	}
+	server, err := fs.Mount(opts)
+	if err != nil {
+		return err
+	}
+	fmt.Print("ready")
+	if h := server.Held(); h != nil {
+		fmt.Print(" ", h.Device.Fd(), " ", h.Journal.Fd())
+	}
+	fmt.Println()
+	part := make(chan os.Signal, 1)
+	signal.Notify(part, syscall.SIGTERM)
+	go func() {
+		<-part
+		server.Part()
+		os.Exit(0)
+	}()
+	server.Wait()
+	return nil
+}

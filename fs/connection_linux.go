@@ -138,7 +138,7 @@ func (h *Held) Detach() error {
 		return err
 	}
 	m := head.mounted()
-	if at, found := mountAt(m.dir); !found || at.major != m.major || at.minor != m.minor {
+	if m.id == 0 {
 		return nil
 	}
 	return unmountAt(m.dir, head.direct != 0, true)
@@ -163,10 +163,11 @@ func (h *Held) read() (*header, error) {
 }
 
 // mounted is the mount that the header describes, with the id of 0 if it is
-// not, or no longer, on top at its place.
+// not, or no longer, on top at its place. The device's number alone does not say
+// so: it is given to another file system as soon as the mount has gone.
 func (h *header) mounted() mounted {
 	dir := string(text(h.dir[:]))
-	if m, found := mountAt(dir); found && m.major == int(h.major) && m.minor == int(h.minor) {
+	if m, found := mountAt(dir); found && m.ours() && m.major == int(h.major) && m.minor == int(h.minor) {
 		return m
 	}
 	return mounted{dir: dir, major: int(h.major), minor: int(h.minor)}

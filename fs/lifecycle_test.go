@@ -1,7 +1,6 @@
 package fs_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -72,22 +71,10 @@ func TestLiveMountIsRefused(t *testing.T) {
 }
 
 // serve serves dir from a process of its own, with name(1) quickly made and
-// name(2) never.
+// others never.
 func serve(t *testing.T, dir, real string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(testBinary(t), "-client", "serve", dir, real)
-	cmd.Dir = "/"
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("server: %q, %v", line, err)
-	}
+	cmd, _ := serveHeld(t, dir, real, "", nil)
 	return cmd
 }
 
@@ -288,7 +275,7 @@ cd /
 export HOME=$T/tmp TMPDIR=$T/tmp
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 setpriv --reuid 65534 --regid 65534 --clear-groups $3 $T/fs.test -test.count=1 -test.run "$4" 2>&1`
-	const tests = "TestKill|TestWritesStartNothing|TestWhatIsSeen|TestManyCallers|TestDeadMount|TestUnmountEnds|TestUnmountBusy|TestLiveMount|TestMountpointIsRefused|TestListingFollows|TestControl|TestPassthrough|TestOpensAreShared"
+	const tests = "TestKill|TestWritesStartNothing|TestWhatIsSeen|TestManyCallers|TestDeadMount|TestUnmountEnds|TestUnmountBusy|TestLiveMount|TestMountpointIsRefused|TestListingFollows|TestControl|TestPassthrough|TestOpensAreShared|TestTakeOver|TestDetach"
 	for _, c := range []struct{ name, in string }{{"fusermount3", ""}, {"user namespace", "unshare -Urm"}} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.in != "" {

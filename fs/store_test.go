@@ -143,6 +143,10 @@ func (s *fakeStore) Realise(ctx context.Context, c fs.Call) error {
 		s.mu.Unlock()
 		return store.ErrUnknown
 	}
+	if _, ok := s.valid[name]; ok {
+		s.mu.Unlock()
+		return nil
+	}
 	b := s.running[name]
 	if b == nil {
 		b = &build{done: make(chan struct{})}
@@ -198,6 +202,21 @@ func (s *fakeStore) put(name string, make func(path string) error) error {
 	s.valid[name] = kind
 	s.mu.Unlock()
 	return nil
+}
+
+// refresh makes valid what is there.
+func (s *fakeStore) refresh() error {
+	entries, err := os.ReadDir(s.real)
+	for _, e := range entries {
+		k, err := canonical(filepath.Join(s.real, e.Name()))
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.valid[e.Name()] = k
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // canonical gives a tree the modes and times of store objects.
