@@ -130,6 +130,13 @@ func (s *Server) Held() *Held {
 // for is answered by that one. This process has to end before it begins.
 func (s *Server) Part() { s.transport.part() }
 
+// Alive reports whether the mount has neither been unmounted nor aborted.
+func (h *Held) Alive() bool {
+	fds := []unix.PollFd{{Fd: int32(h.Device.Fd())}}
+	_, err := retry(func() (int, error) { return unix.Poll(fds, 0) })
+	return err == nil && fds[0].Revents&unix.POLLERR == 0
+}
+
 // Detach gives the mount up: new callers do not find it, and those that wait
 // get an error as soon as nobody has it open any more.
 func (h *Held) Detach() error {

@@ -283,6 +283,9 @@ func TestDetach(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	server.Process.Kill()
 	server.Wait()
+	if !held.Alive() {
+		t.Error("the mount has gone with its server")
+	}
 	if err := held.Detach(); err != nil || mounted(dir) {
 		t.Errorf("%v, mounted: %v", err, mounted(dir))
 	}
@@ -298,6 +301,9 @@ func TestDetach(t *testing.T) {
 	server.Wait()
 	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
+	}
+	if held.Alive() {
+		t.Error("the mount is there after its end")
 	}
 	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)

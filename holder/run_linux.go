@@ -18,7 +18,9 @@ import (
 type Options struct {
 	// Args are the arguments of the server, its name first.
 	Args []string
-	// Detach gives the mount up to which the files belong, for good.
+	// Alive reports whether the mount to which the files belong is still there.
+	Alive func(files []*os.File) bool
+	// Detach gives it up, for good.
 	Detach func(files []*os.File) error
 }
 
@@ -78,7 +80,11 @@ func Run(o Options) int {
 	case state != "":
 		err = h.resume(state)
 	default:
-		h.files = stored()
+		if h.files = stored(); len(h.files) > 0 && !h.Alive(h.files) {
+			h.unstore()
+			closeAll(h.files)
+			h.files = nil
+		}
 		err = h.start()
 	}
 	if err != nil {

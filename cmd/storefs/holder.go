@@ -22,6 +22,10 @@ func becomeHolder() error {
 func holdMount() int {
 	return holder.Run(holder.Options{
 		Args: append([]string{"storefs"}, os.Args[1:]...),
+		Alive: func(files []*os.File) bool {
+			held, _, err := heldFrom(files)
+			return err == nil && held.Alive()
+		},
 		Detach: func(files []*os.File) error {
 			held, _, err := heldFrom(files)
 			if err != nil {
