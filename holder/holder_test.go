@@ -1,0 +1,257 @@
+package holder_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/holder"
+)
+
+func TestServerIsKilled(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	for i := range 3 {
+		pid := m.one("server")
+		m.kill(pid)
+		m.noted(i+1, `takes "mount"`)
+		m.says(fmt.Sprintf("storefs: the server (pid %d) died: killed; starting it again\n", pid))
+	}
+	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+	m.ends(5) // as the server does
+}
+
+func TestHolderIsKilled(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	server := m.one("server")
+	for range 3 {
+		dead := m.one(holder.Name)
+		m.kill(dead)
+		next := m.one(holder.Name)
+		m.says(fmt.Sprintf("storefs: the holder died; the next one is process %d\n", next))
+	}
+	if m.one("server") != server {
+		t.Error("the server was started again")
+	}
+	// The adopted server is one like any other.
+	time.Sleep(50 * time.Millisecond) // until it has been adopted
+	m.kill(server)
+	m.noted(1, `takes "mount"`)
+	m.says(fmt.Sprintf("storefs: the server (pid %d) died: it was no child of this process; starting it again\n", server))
+	unix.Kill(m.one(holder.Name), unix.SIGTERM)
+	m.gone()
+}
+
+// One after the other, in both orders, and with hardly a pause.
+func TestEachIsKilled(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	taken := 0
+	for range 2 {
+		time.Sleep(1100 * time.Millisecond) // not a quick death
+		m.kill(m.one("server"))
+		taken++
+		m.noted(taken, "takes")
+		m.kill(m.one(holder.Name))
+		m.one(holder.Name)
+		time.Sleep(50 * time.Millisecond)
+	}
+	unix.Kill(m.one(holder.Name), unix.SIGINT)
+	m.gone()
+}
+
+// Only when both die together, it is over.
+func TestBothAreKilled(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	m.kill(m.one("server"), m.one(holder.Name))
+	m.ends(-1)
+	time.Sleep(100 * time.Millisecond)
+	m.gone()
+}
+
+// A server that cannot live is not started for ever.
+func TestServerCannotLive(t *testing.T) {
+	t.Parallel()
+	for what, starts := range map[string]int{"early": 0, "taken": 0, "late": 4} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t)
+			m.start()
+			m.noted(1, "begins")
+			m.set(program + "-" + what)
+			m.kill(m.one("server"))
+			m.ends(1)
+			m.noted(1, `detached "mount"`)
+			if !strings.HasSuffix(m.log(), "storefs: the mount is given up: the server died 5 times in a row, the last time by: exit status 7\n") {
+				t.Errorf("%s", m.log())
+			}
+			if got := strings.Count(strings.Join(m.notes(), "\n"), "takes"); got != starts {
+				t.Errorf("it was taken over %d times, want %d", got, starts)
+			}
+		})
+	}
+}
+
+// A server that never had a mount has nothing to be started again for.
+func TestServerNeverBegan(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set(program + "-taken")
+	m.start()
+	m.ends(7)
+	if m.log() != "" {
+		t.Errorf("%s", m.log())
+	}
+}
+
+// Holders that die as soon as they are started are given up too: the server
+// goes on alone.
+func TestHolderCannotLive(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	server := m.one("server")
+	for deaths := 0; !strings.Contains(m.log(), "the mount does not survive this process any more"); deaths++ {
+		if deaths > 10 {
+			t.Fatal("it never gives up")
+		}
+		if pids := m.pids(holder.Name); len(pids) > 0 {
+			m.kill(pids...)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if !strings.HasSuffix(m.log(), "storefs: the holder died 5 times in a row: the mount does not survive this process any more\n") {
+		t.Errorf("%s", m.log())
+	}
+	if m.one("server") != server {
+		t.Error("the server did not go on")
+	}
+	unix.Kill(server, unix.SIGTERM)
+	m.gone()
+}
+
+// A signal ends the mount also while no server is there.
+func TestInterruptedBetweenServers(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	m.set(program + "-early")
+	m.kill(m.one("server"))
+	m.says("died: exit status 7")
+	for m.one(holder.Name) > 0 {
+		unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+		if strings.Contains(m.log(), "given up") {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	m.ends(1)
+	m.noted(1, `detached "mount"`)
+}
+
+// upgrade lets the server ask for another program.
+func (m *mount) upgrade(program string) {
+	m.t.Helper()
+	if err := os.WriteFile(filepath.Join(m.dir, "program"), []byte(program), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+	unix.Kill(m.one("server"), unix.SIGUSR2)
+}
+
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	for _, stubborn := range []bool{false, true} {
+		t.Run(fmt.Sprint("stubborn ", stubborn), func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t)
+			if stubborn {
+				m.set(program + "-stubborn")
+			}
+			m.start()
+			m.noted(1, "begins")
+			before := m.one("server")
+			began := time.Now()
+			m.upgrade(m.install("new"))
+			m.noted(1, fmt.Sprintf("%s %d is told to part", program, before))
+			m.noted(1, `takes "mount"`)
+			if took := time.Since(began); stubborn && took < 200*time.Millisecond {
+				t.Errorf("it was killed after %v", took)
+			}
+			server := m.one("server")
+			if server == before || exe(server) != "new" {
+				t.Errorf("process %d after %d serves as %s", server, before, exe(server))
+			}
+			// The holder is the same process, and the new program.
+			if got := m.one(holder.Name); got != m.cmd.Process.Pid {
+				t.Errorf("the holder is process %d, not %d", got, m.cmd.Process.Pid)
+			}
+			m.until("the holder is the new program", func() bool { return exe(m.cmd.Process.Pid) == "new" })
+			m.kill(server)
+			m.noted(2, `new `)
+			if got := exe(m.one("server")); got != "new" {
+				t.Errorf("%s was started again", got)
+			}
+			// And back.
+			m.upgrade(filepath.Join(m.dir, program))
+			m.until("the old program serves", func() bool {
+				pids := m.pids("server")
+				return len(pids) == 1 && exe(pids[0]) == program && exe(m.cmd.Process.Pid) == program
+			})
+			unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+			m.ends(5)
+		})
+	}
+}
+
+// A program that does not serve changes nothing.
+func TestUpgradeRefused(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	server := m.one("server")
+	failing := filepath.Join(m.dir, "failing")
+	if err := os.WriteFile(failing, []byte("#!/bin/sh\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct{ program, want string }{
+		{filepath.Join(m.dir, "nothing"), "nothing: no such file or directory"},
+		{m.dir, "permission denied"},
+		{failing, "the new program ended before it could serve: exit status 3"},
+	} {
+		m.upgrade(c.program)
+		if line := m.noted(i+1, "refused: "); !strings.HasSuffix(line, c.want) {
+			t.Errorf("%s, want %s", line, c.want)
+		}
+	}
+	if m.one("server") != server || strings.Contains(strings.Join(m.notes(), "\n"), "part") {
+		t.Error("something was changed")
+	}
+	// One that dies when it is too late for that: the one before goes on.
+	m.set("new-taken")
+	m.upgrade(m.install("new"))
+	m.noted(1, `takes "mount"`)
+	m.says("storefs: the new program does not serve (exit status 7): going back to the one before\n")
+	if got := exe(m.one("server")); got != program || exe(m.cmd.Process.Pid) != program {
+		t.Errorf("%s serves", got)
+	}
+	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+	m.ends(5)
+}
