@@ -342,6 +342,12 @@ func (h *holder) become(program string) (status int, end bool) {
 		}
 	}
 	h.newer = ""
+	// What is not heard now is lost: Go lets no signal wait for the next program.
+	select {
+	case s := <-h.signals:
+		h.stop(s)
+	default:
+	}
 	err := h.exec(program)
 	h.say("the holder goes on as the program before: %v", err)
 	_ = p.socket.file.SetReadDeadline(time.Time{})
