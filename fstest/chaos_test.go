@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -307,13 +308,22 @@ func (c *chaos) disturb() {
 		}
 		switch rand.IntN(8) {
 		case 0:
-			// Alone: a server must have its next holder before it may be
-			// killed.
-			for _, pid := range c.serving(true) {
+			// Alone: a holder must have a server, and a server its next holder.
+			if err := c.storefs("status"); err != nil {
+				c.fail("status", err)
+			}
+			dead := c.serving(true)
+			for _, pid := range dead {
 				unix.Kill(pid, unix.SIGKILL)
 				c.holders++
 			}
-			time.Sleep(700 * time.Millisecond)
+			for range 500 {
+				if now := c.serving(true); len(now) == 1 && !slices.Equal(now, dead) {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(300 * time.Millisecond)
 		case 1:
 			if err := c.storefs("upgrade"); err != nil {
 				c.fail("upgrade", err)

@@ -10,7 +10,8 @@
 //
 //	server                          holder
 //	  standing by    →                        I have started, and can begin
-//	                 ←  take [files]          nobody else serves: begin, with these
+//	                 ←  take [files]          nobody else serves: begin, with these;
+//	                                          to the only server, as soon as it is started
 //	  hold [files]   →                        keep these
 //	  ready          →
 //	  ending         →                        I am giving the mount up

@@ -85,6 +85,23 @@ func TestBothAreKilled(t *testing.T) {
 	m.gone()
 }
 
+// A server that has hardly been started is enough for the mount to survive.
+func TestHolderIsKilledBeforeTheServerTakes(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.start()
+	m.noted(1, "begins")
+	m.set(program + "-slow")
+	m.kill(m.one("server"))
+	m.one("server")
+	m.kill(m.one(holder.Name))
+	m.noted(1, `takes "mount"`)
+	m.one(holder.Name)
+	time.Sleep(100 * time.Millisecond) // until it listens
+	unix.Kill(m.one(holder.Name), unix.SIGTERM)
+	m.gone()
+}
+
 // A server that cannot live is not started for ever.
 func TestServerCannotLive(t *testing.T) {
 	t.Parallel()

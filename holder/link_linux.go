@@ -67,7 +67,11 @@ func (l *Link) Take(ctx context.Context) ([]*os.File, error) {
 	s := l.socket
 	stop := context.AfterFunc(ctx, func() { _ = s.file.SetReadDeadline(time.Now()) })
 	p, err := func() (packet, error) {
-		if err := s.send(packetStandingBy, ""); err != nil {
+		// A holder that has died may have said what there is to take.
+		l.mu.Lock()
+		err := l.tell(packetStandingBy, "")
+		l.mu.Unlock()
+		if err != nil {
 			return packet{}, err
 		}
 		return s.receive()
@@ -83,6 +87,7 @@ func (l *Link) Take(ctx context.Context) ([]*os.File, error) {
 		closeAll(p.files)
 		return nil, fmt.Errorf("wait for the holder: %w", err)
 	}
+	l.files = p.files
 	go l.listen()
 	return p.files, nil
 }

@@ -63,7 +63,7 @@ func content(files []*os.File) string {
 }
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
-// makes it die before it has said anything, -taken as soon as it could begin,
+// makes it die before it has said anything, -slow wait before that, -taken as soon as it could begin,
 // -late soon after it is ready, and -stubborn keep the mount.
 func serve(dir string) int {
 	exe, err := os.Executable()
@@ -77,6 +77,9 @@ func serve(dir string) int {
 	}
 	if does("early") {
 		return 7
+	}
+	if does("slow") {
+		time.Sleep(300 * time.Millisecond)
 	}
 	say := func(line string) { fmt.Fprintln(os.Stderr, line) }
 	link, err := holder.Connect(os.Args, say)

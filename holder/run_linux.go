@@ -118,6 +118,9 @@ func (h *holder) start() error {
 	}
 	h.current = p
 	h.listen(p)
+	// At once: what waits in the socket is the server's, though this process
+	// may be killed before it is taken out.
+	h.begin()
 	return nil
 }
 
@@ -184,10 +187,7 @@ func (h *holder) stop(s os.Signal) (status int, end bool) {
 func (h *holder) take(e came) (status int, end bool) {
 	switch e.kind {
 	case packetStandingBy:
-		switch e.from {
-		case h.current:
-			h.begin()
-		case h.next:
+		if e.from == h.next {
 			h.part()
 		}
 	case packetHold:

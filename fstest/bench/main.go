@@ -1,7 +1,7 @@
 // Command bench measures storefs beside a peer or a limit, in turns, in one
 // run, and prints ratios: absolute times mean nothing on a shared machine.
 //
-//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,promotion,sandbox,engine,gostd,prefetch] [-data auto] [-jobs 1000] [-nix 1] [-disk]
+//	go run ./fstest/bench -storefs bin/storefs [-runs 5] [-only mount,million,promotion,sandbox,engine,gostd,prefetch,upgrade] [-data auto] [-jobs 1000] [-nix 1] [-disk]
 package main
 
 import (
@@ -48,7 +48,7 @@ func main() {
 	builder.Child()
 	storefs := flag.String("storefs", "bin/storefs", "the binary to measure")
 	runs := flag.Int("runs", 5, "runs of each command, after one that is not counted")
-	only := flag.String("only", "mount,million,promotion,sandbox,engine,gostd,prefetch", "the parts to run")
+	only := flag.String("only", "mount,million,promotion,sandbox,engine,gostd,prefetch,upgrade", "the parts to run")
 	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
 	work := flag.String("work", "", "the part mount: a regular expression of the workloads to run")
 	paths := flag.Int("paths", 1_000_000, "the part million: how many")
@@ -95,7 +95,7 @@ func (b *bench) run(storefs string, disk bool, work string, parts []string) (err
 		}
 		defer unix.Unmount(b.fast, unix.MNT_DETACH)
 	}
-	all := map[string]func() error{"mount": b.mount, "million": b.million, "promotion": b.promotion, "sandbox": b.sandbox, "engine": b.engine, "gostd": b.gostd, "prefetch": b.prefetch}
+	all := map[string]func() error{"mount": b.mount, "million": b.million, "promotion": b.promotion, "sandbox": b.sandbox, "engine": b.engine, "gostd": b.gostd, "prefetch": b.prefetch, "upgrade": b.upgrade}
 	for _, name := range parts {
 		part, ok := all[name]
 		if !ok {
