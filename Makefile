@@ -4,6 +4,7 @@ GO        ?= go
 TOOLS     := $(GO) tool -modfile=tools/go.mod
 FUZZTIME  ?= 5s
 JOBS      ?= 1000
+CHAOS     ?= 1h
 
 export CGO_ENABLED ?= 0
 
@@ -11,7 +12,7 @@ export CGO_ENABLED ?= 0
 # ignored: not so the tests.
 SIGNALS   := $(shell env --default-signal=HUP,INT,QUIT true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT)
 
-.PHONY: help build demo test deps lint race fuzz bench bench-mount bench-engine fmt clean
+.PHONY: help build demo test deps lint race fuzz chaos bench bench-mount bench-engine fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ race: ## all tests with the race detector
 
 fuzz: ## each fuzz target for FUZZTIME (5s)
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz
+
+chaos: ## servers killed and upgraded under a mixed load for CHAOS (1h; make test does it for half a minute), or KILLS=1000 times (as root)
+	STOREFS_CHAOS='$(CHAOS)' STOREFS_KILLS='$(KILLS)' $(PRIVATE) $(GO) test ./fstest -run TestChaos -count 1 -v -timeout 0
 
 bench: build ## speed, as ratios to peers measured in the same run
 	$(GO) run ./fstest/bench -storefs bin/storefs

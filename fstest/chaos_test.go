@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chaosTime is how long the disorder lasts; STOREFS_CHAOS=8h makes it longer
-// (make chaos).
+// chaosTime is how long the disorder lasts at most; STOREFS_CHAOS=8h makes it
+// longer (make chaos).
 func chaosTime(t *testing.T) time.Duration {
 	t.Helper()
 	if v := os.Getenv("STOREFS_CHAOS"); v != "" {
@@ -34,7 +36,21 @@ func chaosTime(t *testing.T) time.Duration {
 	if testing.Short() {
 		return 10 * time.Second
 	}
-	return 40 * time.Second
+	return 30 * time.Second
+}
+
+// chaosKills is after how many dead servers it ends, if STOREFS_KILLS says so.
+func chaosKills(t *testing.T) int {
+	t.Helper()
+	v := os.Getenv("STOREFS_KILLS")
+	if v == "" {
+		return math.MaxInt
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Clients of every kind use one mount without a pause while its servers are
@@ -62,7 +78,8 @@ outer = sh("outer", "cp $in/file $out", env = {"in": inner.out}, kind = "regular
 			t.Logf("the servers' messages:\n%s", log)
 		}
 	})
-	c := &chaos{lab: l, t: t}
+	c := &chaos{lab: l, t: t, kills: chaosKills(t)}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), chaosTime(t))
 	defer cancel()
 	c.ctx = ctx
@@ -166,7 +183,7 @@ for n in itertools.count():
 		t.Fatal("clients hang")
 	}
 	t.Logf("%d rounds of clients, %d servers killed, %d holders killed, %d upgrades", c.rounds.Load(), c.servers, c.holders, c.upgrades)
-	if c.servers+c.upgrades < int(chaosTime(t)/(4*time.Second)) {
+	if c.servers+c.upgrades < int(time.Since(began)/(6*time.Second)) {
 		t.Error("there was hardly any disorder")
 	}
 	l.ok("verify", "--check-contents")
@@ -184,6 +201,8 @@ type chaos struct {
 	ctx    context.Context
 	rounds atomic.Int64
 	failed atomic.Int64
+
+	kills int // of servers, which are enough
 
 	servers, holders, upgrades int
 }
@@ -293,7 +312,7 @@ func (c *chaos) script(clients *sync.WaitGroup, args ...string) {
 // disturb kills and upgrades until the time is over.
 func (c *chaos) disturb() {
 	quick := 0
-	for c.ctx.Err() == nil {
+	for c.ctx.Err() == nil && c.servers < c.kills {
 		// Five deaths within a second each would be taken for a server that
 		// cannot live.
 		pause := time.Duration(rand.IntN(1500)) * time.Millisecond

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// An ordinary user builds, mounts and realises by touching, with nothing but
-// fusermount3, a /dev/fuse that may be opened, and user namespaces.
+// An ordinary user builds, mounts, realises by touching, and keeps the mount when
+// its server dies, with nothing but fusermount3, a /dev/fuse that may be opened, and user namespaces.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		missing(t, "this test drops from root to an ordinary user")
@@ -35,6 +35,15 @@ out=$($BIN query outputs $($BIN instantiate '`+file+`'))
 test "$(cat $out/file)" = "made by 1000"
 test "$(stat -c %u-%a-%Y $out/file)" = 65534-444-1
 $BIN status >/dev/null
+pid() { $BIN status --json | sed "s/.*\"pid\":\([0-9]*\).*/\1/"; }
+exec 3<$out/file
+old=$(pid); kill -9 $old
+test "$(cat $out/file)" = "made by 1000"
+test $old != $(pid)
+old=$(pid); $BIN upgrade
+test $old != $(pid)
+test "$(cat <&3)" = "made by 1000"
+exec 3<&-
 $BIN umount
 ! mountpoint -q $STORE
 $BIN verify --check-contents

@@ -50,6 +50,8 @@ func (*mountCmd) Help() string {
 
 Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
 
+The mount is served by a process of its own, which is started again when it dies, or replaced by "storefs upgrade": callers only wait meanwhile (Linux 6.9 or later; --no-survive serves it from this process). Running builds begin anew. After five deaths in a row the mount is given up.
+
 Why something takes its time shows in .storefs/waiters and .storefs/status, and what is known of NAME, without realising it, in .storefs/info/NAME, .storefs/why/NAME and its extended attributes (getfattr -d).
 
 A process whose environment had STOREFS_NOTIFY=1 when it began is told on its terminal what it waits for, once that takes longer than a second.
