@@ -22,6 +22,7 @@ type Link struct {
 	say  func(string)
 
 	parted  chan struct{} // closed when the holder says so
+	readied chan struct{} // closed by Ready
 	refused chan string
 	done    chan struct{} // closed when nothing of the link runs any more
 
@@ -54,6 +55,7 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		args:    args,
 		say:     say,
 		parted:  make(chan struct{}),
+		readied: make(chan struct{}),
 		refused: make(chan string),
 		done:    make(chan struct{}),
 		socket:  newSocket(fd),
@@ -100,11 +102,12 @@ func (l *Link) Hold(files []*os.File) error {
 	return l.tell(packetHold, "", files...)
 }
 
-// Ready says that the mount can be used.
+// Ready says, once, that the mount can be used.
 func (l *Link) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ready = true
+	close(l.readied)
 	return l.tell(packetReady, "")
 }
 
@@ -129,6 +132,13 @@ func (l *Link) tell(kind byte, text string, files ...*os.File) error {
 // Upgrade starts program in the place of this server. When it returns nil, that
 // one is waiting, and Parted is about to be closed.
 func (l *Link) Upgrade(ctx context.Context, program string) error {
+	select {
+	case <-l.readied: // before, the last upgrade is not over
+	case <-l.done:
+		return ErrAlone
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	l.mu.Lock()
 	err := l.socket.send(packetUpgrade, program)
 	l.mu.Unlock()

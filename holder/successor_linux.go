@@ -17,6 +17,7 @@ import (
 // from here on.
 func (h *holder) become(program string) (status int, end bool) {
 	p := h.current
+	h.newer = ""
 	// What p has said is acted upon first: the new program would not hear it.
 	_ = p.socket.file.SetReadDeadline(time.Now())
 	for silent := false; !silent; {
@@ -32,15 +33,16 @@ func (h *holder) become(program string) (status int, end bool) {
 			return status, end
 		}
 	}
-	h.newer = ""
 	// What is not heard now is lost: Go lets no signal wait for the next program.
 	select {
 	case s := <-h.signals:
 		h.stop(s)
 	default:
 	}
-	err := h.exec(program)
-	h.say("the holder goes on as the program before: %v", err)
+	if h.next == nil { // else the next upgrade has begun
+		err := h.exec(program)
+		h.say("the holder goes on as the program before: %v", err)
+	}
 	_ = p.socket.file.SetReadDeadline(time.Time{})
 	h.listen(p)
 	return 0, false

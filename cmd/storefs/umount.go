@@ -31,6 +31,13 @@ func (c *umountCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return fmt.Errorf("umount: %w", err)
 		}
+		h := client.Hello()
+		if h.Mountpoint == "" && h.Role == "mount" && ctx.Err() == nil {
+			// It is about to mount, or to take the mount over.
+			client.Close()
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
 		err = c.stop(ctx, client)
 		client.Close()
 		// A server that was killed on its way to the end comes back.

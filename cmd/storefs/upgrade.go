@@ -46,7 +46,7 @@ func (c *upgradeCmd) Run(ctx context.Context, a *app) error {
 		}
 		now := client.Hello()
 		client.Close()
-		if now.PID != before.PID {
+		if now.PID != before.PID && now.Mountpoint != "" {
 			if !runs(now.PID, program) {
 				return fmt.Errorf("upgrade: %s did not serve (the mount's messages say why); process %d goes on as the program before", program, now.PID)
 			}
