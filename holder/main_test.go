@@ -1,7 +1,6 @@
 package holder_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,11 +148,10 @@ func serve(dir string) int {
 
 // mount is a directory with what becomes of a holder and its servers.
 type mount struct {
-	t    *testing.T
-	dir  string
-	cmd  *exec.Cmd
-	said *bytes.Buffer // when it has ended
-	end  chan error
+	t   *testing.T
+	dir string
+	cmd *exec.Cmd
+	end chan error
 }
 
 const program = "old"
