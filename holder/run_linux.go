@@ -78,11 +78,7 @@ func Run(o Options) int {
 	case state != "":
 		err = h.resume(state)
 	default:
-		if h.files = stored(); len(h.files) > 0 && !h.Alive(h.files) {
-			h.unstore()
-			closeAll(h.files)
-			h.files = nil
-		}
+		h.stored()
 		err = h.start()
 	}
 	if err != nil {

@@ -14,27 +14,40 @@ import (
 // the whole service is dead, if its unit has FileDescriptorStoreMax=.
 const fdName = "storefs-mount"
 
-// stored are the files that an earlier holder left with the service manager.
-func stored() []*os.File {
+// stored takes the files that an earlier holder left with the service manager,
+// if the mount is still there. Otherwise they go back: the manager drops by
+// itself only those that it sees an error of.
+func (h *holder) stored() {
 	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	if pid != os.Getpid() || len(names) != n {
-		return nil
+		return
 	}
 	const first = 3 // SD_LISTEN_FDS_START
-	files := make([]*os.File, n)
+	all, ordered := make([]*os.File, n), make([]*os.File, n)
+	complete := true
 	for i, name := range names {
 		unix.CloseOnExec(first + i)
-		f := os.NewFile(uintptr(first+i), name)
+		all[i] = os.NewFile(uintptr(first+i), name)
 		// Their names number them: the manager has an order of its own.
 		k, err := strconv.Atoi(strings.TrimPrefix(name, fdName+"-"))
-		if err != nil || k < 0 || k >= n || files[k] != nil {
-			return nil
+		if err != nil || k < 0 || k >= n || ordered[k] != nil {
+			complete = false
+			continue
 		}
-		files[k] = f
+		ordered[k] = all[i]
 	}
-	return files
+	if complete && h.Alive(ordered) {
+		h.files = ordered
+		return
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, fdName+"-") {
+			h.tell("FDSTOREREMOVE=1\nFDNAME=" + name)
+		}
+	}
+	closeAll(all)
 }
 
 // store leaves the files with the service manager too, if there is one that

@@ -1,6 +1,7 @@
 package holder_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -78,7 +79,7 @@ func (m *mount) restart(s *manager) {
 		m.cmd.ExtraFiles = append(m.cmd.ExtraFiles, f)
 	}
 	m.cmd.Args = []string{"", "-c", `LISTEN_PID=$$ exec -a ` + holder.Name + ` "$0" "$1"`, filepath.Join(m.dir, program), m.dir}
-	m.run([]string{"NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"), "LISTEN_FDS=2", "LISTEN_FDNAMES=" + strings.Join(names, ":")})
+	m.run([]string{"NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"), fmt.Sprint("LISTEN_FDS=", len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":")})
 }
 
 // The service manager keeps the mount while the whole service is dead.
@@ -116,29 +117,42 @@ func TestServiceManagerKeepsTheMount(t *testing.T) {
 	}
 }
 
-// What the manager kept of a mount that has ended meanwhile is given back.
+// What the manager kept of a mount that has ended meanwhile, or a part of it
+// only, is given back.
 func TestServiceManagerKeptTooLong(t *testing.T) {
 	t.Parallel()
-	m := newMount(t)
-	s := newManager(t, m)
-	m.start("NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"))
-	s.until("READY=1")
-	m.kill(m.one("server"), m.one(holder.Name))
-	m.ends(-1)
-	for _, f := range s.stored {
-		if err := f.Truncate(0); err != nil {
-			t.Fatal(err)
-		}
+	for name, spoil := range map[string]func(s *manager){
+		"ended": func(s *manager) {
+			for _, f := range s.stored {
+				f.Truncate(0)
+			}
+		},
+		"a part": func(s *manager) {
+			s.stored["storefs-mount-0"].Close()
+			delete(s.stored, "storefs-mount-0")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t)
+			s := newManager(t, m)
+			m.start("NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"))
+			s.until("READY=1")
+			m.kill(m.one("server"), m.one(holder.Name))
+			m.ends(-1)
+			spoil(s)
+			m.restart(s)
+			for range len(s.stored) {
+				s.until("FDSTOREREMOVE=1")
+			}
+			s.until("READY=1")
+			m.noted(2, "begins")
+			if len(s.stored) != 2 {
+				t.Errorf("%d files are stored", len(s.stored))
+			}
+			unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+			s.until("STOPPING=1")
+			m.ends(5)
+		})
 	}
-	m.restart(s)
-	s.until("FDSTOREREMOVE=1")
-	s.until("FDSTOREREMOVE=1")
-	s.until("READY=1")
-	m.noted(2, "begins")
-	if len(s.stored) != 2 {
-		t.Errorf("%d files are stored", len(s.stored))
-	}
-	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
-	s.until("STOPPING=1")
-	m.ends(5)
 }
