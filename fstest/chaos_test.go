@@ -182,7 +182,11 @@ for n in itertools.count():
 		time.Sleep(time.Second)
 		t.Fatal("clients hang")
 	}
-	t.Logf("%d rounds of clients, %d servers killed, %d holders killed, %d upgrades", c.rounds.Load(), c.servers, c.holders, c.upgrades)
+	t.Logf("%d rounds of clients, %d servers killed, %d holders killed, %d upgrades, %d files opened that were deleted",
+		c.rounds.Load(), c.servers, c.holders, c.upgrades, c.stale.Load())
+	if int(c.stale.Load()) > c.servers {
+		t.Error("more files that were deleted could be opened than servers died")
+	}
 	if c.servers+c.upgrades < int(time.Since(began)/(6*time.Second)) {
 		t.Error("there was hardly any disorder")
 	}
@@ -201,6 +205,7 @@ type chaos struct {
 	ctx    context.Context
 	rounds atomic.Int64
 	failed atomic.Int64
+	stale  atomic.Int64 // opened although they were deleted
 
 	kills int // of servers, which are enough
 
@@ -227,6 +232,7 @@ func (c *chaos) content(p, want string) error {
 	if errors.Is(err, unix.ESTALE) {
 		// Deleted, and the server died before it could say so to the kernel,
 		// which still let it be opened.
+		c.stale.Add(1)
 		return nil
 	}
 	if err == nil && string(b) != want {
@@ -241,6 +247,7 @@ func (c *chaos) cycle(p, file string, i int) error {
 	if i%2 == 0 {
 		out, err := exec.CommandContext(c.ctx, "cat", file).CombinedOutput()
 		if bytes.Contains(out, []byte("Stale file handle")) {
+			c.stale.Add(1)
 			return nil // as in content
 		}
 		if err != nil || string(out) != want {
