@@ -117,10 +117,13 @@ func (c *connection) close() {
 }
 
 // Held is what another process has to keep so that the mount survives this one,
-// still the server's own. It is nil if the mount does not survive.
+// still the server's own. It is nil if the mount does not survive, or no longer,
+// for lack of memory.
 func (s *Server) Held() *Held {
+	s.nodes.mu.RLock()
+	defer s.nodes.mu.RUnlock()
 	j := s.nodes.journal
-	if j == nil {
+	if j == nil || j.lost != nil {
 		return nil
 	}
 	return &Held{Device: s.device.file, Journal: j.file}

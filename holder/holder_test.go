@@ -271,3 +271,22 @@ func TestUpgradeRefused(t *testing.T) {
 	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
 	m.ends(5)
 }
+
+// A mount that does not survive its server is not taken from it either.
+func TestUpgradeWithNothingHeld(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set(program + "-alone")
+	m.start()
+	m.noted(1, "begins")
+	server := m.one("server")
+	m.upgrade(m.install("new"))
+	if line := m.noted(1, "refused: "); !strings.HasSuffix(line, "there is nothing that another server could go on with") {
+		t.Error(line)
+	}
+	if m.one("server") != server {
+		t.Error("another server serves")
+	}
+	m.kill(server)
+	m.ends(128 + int(unix.SIGKILL))
+}

@@ -63,7 +63,8 @@ func content(files []*os.File) string {
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
 // makes it die before it has said anything, -slow wait before that, -taken as soon as it could begin,
-// -late soon after it is ready, and -stubborn keep the mount.
+// -late soon after it is ready; -stubborn keep the mount, and -alone give the
+// holder nothing.
 func serve(dir string) int {
 	exe, err := os.Executable()
 	if err != nil {
@@ -112,6 +113,9 @@ func serve(dir string) int {
 		}
 	} else {
 		note(dir, "%s %d takes %q", program, os.Getpid(), content(files))
+	}
+	if does("alone") {
+		files = nil
 	}
 	if err := errors.Join(link.Hold(files), link.Ready()); err != nil {
 		say(err.Error())

@@ -282,6 +282,10 @@ func (h *holder) giveUp(why string) int {
 // upgrade starts program beside the current server. It takes that one's place
 // when it says that it could begin.
 func (h *holder) upgrade(program string) {
+	if len(h.files) == 0 {
+		h.refuse("there is nothing that another server could go on with")
+		return
+	}
 	if h.next != nil || h.newer != "" {
 		h.refuse("another upgrade is under way")
 		return

@@ -108,6 +108,10 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		BackgroundJobs: o.backgroundJobs,
 	})
 	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
+	upgrade := own.upgrade
+	if o.upgrade == nil {
+		upgrade = nil
+	}
 	own.server = daemon.New(daemon.Options{
 		Hello:     own.hello,
 		Realiser:  own.normaliser,
@@ -120,7 +124,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Events:    own.events,
 		Mount:     own.mount,
 		Stop:      o.stop,
-		Upgrade:   o.upgrade,
+		Upgrade:   upgrade,
 	})
 	listener, err := daemon.Listen(own.state.Socket())
 	if err != nil {
@@ -243,6 +247,17 @@ func (o *owner) unmount() error {
 		return nil
 	}
 	return err
+}
+
+// upgrade lets program go on with the mount, if it could.
+func (o *owner) upgrade(ctx context.Context, program string) error {
+	o.mu.Lock()
+	mounted := o.mounted
+	o.mu.Unlock()
+	if mounted != nil && mounted.Held() == nil {
+		return fmt.Errorf("the mount does not survive its server (its messages say why): %w", store.ErrRefused)
+	}
+	return o.options.upgrade(ctx, program)
 }
 
 // part ends the owner without its mount, which is left to the next server.
