@@ -216,18 +216,11 @@ func statAt(dir int, name string) (unix.Stat_t, error) {
 	return st, err
 }
 
-// readlink is the target of the link n.
-func (b *backing) readlink(n *node) ([]byte, error) {
-	buf := make([]byte, unix.PathMax)
-	err := b.at(n.parent, func(dir int) error {
-		size, err := unix.Readlinkat(dir, n.name, buf)
-		if err == nil {
-			buf = buf[:size]
-		}
+// readlink writes the target of the link n to buf, and returns its length.
+func (b *backing) readlink(n *node, buf []byte) (size int, err error) {
+	err = b.at(n.parent, func(dir int) (err error) {
+		size, err = unix.Readlinkat(dir, n.name, buf)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return buf, nil
+	return size, err
 }

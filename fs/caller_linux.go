@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +19,10 @@ type caller struct {
 	uid uint32
 }
 
-func callerOf(h *fuse.InHeader) caller { return caller{pid: h.Pid, uid: h.Uid} }
+func callerOf(q *request) caller {
+	h := q.header()
+	return caller{pid: h.Pid, uid: h.Uid}
+}
 
 // proc reads a file of /proc/TID. It is empty if there is no such thread, or
 // if this process may not look.

@@ -76,9 +76,9 @@ func takeOver(opts Options) (*connection, error) {
 	return c, nil
 }
 
-// open gets ready to serve r by way of top.
-func (c *connection) open(r *raw, top fuse.RawFileSystem, o *fuse.MountOptions, survive bool, log *slog.Logger) (*transport, error) {
-	t, err := newTransport(c.device, top, o, log)
+// open gets ready to serve r.
+func (c *connection) open(r *raw, counts *counted, o *fuse.MountOptions, survive bool, log *slog.Logger) (*transport, error) {
+	t, err := newTransport(c.device, r, counts, o, log)
 	if err != nil {
 		return nil, err
 	}

@@ -123,9 +123,8 @@ func (d data) stat(n *node) (st unix.Stat_t, ok bool) {
 	return st, err == nil
 }
 
-// read answers READ of a regular file.
-func (d data) read(n *node, offset uint64, buf []byte) (fuse.ReadResult, fuse.Status) {
-	var size int
+// read reads a regular file to buf and returns how much there was.
+func (d data) read(n *node, offset uint64, buf []byte) (size int, st fuse.Status) {
 	err := d.with(n, func(fd int) (err error) {
 		for {
 			if size, err = unix.Pread(fd, buf, int64(offset)); err != unix.EINTR {
@@ -134,9 +133,9 @@ func (d data) read(n *node, offset uint64, buf []byte) (fuse.ReadResult, fuse.St
 		}
 	})
 	if err != nil {
-		return nil, lost(err)
+		return 0, lost(err)
 	}
-	return fuse.ReadResultData(buf[:size]), fuse.OK
+	return size, fuse.OK
 }
 
 // seek answers LSEEK, which the kernel sends for SEEK_DATA and SEEK_HOLE only.

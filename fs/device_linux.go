@@ -147,6 +147,13 @@ func appendHeader(b []byte, length int, code int32, unique uint64) []byte {
 	return binary.NativeEndian.AppendUint64(b, unique)
 }
 
+// pending reports whether a request waits to be read.
+func (d *device) pending() bool {
+	fds := []unix.PollFd{{Fd: int32(d.fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 && err == nil
+}
+
 // notify sends a notification: unique 0, and its code in the error's place.
 func (d *device) notify(code int32, body []byte) error {
 	b := append(appendHeader(nil, outHeader+len(body), code, 0), body...)

@@ -125,7 +125,7 @@ func (r *raw) inos(n *node) (own, up uint64, err error) {
 }
 
 // lookupObject finds the valid store object called name.
-func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupObject(q *request, name string, out *fuse.EntryOut) fuse.Status {
 	st, err := statAt(r.backing.real, name)
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
@@ -143,17 +143,17 @@ func (r *raw) lookupObject(h *fuse.InHeader, name string, out *fuse.EntryOut) fu
 		out.SetEntryTimeout(useTime)
 	}
 	if r.uses != nil {
-		r.uses.add(callerOf(h), name)
+		r.uses.add(callerOf(q), name)
 	}
 	return fuse.OK
 }
 
 // settle waits until n, if it is a promise, is the real object.
-func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Status {
+func (r *raw) settle(q *request, n *node) fuse.Status {
 	if !n.pending.Load() {
 		return fuse.OK
 	}
-	if err := r.realise(cancel, h, n.name); err != nil {
+	if err := r.realise(q, n.name); err != nil {
 		return status(err)
 	}
 	st, err := r.backing.stat(n)
@@ -175,8 +175,8 @@ func (r *raw) settle(cancel <-chan struct{}, h *fuse.InHeader, n *node) fuse.Sta
 // stands for is valid. If that is a link itself, n may go on standing for it,
 // and resolve describes it. Otherwise ESTALE makes the kernel walk the path
 // again, and look the real object up.
-func (r *raw) resolve(cancel <-chan struct{}, h *fuse.InHeader, n *node) (unix.Stat_t, fuse.Status) {
-	if err := r.realise(cancel, h, n.name); err != nil {
+func (r *raw) resolve(q *request, n *node) (unix.Stat_t, fuse.Status) {
+	if err := r.realise(q, n.name); err != nil {
 		return unix.Stat_t{}, status(err)
 	}
 	st, err := r.backing.stat(n)

@@ -20,11 +20,15 @@ const forever = 365 * 24 * time.Hour
 // that it was deleted.
 const linkTime = time.Second
 
-// raw answers the requests of the kernel. What it does not define is answered
-// ENOSYS: on a read-only mount the kernel sends no request that would change
-// something.
+// raw answers the requests of the kernel: the rare ones as go-fuse's RawFileSystem,
+// the frequent ones and those that may wait by methods of its own. What it does
+// not define is answered ENOSYS: on a read-only mount the kernel sends no request
+// that would change something.
 type raw struct {
 	fuse.RawFileSystem
+	// relieve says that somebody else should read requests, as the answer to
+	// this one may take long.
+	relieve func()
 
 	store        Store
 	realiser     Realiser
@@ -68,28 +72,28 @@ func lost(err error) fuse.Status {
 
 func (r *raw) String() string { return "storefs" }
 
-func (r *raw) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	n := r.nodes.get(h.NodeId)
+func (r *raw) lookup(q *request, name string, out *fuse.EntryOut) fuse.Status {
+	n := r.nodes.get(q.header().NodeId)
 	switch {
 	case n == nil:
 		return fuse.Status(syscall.ESTALE)
 	case n.kind == kindRoot:
-		return r.lookupRoot(cancel, h, name, out)
+		return r.lookupRoot(q, name, out)
 	case n.kind == kindControlDir:
 		return r.lookupControl(n, name, out)
 	case n.kind == kindProbe:
-		if err := r.realise(cancel, h, n.name); err != nil {
+		if err := r.realise(q, n.name); err != nil {
 			return status(err)
 		}
 		return fuse.Status(syscall.ESTALE) // the kernel looks the real one up
 	}
-	if st := r.settle(cancel, h, n); !st.Ok() {
+	if st := r.settle(q, n); !st.Ok() {
 		return st
 	}
 	return r.lookupInner(n, name, out)
 }
 
-func (r *raw) Forget(id, count uint64) {
+func (r *raw) forget(id, count uint64) {
 	freed, shrunk := r.nodes.forget(id, count)
 	if freed {
 		r.data.forget(id)
@@ -98,12 +102,13 @@ func (r *raw) Forget(id, count uint64) {
 	if shrunk {
 		// A server that has nothing to do makes no garbage, and so would keep
 		// this for minutes.
+		r.relieve()
 		debug.FreeOSMemory()
 	}
 }
 
-func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := r.nodes.get(in.NodeId)
+func (r *raw) getAttr(q *request, out *fuse.AttrOut) fuse.Status {
+	n := r.nodes.get(q.header().NodeId)
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
@@ -116,13 +121,13 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		out.Attr = r.dirAttr(topIno(n.name))
 		return fuse.OK // and asked again
 	case kindLink:
-		st, status := r.resolve(cancel, &in.InHeader, n)
+		st, status := r.resolve(q, n)
 		if !status.Ok() {
 			return status
 		}
 		r.attr(&out.Attr, n, &st)
 	case kindObject:
-		if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
+		if st := r.settle(q, n); !st.Ok() {
 			return st
 		}
 		st, err := r.backing.stat(n)
@@ -142,24 +147,25 @@ func (r *raw) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	return fuse.OK
 }
 
-func (r *raw) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
-	n := r.nodes.get(h.NodeId)
+// readlink writes the target to buf and returns its length.
+func (r *raw) readlink(q *request, buf []byte) (int, fuse.Status) {
+	n := r.nodes.get(q.header().NodeId)
 	if n == nil {
-		return nil, fuse.Status(syscall.ESTALE)
+		return 0, fuse.Status(syscall.ESTALE)
 	}
 	if n.kind == kindLink {
-		if _, st := r.resolve(cancel, h, n); !st.Ok() {
-			return nil, st
+		if _, st := r.resolve(q, n); !st.Ok() {
+			return 0, st
 		}
 	}
 	if st := r.verify(n); !st.Ok() {
-		return nil, st
+		return 0, st
 	}
-	target, err := r.backing.readlink(n)
+	size, err := r.backing.readlink(n, buf)
 	if err != nil {
-		return nil, lost(err)
+		return 0, lost(err)
 	}
-	return target, fuse.OK
+	return size, fuse.OK
 }
 
 func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -189,17 +195,17 @@ func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { r.data.release(in
 // attributes.
 func (r *raw) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
-func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+// read reads to buf and returns how much there was.
+func (r *raw) read(in *fuse.ReadIn, buf []byte) (int, fuse.Status) {
 	n := r.nodes.get(in.NodeId)
 	switch {
 	case n == nil:
-		return nil, fuse.Status(syscall.ESTALE)
+		return 0, fuse.Status(syscall.ESTALE)
 	case n.kind == kindControlFile:
-		size := copy(buf, n.text[min(in.Offset, uint64(len(n.text))):])
-		return fuse.ReadResultData(buf[:size]), fuse.OK
+		return copy(buf, n.text[min(in.Offset, uint64(len(n.text))):]), fuse.OK
 	}
 	if st := r.verify(n); !st.Ok() {
-		return nil, st
+		return 0, st
 	}
 	return r.data.read(n, in.Offset, buf)
 }
@@ -230,15 +236,7 @@ func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 // Flush is refused once and for all: there is nothing to write back.
 func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-func (r *raw) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.readDir(cancel, in, out, false)
-}
-
-func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.readDir(cancel, in, out, true)
-}
-
-func (r *raw) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) fuse.Status {
+func (r *raw) readDir(q *request, in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) fuse.Status {
 	l := &listing{out: out, plus: plus, left: int(in.Size)}
 	n := r.nodes.get(in.NodeId)
 	switch {
@@ -252,7 +250,7 @@ func (r *raw) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 		l.dots(in.Offset, topIno(n.name), fuse.FUSE_ROOT_ID)
 		return fuse.OK
 	}
-	if st := r.settle(cancel, &in.InHeader, n); !st.Ok() {
+	if st := r.settle(q, n); !st.Ok() {
 		return st
 	}
 	return r.listInner(l, n, in.Offset)

@@ -99,7 +99,7 @@ func (r *raw) dirAttr(ino uint64) fuse.Attr {
 // lookupRoot finds name in the store directory, without waiting unless the
 // mount was told to. What is not there is not kept by the kernel, so that it
 // need not be told when a name becomes known.
-func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupRoot(q *request, name string, out *fuse.EntryOut) fuse.Status {
 	if name == controlName && r.control != nil {
 		r.controlEntry(out, r.nodes.child(r.nodes.root, name, kindControlDir))
 		return fuse.OK
@@ -108,7 +108,7 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		return fuse.ENOENT
 	}
 	e, err := r.store.Lookup(name)
-	c, call := callerOf(h), ""
+	c, call := callerOf(q), ""
 	if err == nil && !e.Valid {
 		call = c.call()
 		if r.facts != nil && c.asks(call) {
@@ -116,7 +116,7 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		}
 	}
 	if err == nil && !e.Valid && r.waitInLookup {
-		if err = r.realise(cancel, h, name); err == nil {
+		if err = r.realise(q, name); err == nil {
 			e, err = r.store.Lookup(name)
 		}
 		if err == nil && !e.Valid {
@@ -131,9 +131,9 @@ func (r *raw) lookupRoot(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 		return status(err)
 	case e.Valid:
 		if r.observer != nil {
-			r.touched(callerOf(h), name)
+			r.touched(callerOf(q), name)
 		}
-		return r.lookupObject(h, name, out)
+		return r.lookupObject(q, name, out)
 	case e.Kind == store.KindDirectory:
 		r.promise(out, name, syscall.S_IFDIR|0o555)
 	case e.Kind == store.KindRegular:

@@ -3,6 +3,7 @@ package fs
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -20,15 +21,12 @@ const (
 	inputSize = 32 << 10
 	// maxWrite is what the kernel is told to send at most to be written.
 	maxWrite = 4096
-	// answerSize is enough for all answers whose size does not follow from
-	// the request: a link's target is the longest.
-	answerSize = 8 << 10
 )
 
-// transport moves requests from the kernel to go-fuse's protocol, and answers
-// back. It is a server's, and the connection is not: go-fuse's own server would
-// be both in one, and could neither begin with a connection that is there
-// already nor leave one alive.
+// transport moves requests from the kernel to an answerer, and answers back. It
+// is a server's, and the connection is not: go-fuse's own server would be both
+// in one, and could neither begin with a connection that is there already nor
+// leave one alive.
 //
 // It reads through pipes. The kernel hands a request even to a thread that is
 // being killed, if that was waiting for one. If it cannot copy it to the thread's
@@ -37,16 +35,13 @@ const (
 // is one that was read and not answered: it is repeated to the next server.
 type transport struct {
 	device   *device
-	protocol *fuse.ProtocolServer
+	answerer *answerer
 	log      *slog.Logger
 
 	inputs chan *input
-	small  sync.Pool // of *[]byte, answerSize long
-	large  sync.Pool // of *[]byte, answerSize+maxRead long
-
-	loops   sync.WaitGroup
-	mu      sync.Mutex
-	reading int // goroutines that read, or are about to
+	crew   *crew
+	loops  sync.WaitGroup
+	ended  func()
 
 	// answers is held shared while one is written.
 	answers sync.RWMutex
@@ -55,23 +50,29 @@ type transport struct {
 
 // newTransport agrees with the kernel on how to talk, or, with a connection
 // that was served before, to what was agreed then.
-func newTransport(d *device, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*transport, error) {
+func newTransport(d *device, r *raw, counts *counted, o *fuse.MountOptions, log *slog.Logger) (*transport, error) {
 	opts := *o
 	opts.MaxWrite = maxWrite
 	if d.reply != nil {
 		// What this connection has not, no later server can have.
 		opts.DisabledCapabilities |= ^d.flags()
 	}
+	processors := runtime.GOMAXPROCS(0)
 	t := &transport{
 		device:   d,
-		protocol: fuse.NewProtocolServer(raw, &opts),
+		answerer: newAnswerer(r, counts, &opts),
 		log:      log,
-		inputs:   make(chan *input, min(max(runtime.GOMAXPROCS(0), 2), 16)),
-		small:    sync.Pool{New: func() any { b := make([]byte, answerSize); return &b }},
-		large:    sync.Pool{New: func() any { b := make([]byte, answerSize+maxRead); return &b }},
+		inputs:   make(chan *input, min(max(processors, 2), 16)),
 	}
+	// With two processors, another reader would only be in the callers' way.
+	var pending func() bool
+	if processors > 2 {
+		pending = d.pending
+	}
+	t.crew = newCrew(cap(t.inputs), func() { t.loops.Go(t.loop) }, pending)
+	r.relieve = t.crew.relieve
 	reply := make([]byte, answerSize)
-	n, status := t.protocol.HandleRequest([][]byte{slices.Clone(d.init)}, [][]byte{reply})
+	n, status := t.answerer.protocol.HandleRequest([][]byte{slices.Clone(d.init)}, [][]byte{reply})
 	if !status.Ok() || n < outHeader {
 		return nil, fmt.Errorf("answer the kernel's first request: %v", status)
 	}
@@ -125,17 +126,18 @@ func (t *transport) close() {
 // serve answers requests until the mount ends, which ended is told before the
 // last answers are waited for.
 func (t *transport) serve(ended func()) {
-	t.reading = 1
-	t.loops.Go(func() { t.loop(ended) })
+	t.ended = ended
+	t.crew.begin()
 	t.loops.Wait()
 	t.close()
 }
 
-// loop reads a request and answers it, again and again. Before it answers, it
-// makes sure that somebody else reads.
-func (t *transport) loop(ended func()) {
+// loop reads a request and answers it, again and again.
+func (t *transport) loop() {
+	q := t.answerer.inflight.add()
+	defer t.answerer.inflight.remove(q)
 	for {
-		request, err := t.read()
+		err := t.read(q)
 		switch {
 		case err == unix.EINTR, err == unix.EAGAIN, err == unix.ENOENT:
 			continue // ENOENT: it was interrupted before it could be read
@@ -143,113 +145,49 @@ func (t *transport) loop(ended func()) {
 			if err != unix.ENODEV {
 				t.log.Error("reading the kernel's requests failed", "error", err)
 			}
-			ended()
+			t.ended()
+			t.crew.end()
 			return
 		}
 		t.answers.RLock()
 		parted := t.parted
 		t.answers.RUnlock()
 		if parted {
+			t.crew.end()
 			return // the next server will be asked this again
 		}
-		t.mu.Lock()
-		t.reading--
-		if t.reading == 0 && !forgets(request) {
-			t.reading++
-			t.loops.Go(func() { t.loop(ended) })
-		}
-		t.mu.Unlock()
-
-		t.answer(request)
-
-		t.mu.Lock()
-		enough := t.reading >= cap(t.inputs)
-		if !enough {
-			t.reading++
-		}
-		t.mu.Unlock()
-		if enough {
+		code := q.header().Opcode
+		t.crew.took(code != codeForget && code != codeBatchForget)
+		t.write(q, t.answerer.answer(q))
+		t.answerer.end(q)
+		if !t.crew.back() {
 			return
 		}
 	}
 }
 
-func (t *transport) read() ([]byte, error) {
+func (t *transport) read(q *request) error {
 	in := <-t.inputs
 	defer func() { t.inputs <- in }()
 	if _, err := unix.Splice(t.device.fd(), nil, in.to, nil, inputSize, 0); err != nil {
-		return nil, err
+		return err
 	}
 	n, err := retry(func() (int, error) { return unix.Read(in.from, in.buf) })
 	if err != nil {
-		return nil, fmt.Errorf("read from a pipe: %w", err)
+		return fmt.Errorf("read from a pipe: %w", err)
 	}
-	return slices.Clone(in.buf[:n]), nil
+	if n < requestHeader {
+		return fmt.Errorf("read from a pipe: %d bytes: %w", n, io.ErrUnexpectedEOF)
+	}
+	q.set(in.buf[:n])
+	return nil
 }
 
-// Of struct fuse_in_header, which all requests begin with.
-const (
-	requestHeader = 40
-	opAt          = 4
-	uniqueAt      = 8
-)
-
-// Requests by their numbers.
-const (
-	codeForget      = 2
-	codeRead        = 15
-	codeGetXAttr    = 22
-	codeListXAttr   = 23
-	codeReadDir     = 28
-	codeIoctl       = 39
-	codeBatchForget = 42
-	codeReadDirPlus = 44
-)
-
-func codeOf(request []byte) uint32 { return binary.NativeEndian.Uint32(request[opAt:]) }
-
-// forgets reports whether nobody waits for an answer: then the kernel need not
-// get rid of more of them at once.
-func forgets(request []byte) bool {
-	code := codeOf(request)
-	return code == codeForget || code == codeBatchForget
-}
-
-// wanted is how many bytes a request asks for.
-func wanted(request []byte) int {
-	at := 0
-	switch codeOf(request) {
-	case codeRead, codeReadDir, codeReadDirPlus:
-		at = requestHeader + 16 // after the handle and the offset
-	case codeGetXAttr, codeListXAttr:
-		at = requestHeader
-	case codeIoctl:
-		at = requestHeader + 28
-	}
-	if at == 0 || len(request) < at+4 {
-		return 0
-	}
-	return int(binary.NativeEndian.Uint32(request[at:]))
-}
-
-// answer answers one request, unless the server has parted meanwhile.
-func (t *transport) answer(request []byte) {
-	pool, size := &t.small, wanted(request)
-	if size > answerSize/2 {
-		pool = &t.large
-	}
-	buf := pool.Get().(*[]byte)
-	defer pool.Put(buf)
-	out := *buf
-	if size > maxRead {
-		out = make([]byte, answerSize+size)
-	}
-	n, status := t.protocol.HandleRequest([][]byte{request}, [][]byte{out})
-	if !status.Ok() {
-		n = len(appendHeader(out[:0], outHeader, -int32(status), binary.NativeEndian.Uint64(request[uniqueAt:])))
-	}
-	if n == 0 {
-		return // nobody waits for it
+// write sends an answer, if there is one and the server has not parted
+// meanwhile.
+func (t *transport) write(q *request, answer []byte) {
+	if answer == nil {
+		return
 	}
 	t.answers.RLock()
 	defer t.answers.RUnlock()
@@ -257,9 +195,9 @@ func (t *transport) answer(request []byte) {
 		return
 	}
 	// ENOENT: whoever asked is gone, or an interrupt came too late.
-	_, err := retry(func() (int, error) { return unix.Write(t.device.fd(), out[:n]) })
+	_, err := retry(func() (int, error) { return unix.Write(t.device.fd(), answer) })
 	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
-		t.log.Error("an answer was not taken by the kernel", "operation", codeOf(request), "error", err)
+		t.log.Error("an answer was not taken by the kernel", "operation", q.header().Opcode, "error", err)
 	}
 }
 

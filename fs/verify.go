@@ -38,6 +38,7 @@ func (r *raw) verifyEmpty(parent *node, name string, st *unix.Stat_t) fuse.Statu
 }
 
 func (r *raw) compare(path []string) fuse.Status {
+	r.relieve()
 	ctx := r.ctx
 	if r.limit > 0 {
 		// The check goes on, and whoever asks again finds it further on.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
-
 	"storefs/store"
 )
 
@@ -14,14 +12,14 @@ import (
 // signal of any kind; that it is killed later shows only in /proc.
 const signalPoll = 50 * time.Millisecond
 
-// realise makes the caller of h wait until the store object called name is
+// realise makes the caller of q wait until the store object called name is
 // valid.
-func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) error {
+func (r *raw) realise(q *request, name string) error {
 	e, err := r.store.Lookup(name)
 	if err != nil || e.Valid {
 		return err
 	}
-	c := callerOf(h)
+	c := callerOf(q)
 	call := c.call()
 	if c.writes(call) {
 		return errWrite
@@ -36,14 +34,15 @@ func (r *raw) realise(cancel <-chan struct{}, h *fuse.InHeader, name string) err
 	limit := r.limit
 	if limit > 0 {
 		// The kernel counts from when it was asked first.
-		if h.Unique&resent != 0 {
+		if q.header().Unique&resent != 0 {
 			limit = max(limit-r.waited, time.Nanosecond)
 		}
 		r.nodes.journal.waiting(1)
 		defer r.nodes.journal.waiting(-1)
 	}
+	r.relieve()
 	p := c.process()
-	return r.wait(cancel, Call{
+	return r.wait(q.cancelled(), Call{
 		Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm()), NoBuild: may == MayFetch,
 	}, limit, func() bool { return c.dying(call) })
 }
