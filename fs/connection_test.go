@@ -31,7 +31,7 @@ func TestSurvivalNeedsTheKernel(t *testing.T) {
 		}
 		var said bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&said, nil))
-		tr, err := c.open(&raw{}, fuse.NewDefaultRawFileSystem(), &fuse.MountOptions{ExtraCapabilities: fuse.CAP_HAS_RESEND}, true, log)
+		tr, err := c.open(&raw{}, &counted{RawFileSystem: fuse.NewDefaultRawFileSystem()}, &fuse.MountOptions{ExtraCapabilities: fuse.CAP_HAS_RESEND}, true, log)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -179,7 +179,7 @@ func TestInterrupt(t *testing.T) {
 		}
 	}
 	set(1)
-	if !f.interrupt(1) || !f.interrupt(1) || f.interrupt(2) {
+	if !f.interrupt(1) || f.interrupt(2) {
 		t.Error("the wrong requests are known")
 	}
 	if !closed(q.cancelled()) {
