@@ -108,6 +108,9 @@ func TestFilesAreRecorded(t *testing.T) {
 	}
 	s.db.Close() // as if killed
 	s = openState(t, s.Dir())
+	if err := s.Swept(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(s.filesOf(out)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the record was not swept: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"storefs/tree"
@@ -164,7 +165,7 @@ func TestSecondOwnerIsToldWho(t *testing.T) {
 	openState(t, s.Dir())
 }
 
-// What is not valid goes at Open, and what is valid stays.
+// What is not valid goes after Open, and what is valid stays.
 func TestSweep(t *testing.T) {
 	ctx := context.Background()
 	s := newState(t)
@@ -182,12 +183,64 @@ func TestSweep(t *testing.T) {
 		}
 	}
 	s = openState(t, s.Dir())
+	if err := s.Swept(); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]bool{
 		s.Real(kept.Path): true, s.Real(stray): false, filepath.Join(s.Builds(), "old"): false,
 		filepath.Join(s.Builds(), "kept-1"): true,
 	} {
 		if _, err := os.Lstat(path); (err == nil) != want {
 			t.Errorf("%s: %v, want there: %v", path, err, want)
+		}
+	}
+}
+
+// What becomes valid while leftovers of its name are swept stays.
+func TestSweepBesideUse(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	const n = 200
+	name := func(i int) string { return fmt.Sprint("x", i) }
+	var paths []store.Path
+	for i := range n {
+		p := must(store.TextPath(testStore, name(i), []byte("text"), nil))(t)
+		if err := os.MkdirAll(filepath.Join(s.Real(p), "junk"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, p)
+	}
+	s.db.Close() // as if killed
+	s = openState(t, s.Dir())
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	for i := range n / 2 {
+		// From both ends: some before they are swept, some after.
+		for _, k := range []int{i, n - 1 - i} {
+			wg.Go(func() {
+				_, err := s.AddText(ctx, name(k), []byte("text"), nil)
+				errs <- err
+			})
+		}
+	}
+	wg.Wait()
+	for range n {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Swept(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		if b, err := os.ReadFile(s.Real(p)); err != nil || string(b) != "text" {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+	for _, dir := range []string{s.RealDir(), s.Builds()} {
+		entries := must(os.ReadDir(dir))(t)
+		if want := map[string]int{s.RealDir(): n}[dir]; len(entries) != want {
+			t.Errorf("%s: %d entries, want %d", dir, len(entries), want)
 		}
 	}
 }

@@ -140,6 +140,9 @@ func verifyAll(dir string) error {
 		return err
 	}
 	defer s.Close()
+	if err := s.Swept(); err != nil {
+		return err
+	}
 	sum, err := s.Verify(context.Background(), VerifyOptions{Contents: true}, func(p Problem) {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", p.Path, p.Message)
 	})

@@ -48,6 +48,9 @@ type State struct {
 	placing keyedMutex
 	locks   keyedMutex
 	scratch atomic.Uint64
+
+	swept    chan struct{} // closed when real/ holds what is valid, and nothing else
+	sweepErr error         // why not; written before swept is closed
 }
 
 // InUseError says who holds a state directory. It is store.ErrInUse.
@@ -71,7 +74,8 @@ func (e *InUseError) Error() string {
 func (e *InUseError) Unwrap() error { return store.ErrInUse }
 
 // Open takes the state directory over: it becomes its owner, or fails with an
-// *InUseError; and it removes what an owner before it left unfinished.
+// *InUseError; and it removes what an owner before it left unfinished, as far
+// as that takes long while the state is in use: see Swept.
 func Open(dir string, opts Options) (*State, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -81,7 +85,7 @@ func Open(dir string, opts Options) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &State{dir: dir, store: c.Store, events: opts.Events}
+	s := &State{dir: dir, store: c.Store, events: opts.Events, swept: make(chan struct{})}
 	if err := s.checkLayout(); err != nil {
 		return nil, fmt.Errorf("state %s: %w", dir, err)
 	}
@@ -105,23 +109,35 @@ func (s *State) takeOver(command string) error {
 		return err
 	}
 	if err = writeOwner(s.path("owner"), command); err == nil {
-		err = s.sweep()
-	}
-	if err == nil {
 		s.locked, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	}
 	if err != nil {
-		s.real.Close()
+		return errors.Join(err, s.real.Close())
 	}
-	return err
+	left, err := s.sweep()
+	if err != nil {
+		return errors.Join(err, s.real.Close(), s.locked.Close())
+	}
+	if !left {
+		close(s.swept)
+		return nil
+	}
+	go func() {
+		defer close(s.swept)
+		s.sweepErr = s.sweepStore()
+	}()
+	return nil
 }
 
 // Close leaves the state in order and lets another owner in. It waits for
-// registrations that have begun.
+// registrations that have begun, and for Swept.
 func (s *State) Close() error {
+	err := s.Swept()
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	err := s.markClean()
+	if err == nil {
+		err = s.markClean()
+	}
 	// The name of the owner goes first: while the database is locked nobody
 	// else can have written it.
 	if e := os.Remove(s.path("owner")); e != nil && !errors.Is(e, os.ErrNotExist) {

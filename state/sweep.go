@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"storefs/store"
 	"storefs/tree"
 )
 
@@ -18,32 +19,97 @@ import (
 const sweepChunk = 4096
 
 // sweep removes what an owner that was killed left behind: everything in
-// builds/, and what is in real/ without being valid.
-func (s *State) sweep() error {
+// builds/, and, later, what is in real/ without being valid, if left says so.
+func (s *State) sweep() (left bool, err error) {
 	mark, err := s.db.Mark()
 	if err != nil {
-		return err
+		return false, err
 	}
 	now, err := s.realTime()
 	if err != nil {
-		return err
+		return false, err
 	}
 	// From here on a kill leaves things to sweep.
 	if err := s.db.SetMark(context.Background(), ""); err != nil {
-		return err
+		return false, err
 	}
-	if err := sweepDir(s.path("builds"), notKept); err != nil {
-		return err
+	// At once, as scratch begins with the same names.
+	if err := s.sweepDir("builds", notKept); err != nil {
+		return false, err
 	}
 	// After an orderly end real/ holds what is valid and nothing else, unless
 	// somebody has changed it since, which its time would show.
-	if mark != "" && mark == now {
+	return mark == "" || mark != now, nil
+}
+
+// sweepStore removes what is in real/ without being valid, or about to become
+// so. To look through it takes seconds if it holds a million objects; what is
+// in it without being valid means nothing to anybody, so that nobody has to
+// wait for that.
+func (s *State) sweepStore() error {
+	for _, dir := range []string{"hashes", "real"} {
+		err := s.sweepDir(dir, func(names []string) ([]string, error) {
+			doomed, err := s.db.NotValid(names)
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range doomed {
+				if err := s.discard(dir, n); err != nil {
+					return nil, fmt.Errorf("leftover: %w", err)
+				}
+			}
+			return nil, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discard removes the name in dir, unless it is valid by now.
+func (s *State) discard(dir, name string) error {
+	trash := s.newScratch("leftover")
+	err := s.setAside(s.path(dir, name), name, trash)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := sweepDir(s.path("hashes"), s.db.NotValid); err != nil {
+	if err != nil {
 		return err
 	}
-	return sweepDir(s.path("real"), s.db.NotValid)
+	return tree.RemoveAll(trash)
+}
+
+// setAside moves path, which belongs to the object called name, to trash unless
+// the object is valid: whoever makes it so has it to himself meanwhile.
+func (s *State) setAside(path, name, trash string) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	names := []string{name}
+	unlock, err := s.placing.lock(context.Background(), names)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if doomed, err := s.db.NotValid(names); err != nil || len(doomed) == 0 {
+		return err
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	kind := store.KindRegular
+	if st.IsDir() {
+		kind = store.KindDirectory
+	}
+	return rename(path, trash, kind)
+}
+
+// Swept waits until nothing of what an earlier owner left unfinished is there
+// any more, and returns what is in the way of that.
+func (s *State) Swept() error {
+	<-s.swept
+	return s.sweepErr
 }
 
 // keptPrefix begins the names in builds/ of failed builds that their user wanted
@@ -55,7 +121,8 @@ func notKept(names []string) ([]string, error) {
 }
 
 // sweepDir removes those entries of dir that choose picks.
-func sweepDir(dir string, choose func(names []string) ([]string, error)) error {
+func (s *State) sweepDir(dir string, choose func(names []string) ([]string, error)) error {
+	dir = s.path(dir)
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
