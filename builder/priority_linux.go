@@ -3,35 +3,72 @@ package builder
 import (
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// lowest is the lowest priority of ordinary processes: beside one of the usual
-// priority it gets a seventieth of the time.
+// lowest is the lowest priority of ordinary processes.
 const lowest = 19
 
-// stepBack gives everything that runs in the sandbox the lowest priority, or
-// the usual one again. What cannot be changed stays as it is.
+// stepBack gives everything that runs in the sandbox the processors that nobody
+// else wants, or the usual share again. What cannot be changed stays as it is.
 //
 // It takes two means. Where sessions are scheduled against each other (the
 // kernel's autogroup), the priority of processes counts within their session
-// only, and the child is the leader of one. Elsewhere it is that of processes
+// only, and the child is the leader of one. Elsewhere it is that of threads
 // which counts: but only the superuser may raise it again, and so others do not
-// lower it. Neither reaches a process that made a session of its own.
+// lower it. Where sessions count, what made one of its own keeps its share.
+//
+// What runs by SCHED_IDLE leaves a processor as soon as anybody else wants it,
+// and the kernel counts one that runs nothing else as free: beside a process that
+// only has a low priority, whoever wakes up is sent to where others are, and waits
+// for them. Its disk accesses come last, too.
 func (c *child) stepBack(back bool) {
 	if c.pid == 0 {
 		return
 	}
-	pid, nice := c.pid, 0
+	nice, policy := 0, uint32(unix.SCHED_NORMAL)
 	if back {
-		nice = lowest
+		nice, policy = lowest, unix.SCHED_IDLE
 	}
-	if f, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/autogroup", os.O_WRONLY, 0); err == nil {
+	if f, err := os.OpenFile("/proc/"+strconv.Itoa(c.pid)+"/autogroup", os.O_WRONLY, 0); err == nil {
 		_, _ = f.WriteString(strconv.Itoa(nice))
 		f.Close()
 	}
-	if os.Geteuid() == 0 {
-		_ = unix.Setpriority(unix.PRIO_PGRP, pid, nice)
+	if os.Geteuid() != 0 {
+		return
 	}
+	// Again, for what was begun meanwhile by others that had the old one.
+	for changed, rounds := true, 0; changed && rounds < 10; rounds++ {
+		changed = schedule(c.pid, policy)
+	}
+}
+
+// schedule makes the kernel schedule all threads of a process, and of all below
+// it, by that policy, and reports whether it changed any. In a pid namespace, all
+// are below the first one.
+func schedule(pid int, policy uint32) (changed bool) {
+	dir := "/proc/" + strconv.Itoa(pid) + "/task"
+	threads, err := os.ReadDir(dir)
+	if err != nil {
+		return false // it is gone
+	}
+	for _, t := range threads {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			continue
+		}
+		if a, err := unix.SchedGetAttr(tid, 0); err == nil && a.Policy != policy {
+			a.Policy = policy
+			changed = unix.SchedSetAttr(tid, a, 0) == nil || changed
+		}
+		children, _ := os.ReadFile(dir + "/" + t.Name() + "/children")
+		for child := range strings.FieldsSeq(string(children)) {
+			if pid, err := strconv.Atoi(child); err == nil {
+				changed = schedule(pid, policy) || changed
+			}
+		}
+	}
+	return changed
 }
