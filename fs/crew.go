@@ -45,11 +45,14 @@ type crew struct {
 	crowd    int // so many requests more are read by everybody
 	read     uint64
 	over     bool
-	wake     chan struct{} // capacity 1: the one who stands by is to read
+	// wake tells one who stands by to read, or that it is over. One that was
+	// told and one who has taken its place may wait for it at the same time, and
+	// either gets it. Capacity 2: neither of the two words is waited for.
+	wake chan struct{}
 }
 
 func newCrew(most int, start func(), pending func() bool) *crew {
-	return &crew{start: start, pending: pending, most: most, crowd: crowdQuiet, wake: make(chan struct{}, 1)}
+	return &crew{start: start, pending: pending, most: most, crowd: crowdQuiet, wake: make(chan struct{}, 2)}
 }
 
 // begin makes the first one read.
@@ -125,10 +128,8 @@ func (c *crew) back() bool {
 		case <-timer.C:
 		}
 		c.mu.Lock()
-		if !c.standing {
-			continue // and woken
-		}
-		if c.look(c.read - before) {
+		// If nobody stands by, there is a word in wake.
+		if c.standing && c.look(c.read-before) {
 			c.standing = false
 			c.reading++
 			return true
