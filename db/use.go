@@ -3,6 +3,8 @@ package db
 import (
 	"context"
 	"encoding/binary"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,9 +101,12 @@ func (d *DB) returnUses(uses map[string]int64) {
 	}
 }
 
-// putUses writes the uses of paths that are valid still.
+// putUses writes the uses of paths that are valid still, in their order: within
+// a transaction a page grows as large as it must, and what is put into it not at
+// its end moves all that follows.
 func putUses(w writer, uses map[string]int64) error {
-	for b, t := range uses {
+	for _, b := range slices.Sorted(maps.Keys(uses)) {
+		t := uses[b]
 		if !w.has(bucketValid, b) {
 			continue
 		}
