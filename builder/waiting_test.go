@@ -1,0 +1,157 @@
+package builder_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/builder/buildertest"
+)
+
+// waiting are the processes of the one spawner that wait for a build, by pid, with
+// their status. There are as many as the processors make it.
+func waiting(t *testing.T) map[int]string {
+	t.Helper()
+	spawner := spawners(t)
+	switch {
+	case os.Geteuid() != 0:
+		t.Skip("only root may look into them")
+	case len(spawner) != 1:
+		t.Fatalf("spawners: %v", spawner)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for n := -1; ; time.Sleep(20 * time.Millisecond) {
+		files, err := filepath.Glob("/proc/[0-9]*/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := make(map[int]string)
+		for _, f := range files {
+			status, err := os.ReadFile(f)
+			if err != nil || !strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", spawner[0])) {
+				continue
+			}
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// In recvmsg: it has done all that it does by itself.
+			if call, err := os.ReadFile(filepath.Dir(f) + "/syscall"); err == nil && strings.HasPrefix(string(call), "47 0x3 ") {
+				found[pid] = string(status)
+			}
+		}
+		if len(found) == n && n > 0 {
+			return found
+		}
+		if n = len(found); time.Now().After(deadline) {
+			t.Fatalf("%d processes wait", n)
+		}
+	}
+}
+
+// spawnerFiles is how many files the spawner has open.
+func spawnerFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", spawners(t)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// A process that waits for a build has no rights, no files but a socket, and
+// nothing of a build that was.
+func TestWaiting(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	if w.Built(w.Job("first", `echo > $out; echo x > /dev/shm/x; echo x > /tmp/x`, nil)).Release(); len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	waiting(t)
+	files := spawnerFiles(t)
+	seen := make(map[int]bool)
+	for range 5 {
+		for pid, status := range waiting(t) {
+			if seen[pid] {
+				continue // it was not wanted yet
+			}
+			seen[pid] = true
+			for _, want := range []string{
+				`CapInh:\t0+`, `CapPrm:\t0+`, `CapEff:\t0+`, `CapBnd:\t0+`, `CapAmb:\t0+`, `NoNewPrivs:\t1`, `Seccomp:\t2`, `NSpid:\t\d+\t\d+\t1`,
+			} {
+				if !regexp.MustCompile(`(?m)^` + want + `$`).MatchString(status) {
+					t.Errorf("not %s in\n%s", want, status)
+				}
+			}
+			dir := fmt.Sprintf("/proc/%d/", pid)
+			fds, err := os.ReadDir(dir + "fd")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, fd := range fds {
+				names = append(names, fd.Name())
+			}
+			if !slices.Equal(names, []string{"0", "1", "2", "3"}) {
+				t.Errorf("descriptors %v", names)
+			}
+			mounts, err := os.ReadFile(dir + "mountinfo")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, not := range []string{" /build ", " /tmp ", " " + string(w.Options.Store), w.Options.Builds} {
+				if strings.Contains(string(mounts), not) {
+					t.Errorf("%q is in its mounts:\n%s", not, mounts)
+				}
+			}
+			if left, err := os.ReadDir(dir + "root/dev/shm"); err != nil || len(left) > 0 {
+				t.Errorf("in /dev/shm: %v %v", left, err)
+			}
+		}
+		w.Built(w.Job("next", `echo > $out; echo x > /dev/shm/x`, nil)).Release()
+	}
+	if len(seen) < 5 {
+		t.Errorf("%d processes waited for 6 builds", len(seen))
+	}
+	waiting(t)
+	// What the last one had goes after its end.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		now := spawnerFiles(t)
+		if now == files {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the spawner has %d files open, and had %d", now, files)
+			break
+		}
+	}
+}
+
+// One that died while it waited is not missed.
+func TestWaitingKilled(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	if w.Built(w.Job("first", `echo > $out`, nil)).Release(); len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	before := spawners(t)
+	for range 3 {
+		for pid := range waiting(t) {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 4 {
+			w.Built(w.Job("next", `echo > $out`, nil)).Release()
+		}
+	}
+	if after := spawners(t); !slices.Equal(after, before) {
+		t.Errorf("spawners: %v after %v", after, before)
+	}
+}
