@@ -47,6 +47,9 @@ func beSpawner() {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		os.Exit(1)
 	}
+	// Its goroutines wait in system calls, which keep what Go calls a processor
+	// until it is taken from them. Whoever comes back from one finds another.
+	runtime.GOMAXPROCS(64)
 	unix.CloseOnExec(spawnerFD)
 	served := make(chan struct{})
 	go func() {
