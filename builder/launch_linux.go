@@ -15,23 +15,65 @@ type attachment struct {
 	inside string
 }
 
+// binding is what is mounted, by its name in the spawner's root, and where.
+type binding struct{ outside, inside, what string }
+
+// attachedAtOnce is the most mounts that take up descriptors at a time.
+const attachedAtOnce = 200
+
 // attach mounts what a sandbox for l has beside its copy of the template. Only the
 // thread that called enter may do this: it goes to the mount namespace of the
 // sandbox, which its process, without any right, could not change itself.
-func (m *sandboxMaker) attach(s *sandbox, l *launch) (err error) {
+func (m *sandboxMaker) attach(s *sandbox, l *launch) error {
 	if l == nil {
 		return nil
 	}
-	mounts, err := m.mounts(l)
-	if err != nil {
-		return err
-	}
-	defer func() {
+	for rest := m.bindings(l); len(rest) > 0; {
+		n := min(len(rest), attachedAtOnce)
+		mounts, err := open(rest[:n])
+		if err == nil {
+			err = m.move(mounts, s.mounts)
+		}
 		for _, a := range mounts {
 			unix.Close(a.fd)
 		}
-	}()
-	if err := unix.Setns(s.mounts, unix.CLONE_NEWNS); err != nil {
+		if err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// bindings are the scratch directory and the inputs of l.
+func (m *sandboxMaker) bindings(l *launch) []binding {
+	scratch := path.Join(buildsDir, l.scratch)
+	b := append(make([]binding, 0, 3+len(l.inputs)),
+		binding{scratch + "/build", buildDir, "bind " + buildDir},
+		binding{scratch + "/tmp", "/tmp", "bind /tmp"},
+		binding{scratch + "/store", m.store, "bind " + m.store})
+	for _, base := range l.inputs {
+		b = append(b, binding{realDir + "/" + base, m.store + "/" + base, "input " + base})
+	}
+	return b
+}
+
+// open makes mounts, which are the caller's even if it fails.
+func open(list []binding) (mounts []attachment, err error) {
+	mounts = make([]attachment, 0, len(list))
+	for _, b := range list {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, b.outside, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return mounts, fmt.Errorf("%s: %w", b.what, err)
+		}
+		mounts = append(mounts, attachment{fd, b.inside})
+	}
+	return mounts, nil
+}
+
+// move puts mounts into a mount namespace.
+func (m *sandboxMaker) move(mounts []attachment, to int) error {
+	if err := unix.Setns(to, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("enter the mount namespace: %w", err)
 	}
 	defer func() {
@@ -40,8 +82,8 @@ func (m *sandboxMaker) attach(s *sandbox, l *launch) (err error) {
 		}
 	}()
 	for _, a := range mounts {
-		if a.inside == m.store {
-			if err := m.makeStoreDir(); err != nil {
+		if a.inside == m.store && inOwnDir(m.store) {
+			if err := os.MkdirAll(m.store, 0o755); err != nil {
 				return err
 			}
 		}
@@ -52,55 +94,8 @@ func (m *sandboxMaker) attach(s *sandbox, l *launch) (err error) {
 	return nil
 }
 
-// mounts are what a sandbox for l has beside its copy of the template.
-func (m *sandboxMaker) mounts(l *launch) (mounts []attachment, err error) {
-	defer func() {
-		if err != nil {
-			for _, a := range mounts {
-				unix.Close(a.fd)
-			}
-			mounts = nil
-		}
-	}()
-	add := func(outside, inside string) error {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, outside, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err == nil {
-			mounts = append(mounts, attachment{fd, inside})
-		}
-		return err
-	}
-	scratch := path.Join(buildsDir, l.scratch)
-	for _, d := range []struct{ outside, inside string }{{"build", buildDir}, {"tmp", "/tmp"}} {
-		if err := add(path.Join(scratch, d.outside), d.inside); err != nil {
-			return mounts, fmt.Errorf("bind %s: %w", d.inside, err)
-		}
-	}
-	if len(l.inputs) > directInputs {
-		fd, err := m.trees.clone(l)
-		if err == nil {
-			mounts = append(mounts, attachment{fd, m.store})
-		}
-		return mounts, err
-	}
-	m.trees.forget(l.number)
-	if err := add(l.storeDir(), m.store); err != nil {
-		return mounts, fmt.Errorf("bind %s: %w", m.store, err)
-	}
-	for _, base := range l.inputs {
-		if err := add(realDir+"/"+base, path.Join(m.store, base)); err != nil {
-			return mounts, fmt.Errorf("input %s: %w", base, err)
-		}
-	}
-	return mounts, nil
-}
-
-// makeStoreDir makes the store directory where it is below a directory that is
-// the builder's own.
-func (m *sandboxMaker) makeStoreDir() error {
-	for _, own := range []string{buildDir, "/tmp"} {
-		if strings.HasPrefix(m.store, own+"/") {
-			return os.MkdirAll(m.store, 0o755)
-		}
-	}
-	return nil
+// inOwnDir reports whether dir is below a directory that is the builder's own, and
+// so has to be made for every build.
+func inOwnDir(dir string) bool {
+	return strings.HasPrefix(dir, buildDir+"/") || strings.HasPrefix(dir, "/tmp/")
 }

@@ -18,6 +18,8 @@ type sandbox struct {
 	control int // a socket: at its other end the process waits for its log
 	mounts  int // descriptor of its mount namespace
 	network *network
+	tree    *inputTree // that it has its inputs of; nil: none
+	space   bool       // mounts is a namespace of the tree, which stays
 	program *program
 	builder int    // the first call of the program that is about the builder, and not the sandbox
 	clock   []byte // where the process puts the time of its exec
@@ -35,8 +37,10 @@ const (
 	launchCalls   = 10
 )
 
-// prepare makes a sandbox that waits.
-func (m *sandboxMaker) prepare() (s *sandbox, err error) {
+// prepare makes a sandbox that waits: in a copy of the template or, if there is
+// one, in the mount namespace that an earlier one has left, whose descriptor space
+// then is.
+func (m *sandboxMaker) prepare(space int) (s *sandbox, err error) {
 	s = &sandbox{control: -1, mounts: -1, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
 	defer func() {
 		if err != nil {
@@ -52,7 +56,7 @@ func (m *sandboxMaker) prepare() (s *sandbox, err error) {
 		return s, os.NewSyscallError("socketpair", err)
 	}
 	s.control = pair[0]
-	m.compile(s, pair[1])
+	m.compile(s, pair[1], space)
 	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	unix.Close(pair[1])
 	if err != nil {
@@ -106,16 +110,24 @@ func (s *sandbox) waits() bool {
 
 // compile writes the program of a sandbox as far as it is the same for all builds:
 // what needs rights, then giving them up, then waiting for what launch adds.
-func (m *sandboxMaker) compile(s *sandbox, control int) {
+func (m *sandboxMaker) compile(s *sandbox, control, space int) {
 	p := s.program
 	p.call("start a session", unix.SYS_SETSID)
 	p.call("redirect", unix.SYS_DUP3, uintptr(m.null), 0, 0)
 	// The spawner's own limit is Go's doing.
 	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
-	p.call("enter the template", unix.SYS_SETNS, uintptr(m.template), unix.CLONE_NEWNS)
-	p.call("copy the template", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
+	own := ownMounts(m.owner)
+	if space < 0 {
+		p.call("enter the template", unix.SYS_SETNS, uintptr(m.template), unix.CLONE_NEWNS)
+		p.call("copy the template", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
+	} else {
+		p.call("enter a mount namespace", unix.SYS_SETNS, uintptr(space), unix.CLONE_NEWNS)
+		for _, f := range own {
+			p.call("unmount "+f.target[1:], unix.SYS_UMOUNT2, p.text(f.target), unix.MNT_DETACH)
+		}
+	}
 	p.call("enter the network", unix.SYS_SETNS, uintptr(s.network.ns), unix.CLONE_NEWNET)
-	for _, f := range ownMounts(m.owner) {
+	for _, f := range own {
 		fstype := p.text(f.fstype)
 		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))
 	}
@@ -168,6 +180,14 @@ func (s *sandbox) launch(l *launch, log int) error {
 		return fmt.Errorf("give a sandbox its log: %w", err)
 	}
 	return nil
+}
+
+// leave lets its mount namespace go. Had the process been the last in there, its
+// death would have waited for the end of all mounts, and the build with it.
+func (s *sandbox) leave() {
+	if s.mounts >= 0 {
+		unix.Close(s.mounts)
+	}
 }
 
 // message is the address of a struct msghdr, of linux/socket.h, for a byte and a

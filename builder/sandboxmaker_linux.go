@@ -20,6 +20,7 @@ type sandboxMaker struct {
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
 	networks *networks
+	keep     bool // mount namespaces, for trees
 	trees    inputTrees
 	last     *program // what finish adds
 	prepared chan preparation
@@ -39,27 +40,33 @@ func preparedSandboxes() int { return min(max(2, runtime.NumCPU()), 8) }
 // not wait for what is the same for all. It goes on for as long as the process.
 func (m *sandboxMaker) prepareAhead() {
 	for {
-		s, err := m.prepare()
+		s, err := m.prepare(-1)
 		m.prepared <- preparation{s, err}
 	}
 }
 
 // start gives l a sandbox. With l nil, it is tried what that takes, and ends.
 // Only the thread that called enter may do this.
-func (m *sandboxMaker) start(l *launch, log int) (*sandbox, error) {
-	p := <-m.prepared
-	if p.err == nil && !p.sandbox.waits() {
-		m.abandon(p.sandbox)
-		p.err = unix.ESRCH
+func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
+	var tree *inputTree
+	if l != nil && m.keep {
+		tree = m.trees.take(l)
 	}
-	if p.err != nil {
-		// That may be long ago, and its reason gone.
-		if p.sandbox, p.err = m.prepare(); p.err != nil {
-			return nil, p.err
+	if tree != nil {
+		s = m.trees.next(tree)
+	}
+	if s == nil {
+		if s, err = m.take(); err != nil {
+			if tree != nil {
+				m.trees.leave(tree)
+			}
+			return nil, err
+		}
+		s.tree = tree
+		if err = m.attach(s, l); err == nil && tree != nil {
+			s.space = m.trees.grow(tree, len(l.inputs))
 		}
 	}
-	s := p.sandbox
-	err := m.attach(s, l)
 	if err == nil {
 		err = s.launch(l, log)
 	}
@@ -68,6 +75,19 @@ func (m *sandboxMaker) start(l *launch, log int) (*sandbox, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// take returns a sandbox that waits, and has nothing of any build.
+func (m *sandboxMaker) take() (*sandbox, error) {
+	p := <-m.prepared
+	if p.err == nil && p.sandbox.waits() {
+		return p.sandbox, nil
+	}
+	if p.err == nil {
+		m.abandon(p.sandbox)
+	}
+	// Whatever was wrong may be long ago, and its reason gone.
+	return m.prepare(-1)
 }
 
 // enter makes this thread, which must be locked, the one that starts builds.
@@ -90,18 +110,34 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 		_ = unix.Kill(s.pid, unix.SIGKILL)
 		_, _ = s.bury()
 	}
+	if s.tree != nil {
+		m.trees.leave(s.tree)
+		if s.space {
+			m.trees.lose(s.tree)
+		}
+	}
 	m.release(s)
+	s.leave()
 }
 
-// release takes back what a sandbox had. All of its processes are dead. Its mounts
-// go now: had the process been the last to know of them, its death would have
-// waited for that, and its build with it.
+// recycle takes back what a build had. All of its processes are dead.
+func (m *sandboxMaker) recycle(s *sandbox) {
+	m.release(s)
+	if s.tree != nil && m.trees.leave(s.tree) && s.space {
+		next, err := m.prepare(s.mounts)
+		if err == nil {
+			next.tree, next.space = s.tree, true
+		}
+		m.trees.add(s.tree, preparation{next, err})
+	}
+	s.leave()
+}
+
+// release takes back what any build can have.
 func (m *sandboxMaker) release(s *sandbox) {
 	s.program.free()
-	for _, fd := range []int{s.control, s.mounts} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
+	if s.control >= 0 {
+		unix.Close(s.control)
 	}
 	if s.network != nil {
 		m.networks.give(s.network)
@@ -110,7 +146,8 @@ func (m *sandboxMaker) release(s *sandbox) {
 
 // newSandboxMaker brings this process to where sandboxes can be made.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
-	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[uint64]*inputTree)}}
+	m := &sandboxMaker{store: c.Store, keep: c.Spare && !inOwnDir(c.Store)}
+	m.trees = inputTrees{trees: make(map[uint64]*inputTree), abandon: m.abandon}
 	var err error
 	if m.files, err = foundFileLimit(); err != nil {
 		return nil, err

@@ -252,6 +252,7 @@ func TestFit(t *testing.T) {
 				delete(s.stubs, name)
 				break
 			}
+			s.inputs = inputsKey{} // nobody would use it again
 			return
 		}
 		if fresh, err := s.empty(); err != nil || !fresh {
@@ -266,7 +267,7 @@ func TestFit(t *testing.T) {
 func TestTreesAreBounded(t *testing.T) {
 	trees := inputTrees{trees: make(map[uint64]*inputTree)}
 	for i := range uint64(10) {
-		trees.trees[i+1] = &inputTree{root: -1, mounts: maxTreeMounts / 5, used: 100 - i, busy: i == 9}
+		trees.trees[i+1] = &inputTree{mounts: maxTreeMounts / 5, used: 100 - i, busy: i == 9}
 		trees.mounts += maxTreeMounts / 5
 	}
 	trees.bound()

@@ -106,7 +106,7 @@ func (p *spawnerProcess) try() error {
 	if err != nil {
 		return err
 	}
-	defer p.maker.release(s)
+	defer p.maker.recycle(s)
 	e, err := s.reap()
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (p *spawnerProcess) see(id uint64, s *sandbox) {
 		answer.body = e.append(nil)
 	}
 	p.send(answer)
-	p.maker.release(s)
+	p.maker.recycle(s)
 }
 
 // end waits for the end of a process. While it is a zombie its pid is its own.

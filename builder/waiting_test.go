@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"storefs/builder"
 	"storefs/builder/buildertest"
+	"storefs/store"
 )
 
 // waiting are the processes of the one spawner that wait for a build, by pid, with
@@ -153,5 +155,68 @@ func TestWaitingKilled(t *testing.T) {
 	}
 	if after := spawners(t); !slices.Equal(after, before) {
 		t.Errorf("spawners: %v after %v", after, before)
+	}
+}
+
+// Builds with many inputs are put into the mount namespaces of earlier ones, where
+// nothing shows that these were there, whatever they tried.
+func TestMountNamespacesAgain(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	var inputs []store.Info
+	for i := range 40 {
+		inputs = append(inputs, w.AddText(fmt.Sprintf("input-%d", i), "text"))
+	}
+	// run returns the mount namespace of a build, and all that it mounts but for
+	// numbers and the name of the scratch directory.
+	run := func(inputs []store.Info, script string) (space, mounts string) {
+		t.Helper()
+		r := w.Built(w.Job("job", `readlink /proc/self/ns/mnt > $out
+			sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s|/[^ ]*-[0-9]*/\(build\|tmp\|store\) |\1 |' /proc/self/mountinfo | sort >> $out
+			ls -A /dev/shm /dev/pts /build /tmp >> $out
+			`+script, func(j *builder.Job) { j.Inputs = append(j.Inputs, inputs...) }))
+		defer r.Release()
+		space, mounts, _ = strings.Cut(w.Text(r), "\n")
+		return space, mounts
+	}
+	first, want := run(inputs, "")
+	// Each line has the name twice.
+	if n := strings.Count(want, "-input-"); n != 2*40 {
+		t.Fatalf("%d inputs are mounted in\n%s", n/2, want)
+	}
+	spaces := map[string]int{first: 1}
+	for i, script := range []string{
+		"", "", "", // in two of them by turns
+		`echo left > /dev/shm/left; mkdir /dev/shm/dir /tmp/dir /build/dir`,
+		`umount /dev/shm; umount /proc; umount $NIX_STORE; mount -t tmpfs none /tmp; mount --bind /build /tmp; true`,
+		`busybox unshare -r -m sh -c 'mount -t tmpfs none /tmp; umount /dev/shm; mount --bind /tmp /proc'; true`,
+		`echo > /dev/shm/busy; exec 9< /dev/shm/busy; (cd /dev/shm; sleep 100) & true`,
+		`sleep 100 < /dev/ptmx & true`,
+		"",
+	} {
+		space, mounts := run(inputs, script)
+		if mounts != want {
+			t.Fatalf("before %d (%s) its mounts are different:\n%s", i, script, difference(want, mounts))
+		}
+		spaces[space]++
+	}
+	if len(spaces) > 4 {
+		t.Errorf("mount namespaces of 10 builds: %v", spaces)
+	}
+	// Other inputs, in the end in scratch directories that had others, which
+	// each set uses more than once.
+	for i := range 33 {
+		set := inputs[i/3 : i/3+30]
+		_, mounts := run(set, "")
+		if n := strings.Count(mounts, "-input-"); n != 2*30 {
+			t.Fatalf("30 inputs: %d are mounted in\n%s", n/2, mounts)
+		}
+		for _, in := range set {
+			if base := in.Path.Base(); !strings.Contains(mounts, "/"+base+" "+string(in.Path)+" ") {
+				t.Fatalf("%s is not mounted in\n%s", base, mounts)
+			}
+		}
+	}
+	if _, mounts := run(inputs, ""); mounts != want {
+		t.Errorf("after others its mounts are different:\n%s", difference(want, mounts))
 	}
 }
