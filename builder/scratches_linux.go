@@ -2,7 +2,6 @@ package builder
 
 import (
 	"crypto/sha256"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,13 +14,14 @@ import (
 // inputsKey stands for a list of inputs.
 type inputsKey [sha256.Size]byte
 
-func keyOf(inputs []store.Info) (key inputsKey) {
-	h := sha256.New()
+func keyOf(inputs []store.Info) inputsKey {
+	text := make([]byte, 0, 64*len(inputs))
 	for _, in := range inputs {
-		fmt.Fprintf(h, "%c%s\n", inputLetter(in.Kind), in.Path.Base())
+		text = append(text, inputLetter(in.Kind))
+		text = append(text, in.Path.Base()...)
+		text = append(text, '\n')
 	}
-	h.Sum(key[:0])
-	return key
+	return sha256.Sum256(text)
 }
 
 const (
