@@ -3,28 +3,29 @@ package builder
 import "sync"
 
 const (
-	// directInputs is the most inputs that are mounted anew in every sandbox.
-	directInputs = 16
 	// maxTreeMounts is the most mounts that trees have together. The kernel
 	// allows 100,000 in a namespace.
 	maxTreeMounts = 30_000
 	// maxTreeSpaces is the most mount namespaces of one tree: while a build is in
 	// one, the next build's sandbox is made in the other.
 	maxTreeSpaces = 2
+	// maxSpaces is the most of all trees: a process waits in each.
+	maxSpaces = 32
 )
 
-// inputTrees are the trees of the inputs of many builds, each in mount namespaces
-// of its own, for as long as a scratch directory keeps the same stubs. To mount
+// inputTrees are scratch directories with all inputs mounted, each in namespaces
+// of its own, for as long as the scratch directory keeps the same stubs. To mount
 // and unmount an input takes the kernel ten microseconds, so that many of them take
 // longer than all the rest of a sandbox: what is mounted once serves one build
-// after the other. None of them has a right to it, and each has the file systems
-// that it may write to for itself.
+// after the other. None of them has a right to change it, and each has the file
+// systems that it may write to for itself.
 type inputTrees struct {
 	abandon func(*sandbox) // ends one that waited
 
 	mu     sync.Mutex
 	trees  map[uint64]*inputTree // by number of the scratch directory
 	mounts int                   // of all of them
+	spaces int                   // likewise
 	turn   uint64                // counts uses
 }
 
@@ -50,9 +51,7 @@ func (t *inputTrees) take(l *launch) *inputTree {
 		return tree
 	}
 	t.drop(l.number)
-	if len(l.inputs) > directInputs {
-		t.trees[l.number] = &inputTree{stubs: l.stubs, used: t.turn, ready: make(chan preparation, maxTreeSpaces)}
-	}
+	t.trees[l.number] = &inputTree{stubs: l.stubs, used: t.turn, ready: make(chan preparation, maxTreeSpaces)}
 	return nil
 }
 
@@ -63,9 +62,8 @@ func (t *inputTrees) grow(tree *inputTree, mounts int) bool {
 	if tree.gone || tree.spaces == maxTreeSpaces {
 		return false
 	}
-	tree.spaces++
-	tree.mounts += mounts
-	t.mounts += mounts
+	tree.spaces, t.spaces = tree.spaces+1, t.spaces+1
+	tree.mounts, t.mounts = tree.mounts+mounts, t.mounts+mounts
 	t.bound()
 	return true
 }
@@ -93,6 +91,8 @@ func (t *inputTrees) next(tree *inputTree) *sandbox {
 		if p.sandbox.waits() {
 			return p.sandbox
 		}
+		t.lose(tree)
+		p.sandbox.tree = nil
 		go t.abandon(p.sandbox)
 	}
 }
@@ -134,9 +134,8 @@ func (t *inputTrees) lose(tree *inputTree) {
 
 func (t *inputTrees) remove(tree *inputTree) {
 	each := tree.mounts / tree.spaces
-	tree.spaces--
-	tree.mounts -= each
-	t.mounts -= each
+	tree.spaces, t.spaces = tree.spaces-1, t.spaces-1
+	tree.mounts, t.mounts = tree.mounts-each, t.mounts-each
 }
 
 // forget drops the tree of a scratch directory, if there is one.
@@ -147,9 +146,9 @@ func (t *inputTrees) forget(scratch uint64) {
 }
 
 // bound drops the trees that were not used for longest while there are too many
-// mounts.
+// mounts or namespaces.
 func (t *inputTrees) bound() {
-	for t.mounts > maxTreeMounts {
+	for t.mounts > maxTreeMounts || t.spaces > maxSpaces {
 		var oldest uint64
 		for scratch, tree := range t.trees {
 			if !tree.busy && (oldest == 0 || tree.used < t.trees[oldest].used) {
@@ -169,7 +168,7 @@ func (t *inputTrees) drop(scratch uint64) {
 		return
 	}
 	delete(t.trees, scratch)
-	t.mounts -= tree.mounts
+	t.mounts, t.spaces = t.mounts-tree.mounts, t.spaces-tree.spaces
 	tree.gone = true
 	for {
 		select {

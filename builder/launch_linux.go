@@ -32,7 +32,7 @@ func (m *sandboxMaker) attach(s *sandbox, l *launch) error {
 		n := min(len(rest), attachedAtOnce)
 		mounts, err := open(rest[:n])
 		if err == nil {
-			err = m.move(mounts, s.mounts)
+			err = m.move(mounts, s.space.mounts)
 		}
 		for _, a := range mounts {
 			unix.Close(a.fd)

@@ -16,13 +16,26 @@ import (
 type sandbox struct {
 	pid     int
 	control int // a socket: at its other end the process waits for its log
-	mounts  int // descriptor of its mount namespace
+	space   space
 	network *network
-	tree    *inputTree // that it has its inputs of; nil: none
-	space   bool       // mounts is a namespace of the tree, which stays
+	tree    *inputTree // of its inputs; nil: none
+	stays   bool       // its space is one of the tree
 	program *program
 	builder int    // the first call of the program that is about the builder, and not the sandbox
 	clock   []byte // where the process puts the time of its exec
+}
+
+// space is what a build, which has no right to it, leaves as it was: a mount
+// namespace, and a user namespace. No two processes of different builds are in one
+// at the same time.
+type space struct{ mounts, users int } // descriptors; -1: none
+
+func (s space) close() {
+	for _, fd := range []int{s.mounts, s.users} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // Descriptors of a process that waits, after the usual three.
@@ -37,11 +50,10 @@ const (
 	launchCalls   = 10
 )
 
-// prepare makes a sandbox that waits: in a copy of the template or, if there is
-// one, in the mount namespace that an earlier one has left, whose descriptor space
-// then is.
-func (m *sandboxMaker) prepare(space int) (s *sandbox, err error) {
-	s = &sandbox{control: -1, mounts: -1, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
+// prepare makes a sandbox that waits: in a copy of the template or, where left has
+// that, in the space that an earlier one has left, which is the new one's then.
+func (m *sandboxMaker) prepare(left space) (s *sandbox, err error) {
+	s = &sandbox{control: -1, space: left, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
 	defer func() {
 		if err != nil {
 			m.abandon(s)
@@ -56,13 +68,17 @@ func (m *sandboxMaker) prepare(space int) (s *sandbox, err error) {
 		return s, os.NewSyscallError("socketpair", err)
 	}
 	s.control = pair[0]
-	m.compile(s, pair[1], space)
+	m.compile(s, pair[1])
 	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	unix.Close(pair[1])
 	if err != nil {
 		return s, fmt.Errorf("start a process: %w", err)
 	}
-	if s.mounts, err = receiveFD(s.control); err == nil {
+	fds, err := receiveFDs(s.control)
+	if err == nil {
+		if len(fds) == 2 {
+			s.space = space{fds[0], fds[1]}
+		}
 		return s, nil
 	}
 	if !errors.Is(err, io.EOF) {
@@ -79,26 +95,22 @@ func (m *sandboxMaker) prepare(space int) (s *sandbox, err error) {
 	return s, fmt.Errorf("a sandbox ended with status %#x", uint32(status))
 }
 
-// receiveFD takes a message, and the descriptor that comes with it.
-func receiveFD(socket int) (int, error) {
+// receiveFDs takes a message, and the descriptors that come with it.
+func receiveFDs(socket int) ([]int, error) {
 	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
+	oob := make([]byte, unix.CmsgSpace(2*4))
+	n, oobn, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
 	if n == 0 {
-		return -1, io.EOF
+		return nil, io.EOF
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil {
-		return -1, err
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) == 0 {
+		return nil, err
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil {
-		return -1, err
-	}
-	return fds[0], nil
+	return unix.ParseUnixRights(&messages[0])
 }
 
 // waits reports whether the process still does.
@@ -110,18 +122,18 @@ func (s *sandbox) waits() bool {
 
 // compile writes the program of a sandbox as far as it is the same for all builds:
 // what needs rights, then giving them up, then waiting for what launch adds.
-func (m *sandboxMaker) compile(s *sandbox, control, space int) {
+func (m *sandboxMaker) compile(s *sandbox, control int) {
 	p := s.program
 	p.call("start a session", unix.SYS_SETSID)
 	p.call("redirect", unix.SYS_DUP3, uintptr(m.null), 0, 0)
 	// The spawner's own limit is Go's doing.
 	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
-	own := ownMounts(m.owner)
-	if space < 0 {
+	own, first := ownMounts(m.owner), s.space.mounts < 0
+	if first {
 		p.call("enter the template", unix.SYS_SETNS, uintptr(m.template), unix.CLONE_NEWNS)
 		p.call("copy the template", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
 	} else {
-		p.call("enter a mount namespace", unix.SYS_SETNS, uintptr(space), unix.CLONE_NEWNS)
+		p.call("enter a mount namespace", unix.SYS_SETNS, uintptr(s.space.mounts), unix.CLONE_NEWNS)
 		for _, f := range own {
 			p.call("unmount "+f.target[1:], unix.SYS_UMOUNT2, p.text(f.target), unix.MNT_DETACH)
 		}
@@ -131,25 +143,35 @@ func (m *sandboxMaker) compile(s *sandbox, control, space int) {
 		fstype := p.text(f.fstype)
 		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))
 	}
-	first, fd := p.message()
-	mounts := p.call("open the mount namespace", unix.SYS_OPENAT, atFDCWD, p.text("/proc/self/ns/mnt"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	mounts.to = fd
 	p.call("set umask", unix.SYS_UMASK, 0o022)
 
 	// The namespace that the rest is owned by is another one: in this, the
 	// builder could have no rights to it even if it had any.
-	p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
-	p.write("/proc/self/setgroups", "deny")
-	p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
-	p.write("/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxGID))
+	var ready uintptr
+	if first {
+		p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
+		p.write("/proc/self/setgroups", "deny")
+		p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
+		p.write("/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxGID))
+		var fds []byte
+		ready, fds = p.message(2)
+		for i, name := range []string{"mnt", "user"} {
+			open := p.call("open the namespace "+name, unix.SYS_OPENAT, atFDCWD, p.text("/proc/self/ns/"+name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			// The upper half of a result is zero, and is overwritten by the next.
+			open.to = address(fds[4*i:])
+		}
+	} else {
+		p.call("enter a user namespace", unix.SYS_SETNS, uintptr(s.space.users), unix.CLONE_NEWUSER)
+		ready, _ = p.message(0)
+	}
 	p.add(m.last)
 
 	// It may be that one already.
 	p.call("keep the socket", unix.SYS_DUP3, uintptr(control), waitFD, unix.O_CLOEXEC).unless(unix.EINVAL)
-	p.call("hand out the mount namespace", unix.SYS_SENDMSG, waitFD, first, unix.MSG_NOSIGNAL).least = 1
+	p.call("say that it waits", unix.SYS_SENDMSG, waitFD, ready, unix.MSG_NOSIGNAL).least = 1
 	// Nothing that others have may stay for longer because this waits.
 	p.call("close descriptors", unix.SYS_CLOSE_RANGE, waitFD+1, ^uintptr(0)>>1, 0)
-	log, _ := p.message()
+	log, _ := p.message(1)
 	p.call("wait for a build", unix.SYS_RECVMSG, waitFD, log, unix.MSG_CMSG_CLOEXEC).least = 1
 }
 
@@ -182,26 +204,21 @@ func (s *sandbox) launch(l *launch, log int) error {
 	return nil
 }
 
-// leave lets its mount namespace go. Had the process been the last in there, its
-// death would have waited for the end of all mounts, and the build with it.
-func (s *sandbox) leave() {
-	if s.mounts >= 0 {
-		unix.Close(s.mounts)
-	}
-}
-
-// message is the address of a struct msghdr, of linux/socket.h, for a byte and a
-// descriptor, whose place is at fd.
-func (p *program) message() (header, fd uintptr) {
+// message is the address of a struct msghdr, of linux/socket.h, for a byte and n
+// descriptors, whose places are at fds.
+func (p *program) message(n int) (header uintptr, fds []byte) {
 	iov := place(p, struct{ base, size uintptr }{address(p.bytes(1)), 1})
-	control := p.bytes(unix.CmsgSpace(4))
-	cmsg := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(control)))
-	cmsg.Level, cmsg.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
-	cmsg.SetLen(unix.CmsgLen(4))
-	header = place(p, struct{ name, nameSize, iov, iovs, control, controlSize, flags uintptr }{
-		iov: iov, iovs: 1, control: address(control), controlSize: uintptr(len(control)),
-	})
-	return header, address(control[unix.CmsgLen(0):])
+	m := struct{ name, nameSize, iov, iovs, control, controlSize, flags uintptr }{iov: iov, iovs: 1}
+	if n > 0 {
+		// A call may write eight bytes to the last place.
+		control := p.bytes(unix.CmsgSpace(4*n) + 8)
+		cmsg := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(control)))
+		cmsg.Level, cmsg.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+		cmsg.SetLen(unix.CmsgLen(4 * n))
+		m.control, m.controlSize = address(control), uintptr(unix.CmsgSpace(4*n))
+		fds = control[unix.CmsgLen(0):]
+	}
+	return place(p, m), fds
 }
 
 // write adds calls that write text to a file. It is left open.
@@ -248,13 +265,20 @@ func (s *sandbox) reap() (e ending, err error) {
 			return e, fmt.Errorf("read the clock: %w", err)
 		}
 	}
-	then := *(*unix.Timespec)(unsafe.Pointer(unsafe.SliceData(s.clock)))
-	if then.Nano() > 0 { // it got so far
-		e.took = now.Nano() - then.Nano()
+	if s.began() {
+		e.took = now.Nano() - s.execAt()
 	}
 	e.started = realtime.Nano() - e.took
 	return e, nil
 }
+
+// execAt is when the process called exec, by the monotonic clock, or 0.
+func (s *sandbox) execAt() int64 {
+	return (*unix.Timespec)(unsafe.Pointer(unsafe.SliceData(s.clock))).Nano()
+}
+
+// began reports whether the process got so far.
+func (s *sandbox) began() bool { return s.execAt() > 0 }
 
 // failure is why a reaped process did not become the builder.
 func (s *sandbox) failure() message {

@@ -40,7 +40,7 @@ func preparedSandboxes() int { return min(max(2, runtime.NumCPU()), 8) }
 // not wait for what is the same for all. It goes on for as long as the process.
 func (m *sandboxMaker) prepareAhead() {
 	for {
-		s, err := m.prepare(-1)
+		s, err := m.prepare(space{-1, -1})
 		m.prepared <- preparation{s, err}
 	}
 }
@@ -64,7 +64,7 @@ func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
 		}
 		s.tree = tree
 		if err = m.attach(s, l); err == nil && tree != nil {
-			s.space = m.trees.grow(tree, len(l.inputs))
+			s.stays = m.trees.grow(tree, len(l.inputs))
 		}
 	}
 	if err == nil {
@@ -87,7 +87,7 @@ func (m *sandboxMaker) take() (*sandbox, error) {
 		m.abandon(p.sandbox)
 	}
 	// Whatever was wrong may be long ago, and its reason gone.
-	return m.prepare(-1)
+	return m.prepare(space{-1, -1})
 }
 
 // enter makes this thread, which must be locked, the one that starts builds.
@@ -112,25 +112,28 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 	}
 	if s.tree != nil {
 		m.trees.leave(s.tree)
-		if s.space {
+		if s.stays {
 			m.trees.lose(s.tree)
 		}
 	}
 	m.release(s)
-	s.leave()
+	s.space.close()
 }
 
-// recycle takes back what a build had. All of its processes are dead.
+// recycle takes back what a build had. All of its processes are dead. Had they been
+// the last in its mount namespace, the death of the last one would have waited for
+// the end of all mounts, and the build with it: here nobody does.
 func (m *sandboxMaker) recycle(s *sandbox) {
 	m.release(s)
-	if s.tree != nil && m.trees.leave(s.tree) && s.space {
-		next, err := m.prepare(s.mounts)
-		if err == nil {
-			next.tree, next.space = s.tree, true
-		}
-		m.trees.add(s.tree, preparation{next, err})
+	if s.tree == nil || !m.trees.leave(s.tree) || !s.stays {
+		s.space.close()
+		return
 	}
-	s.leave()
+	next, err := m.prepare(s.space)
+	if err == nil {
+		next.tree, next.stays = s.tree, true
+	}
+	m.trees.add(s.tree, preparation{next, err})
 }
 
 // release takes back what any build can have.

@@ -49,7 +49,7 @@ func beSpawner() {
 	}
 	// Its goroutines wait in system calls, which keep what Go calls a processor
 	// until it is taken from them. Whoever comes back from one finds another.
-	runtime.GOMAXPROCS(64)
+	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
 	unix.CloseOnExec(spawnerFD)
 	served := make(chan struct{})
 	go func() {
@@ -166,6 +166,9 @@ func (p *spawnerProcess) see(id uint64, s *sandbox) {
 		answer.kind, answer.body = frameFailed, message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
 	case s.program.result.at != 0:
 		answer.kind, answer.body = frameFailed, s.failure().append(nil)
+	case !s.began():
+		m := message{says: saysFailed, text: fmt.Sprintf("the process ended with status %#x before it was the builder", uint32(e.status))}
+		answer.kind, answer.body = frameFailed, m.append(nil)
 	default:
 		answer.body = e.append(nil)
 	}

@@ -76,6 +76,10 @@ func TestWaiting(t *testing.T) {
 	if w.Built(w.Job("first", `echo > $out; echo x > /dev/shm/x; echo x > /tmp/x`, nil)).Release(); len(spawners(t)) == 0 {
 		t.Skip("there is no spawner for this architecture")
 	}
+	for range 5 { // until as many wait for its inputs as may
+		waiting(t)
+		w.Built(w.Job("next", `echo > $out`, nil)).Release()
+	}
 	waiting(t)
 	files := spawnerFiles(t)
 	seen := make(map[int]bool)
@@ -108,9 +112,17 @@ func TestWaiting(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, not := range []string{" /build ", " /tmp ", " " + string(w.Options.Store), w.Options.Builds} {
-				if strings.Contains(string(mounts), not) {
-					t.Errorf("%q is in its mounts:\n%s", not, mounts)
+			// Where it has inputs, it has them all.
+			has := []int{0, 0}
+			for _, place := range []string{"/build", "/tmp", string(w.Options.Store), string(w.Shell.Path), string(w.Probe.Path)} {
+				has[min(1, strings.Count(string(mounts), " "+place+" "))]++
+			}
+			if has[0] > 0 && has[1] > 0 {
+				t.Errorf("some of its mounts are missing:\n%s", mounts)
+			}
+			for _, place := range []string{"build", "tmp"} {
+				if left, err := os.ReadDir(dir + "root/" + place); err != nil || len(left) > 0 {
+					t.Errorf("in /%s: %v %v", place, left, err)
 				}
 			}
 			if left, err := os.ReadDir(dir + "root/dev/shm"); err != nil || len(left) > 0 {
@@ -120,7 +132,7 @@ func TestWaiting(t *testing.T) {
 		w.Built(w.Job("next", `echo > $out; echo x > /dev/shm/x`, nil)).Release()
 	}
 	if len(seen) < 5 {
-		t.Errorf("%d processes waited for 6 builds", len(seen))
+		t.Errorf("%d processes waited for 5 builds", len(seen))
 	}
 	waiting(t)
 	// What the last one had goes after its end.
@@ -147,6 +159,16 @@ func TestWaitingKilled(t *testing.T) {
 		for pid := range waiting(t) {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatal(err)
+			}
+			// Nobody reaps it before it is wanted.
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				if err != nil || strings.Contains(string(status), "\nState:\tZ") {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("it does not die")
+				}
 			}
 		}
 		for range 4 {
