@@ -97,13 +97,19 @@ func (t *inputTrees) next(tree *inputTree) *sandbox {
 	}
 }
 
-// leave says that the build that took a tree is over, and reports whether the
-// tree is still wanted.
-func (t *inputTrees) leave(tree *inputTree) bool {
+// leave says that the build that took a tree is over. Its owner hears of that
+// later: the next build that takes the tree comes after.
+func (t *inputTrees) leave(tree *inputTree) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tree.busy = false
 	t.bound()
+}
+
+// wanted reports whether a tree is still among the trees.
+func (t *inputTrees) wanted(tree *inputTree) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return !tree.gone
 }
 

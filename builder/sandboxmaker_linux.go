@@ -120,12 +120,12 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 	s.space.close()
 }
 
-// recycle takes back what a build had. All of its processes are dead. Had they been
+// recycle takes back what a build had, which has left its tree. All of its processes are dead. Had they been
 // the last in its mount namespace, the death of the last one would have waited for
 // the end of all mounts, and the build with it: here nobody does.
 func (m *sandboxMaker) recycle(s *sandbox) {
 	m.release(s)
-	if s.tree == nil || !m.trees.leave(s.tree) || !s.stays {
+	if s.tree == nil || !s.stays || !m.trees.wanted(s.tree) {
 		s.space.close()
 		return
 	}

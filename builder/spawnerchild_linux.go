@@ -172,6 +172,9 @@ func (p *spawnerProcess) see(id uint64, s *sandbox) {
 	default:
 		answer.body = e.append(nil)
 	}
+	if s.tree != nil {
+		p.maker.trees.leave(s.tree)
+	}
 	p.send(answer)
 	p.maker.recycle(s)
 }
