@@ -2,6 +2,7 @@ package builder
 
 import (
 	"io/fs"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,14 +31,29 @@ type fsxattr struct {
 const ioctlGetFSXAttr = 2<<30 | unsafe.Sizeof(fsxattr{})<<16 | 'X'<<8 | 31
 
 func summarise(dir string) (s dirSummary, err error) {
+	f, err := openDir(dir)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	return summariseOpen(f)
+}
+
+// openDir opens a directory that nobody else changes. Go's runtime would first ask
+// whether it could wait for it.
+func openDir(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return s, &fs.PathError{Op: "open", Path: dir, Err: err}
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
-	defer unix.Close(fd)
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+func summariseOpen(dir *os.File) (s dirSummary, err error) {
+	fd := int(dir.Fd())
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
-		return s, &fs.PathError{Op: "statx", Path: dir, Err: err}
+		return s, &fs.PathError{Op: "statx", Path: dir.Name(), Err: err}
 	}
 	s = dirSummary{mode: st.Mode, uid: st.Uid, gid: st.Gid, links: st.Nlink, size: st.Size, attributes: st.Attributes}
 	// A file system that has no flags or attributes answers with the same error

@@ -41,13 +41,18 @@ const (
 	maxFrame = 64 << 20
 )
 
-// send writes f. Only one may write at a time.
-func (f frame) send(conn *net.UnixConn) error {
+// text is f as it is sent, but for its descriptor.
+func (f frame) text() []byte {
 	b := make([]byte, frameHeader, frameHeader+len(f.body))
 	binary.LittleEndian.PutUint32(b, uint32(len(f.body)))
 	b[4] = f.kind
 	binary.LittleEndian.PutUint64(b[8:], f.id)
-	b = append(b, f.body...)
+	return append(b, f.body...)
+}
+
+// send writes f. Only one may write at a time.
+func (f frame) send(conn *net.UnixConn) error {
+	b := f.text()
 	if f.fd < 0 {
 		_, err := conn.Write(b)
 		return err
@@ -59,15 +64,20 @@ func (f frame) send(conn *net.UnixConn) error {
 	return err
 }
 
+// frameSource is what frames come from: a connection.
+type frameSource interface {
+	ReadMsgUnix(b, oob []byte) (n, oobn, flags int, from *net.UnixAddr, err error)
+}
+
 // frameReader reads frames.
 type frameReader struct {
-	conn *net.UnixConn
+	conn frameSource
 	buf  []byte // what was read and not yet handed on
 	oob  []byte
 	fds  []int // likewise
 }
 
-func newFrameReader(conn *net.UnixConn) *frameReader {
+func newFrameReader(conn frameSource) *frameReader {
 	return &frameReader{conn: conn, buf: make([]byte, 0, 16<<10), oob: make([]byte, unix.CmsgSpace(4*8))}
 }
 

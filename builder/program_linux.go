@@ -88,6 +88,9 @@ func (p *program) pass(c *call, n, arg int) {
 	c.to = uintptr(unsafe.Pointer(c)) + uintptr(n)*unsafe.Sizeof(*c) + unsafe.Offsetof(c.args) + uintptr(arg)*unsafe.Sizeof(c.args[0])
 }
 
+// atFDCWD is AT_FDCWD as an argument of a call.
+const atFDCWD = ^uintptr(-unix.AT_FDCWD - 1)
+
 // bytes is pinned memory, all zero and aligned to 8 bytes.
 func (p *program) bytes(n int) []byte {
 	n = (n + 7) &^ 7

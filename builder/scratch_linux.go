@@ -188,32 +188,41 @@ func (s *scratch) parking(letter byte, n int) string {
 // directory is then like a new one. All of the builder's processes must be dead.
 func (s *scratch) empty() (bool, error) {
 	for _, name := range buildersDirs() {
-		dir := s.path(name)
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return false, err
-		}
-		stubs := 0
-		for _, e := range entries {
-			if name == "store" && s.isStub(e) {
-				stubs++
-				continue
-			}
-			if err := tree.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return false, err
-			}
-		}
-		if name == "store" {
-			s.links = s.links[:0]
-			if stubs != len(s.stubs) {
-				return false, nil
-			}
-		}
-		if now, err := summarise(dir); err != nil || now != s.fresh[name] {
+		if fresh, err := s.emptyDir(name); err != nil || !fresh {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+func (s *scratch) emptyDir(name string) (bool, error) {
+	dir, err := openDir(s.path(name))
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return false, err
+	}
+	stubs := 0
+	for _, e := range entries {
+		if name == "store" && s.isStub(e) {
+			stubs++
+			continue
+		}
+		if err := tree.RemoveAll(filepath.Join(dir.Name(), e.Name())); err != nil {
+			return false, err
+		}
+	}
+	if name == "store" {
+		s.links = s.links[:0]
+		if stubs != len(s.stubs) {
+			return false, nil
+		}
+	}
+	now, err := summariseOpen(dir)
+	return now == s.fresh[name], err
 }
 
 func (s *scratch) isStub(e fs.DirEntry) bool {
@@ -232,11 +241,12 @@ func (s *scratch) renew(builds string, drv store.Path) error {
 }
 
 func (s *scratch) move(to string) error {
-	err := os.Rename(s.dir, to)
-	if err == nil {
-		s.dir = to
+	// os.Rename would first look what is there, which is nothing.
+	if err := unix.Rename(s.dir, to); err != nil {
+		return &os.LinkError{Op: "rename", Old: s.dir, New: to, Err: err}
 	}
-	return err
+	s.dir = to
+	return nil
 }
 
 // suffix is the end of its name, which no other has.

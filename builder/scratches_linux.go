@@ -2,7 +2,6 @@ package builder
 
 import (
 	"crypto/sha256"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,22 +14,22 @@ import (
 // inputsKey stands for a list of inputs.
 type inputsKey [sha256.Size]byte
 
-func keyOf(inputs []store.Info) (key inputsKey) {
-	h := sha256.New()
+func keyOf(inputs []store.Info) inputsKey {
+	text := make([]byte, 0, 64*len(inputs))
 	for _, in := range inputs {
-		fmt.Fprintf(h, "%c%s\n", inputLetter(in.Kind), in.Path.Base())
+		text = append(text, inputLetter(in.Kind))
+		text = append(text, in.Path.Base()...)
+		text = append(text, '\n')
 	}
-	h.Sum(key[:0])
-	return key
+	return sha256.Sum256(text)
 }
 
 const (
 	// maxIdle is the most scratch directories, and the most networks, that wait.
 	maxIdle = 64
-	// maxIdleTrees is the number of scratch directories up to which another is
-	// made rather than that the stubs of one with many of them are exchanged:
-	// they may be wanted again.
-	maxIdleTrees = 8
+	// maxIdleSets is the number of scratch directories up to which another is made
+	// rather than that the stubs of one are exchanged: they may be wanted again.
+	maxIdleSets = 8
 )
 
 // scratches are the scratch directories of a Local. Those that are not in use
@@ -77,10 +76,7 @@ func (p *scratches) take(b *build) (*scratch, error) {
 func (p *scratches) choose(key inputsKey) *scratch {
 	chosen := slices.IndexFunc(p.idle, func(s *scratch) bool { return s.inputs == key })
 	if chosen < 0 {
-		chosen = slices.IndexFunc(p.idle, func(s *scratch) bool { return len(s.stubs) <= directInputs })
-	}
-	if chosen < 0 {
-		if len(p.idle) < maxIdleTrees {
+		if len(p.idle) < maxIdleSets {
 			return nil
 		}
 		chosen = 0
@@ -117,9 +113,7 @@ func (p *scratches) add(s *scratch) *scratch {
 }
 
 func (p *scratches) remove(s *scratch) {
-	if len(s.stubs) > directInputs {
-		p.gone(s.number)
-	}
+	p.gone(s.number)
 	_ = tree.RemoveAll(s.dir)
 }
 

@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -42,7 +43,17 @@ func openSpare(t testing.TB, o *builder.Options) buildertest.Builder {
 // each that looks for them: what it sees is what the first build of all saw.
 func TestNothingIsCarried(t *testing.T) {
 	trace := compileTrace(t, t.TempDir())
+	t.Run("few inputs", func(t *testing.T) { testNothingIsCarried(t, trace, 0) })
+	// They keep their mount namespaces.
+	t.Run("many inputs", func(t *testing.T) { testNothingIsCarried(t, trace, 30) })
+}
+
+func testNothingIsCarried(t *testing.T, trace string, more int) {
 	w := buildertest.NewWorld(t, openSpare)
+	var inputs []store.Info
+	for i := range more {
+		inputs = append(inputs, w.AddText(fmt.Sprintf("input-%d", i), "text"))
+	}
 	program := w.Add("trace", func(p string) { buildertest.CopyFile(t, trace, p) })
 	link := w.Add("link", func(p string) {
 		if err := os.Symlink("/etc/passwd", p); err != nil {
@@ -56,7 +67,7 @@ func TestNothingIsCarried(t *testing.T) {
 		world := *w
 		world.T = t
 		r := world.Built(world.Job("job", `sed -n 's|.*-\([0-9]*\)/build /build .*|\1|p' /proc/self/mountinfo; $trace "$what"; echo > $out`, func(j *builder.Job) {
-			j.Inputs = append(j.Inputs, program, link)
+			j.Inputs = append(append(j.Inputs, program, link), inputs...)
 			buildertest.Setenv(j.Derivation, "trace", string(program.Path))
 			buildertest.Setenv(j.Derivation, "what", what)
 		}))

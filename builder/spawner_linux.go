@@ -72,6 +72,17 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	return s, nil
 }
 
+// unixConn makes a connection of a descriptor, which it takes over.
+func unixConn(fd int) (*net.UnixConn, error) {
+	file := os.NewFile(uintptr(fd), "spawner")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
+
 // startSpawnerProcess runs this program again. dead is closed when it has ended.
 func startSpawnerProcess(conn *os.File, ids identity) (dead <-chan struct{}, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

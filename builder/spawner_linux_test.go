@@ -252,6 +252,7 @@ func TestFit(t *testing.T) {
 				delete(s.stubs, name)
 				break
 			}
+			s.inputs = inputsKey{} // nobody would use it again
 			return
 		}
 		if fresh, err := s.empty(); err != nil || !fresh {
@@ -266,12 +267,41 @@ func TestFit(t *testing.T) {
 func TestTreesAreBounded(t *testing.T) {
 	trees := inputTrees{trees: make(map[uint64]*inputTree)}
 	for i := range uint64(10) {
-		trees.trees[i+1] = &inputTree{root: -1, mounts: maxTreeMounts / 5, used: 100 - i, busy: i == 9}
+		trees.trees[i+1] = &inputTree{mounts: maxTreeMounts / 5, used: 100 - i, busy: i == 9}
 		trees.mounts += maxTreeMounts / 5
 	}
 	trees.bound()
 	if got := slices.Sorted(maps.Keys(trees.trees)); !slices.Equal(got, []uint64{1, 2, 3, 4, 10}) || trees.mounts != maxTreeMounts {
 		t.Errorf("left: %v with %d mounts", got, trees.mounts)
+	}
+}
+
+// A tree that the next build has taken is not dropped because the one before has
+// ended, however many there are: that build may wait for what is made in it.
+func TestTreeInUseStays(t *testing.T) {
+	trees := inputTrees{trees: make(map[uint64]*inputTree)}
+	l := &launch{number: 1, stubs: 1}
+	if trees.take(l) != nil {
+		t.Fatal("a tree for the first build")
+	}
+	first := trees.take(l)
+	if first == nil || !trees.grow(first, 5) || !trees.grow(first, 5) || trees.grow(first, 5) {
+		t.Fatalf("%+v", first)
+	}
+	trees.leave(first)
+	if trees.take(l) != first {
+		t.Fatal("it is another tree")
+	}
+	for i := range uint64(maxSpaces) {
+		l := &launch{number: 2 + i, stubs: 1}
+		trees.take(l)
+		if tree := trees.take(l); !trees.grow(tree, 5) || !trees.wanted(tree) || !trees.wanted(first) {
+			t.Fatalf("%d: %+v %+v", i, tree, first)
+		}
+	}
+	trees.leave(first)
+	if trees.wanted(first) || trees.spaces != maxSpaces || trees.mounts != 5*maxSpaces {
+		t.Errorf("%d namespaces, %d mounts, %+v", trees.spaces, trees.mounts, first)
 	}
 }
 

@@ -2,13 +2,10 @@ package builder
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +31,7 @@ type spawnerConfig struct {
 // namespace, so that the kernel ends every builder with it, and the owner of a
 // small heap, so that none of its children has much to carry.
 type spawnerProcess struct {
-	conn    *net.UnixConn
+	conn    ownerConn
 	sending sync.Mutex
 	maker   *sandboxMaker
 
@@ -50,17 +47,17 @@ func beSpawner() {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		os.Exit(1)
 	}
+	// Its goroutines wait in system calls, which keep what Go calls a processor
+	// until it is taken from them. Whoever comes back from one finds another.
+	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
 	unix.CloseOnExec(spawnerFD)
-	conn, err := unixConn(spawnerFD)
-	if err != nil {
-		os.Exit(1)
-	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
+		conn := ownerConn(spawnerFD)
 		if err := serveOwner(conn); err != nil {
 			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
-			_ = frame{kind: frameFailed, body: m.append(nil), fd: -1}.send(conn)
+			conn.send(frame{kind: frameFailed, body: m.append(nil)})
 		}
 	}()
 	<-served
@@ -69,7 +66,10 @@ func beSpawner() {
 
 // serveOwner returns an error if it cannot begin, and nil when the owner has
 // gone. An owner that died before the signal was set says nothing more.
-func serveOwner(conn *net.UnixConn) error {
+func serveOwner(conn ownerConn) error {
+	// This thread goes to the mount namespaces of sandboxes, and so nobody else
+	// may have its working directory and root.
+	runtime.LockOSThread()
 	reader := newFrameReader(conn)
 	f, err := reader.next()
 	if err != nil {
@@ -83,11 +83,14 @@ func serveOwner(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+	if err := maker.enter(); err != nil {
+		return err
+	}
 	p := &spawnerProcess{conn: conn, maker: maker, pids: make(map[uint64]int)}
 	if err := p.try(); err != nil {
 		return err
 	}
-	p.send(frame{kind: frameReady, fd: -1})
+	p.send(frame{kind: frameReady})
 	for {
 		f, err := reader.next()
 		if err != nil {
@@ -97,79 +100,13 @@ func serveOwner(conn *net.UnixConn) error {
 	}
 }
 
-// unixConn makes a connection of a descriptor, which it takes over.
-func unixConn(fd int) (*net.UnixConn, error) {
-	file := os.NewFile(uintptr(fd), "spawner")
-	defer file.Close()
-	conn, err := net.FileConn(file)
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.UnixConn), nil
-}
-
-// newSandboxMaker brings this process to where sandboxes can be made.
-func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
-	m := &sandboxMaker{store: c.Store, trees: inputTrees{trees: make(map[uint64]*inputTree)}, last: make(map[uintptr]*program)}
-	var err error
-	if m.files, err = foundFileLimit(); err != nil {
-		return nil, err
-	}
-	if m.null, err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
-	}
-	// Nothing that is mounted here may be seen outside, or the reverse.
-	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, err
-	}
-	if err := nameHost(); err != nil {
-		return nil, err
-	}
-	syscall.Umask(0)
-	if m.template, err = makeTemplate(c); err != nil {
-		return nil, err
-	}
-	// The children open files of their own in /proc.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
-		return nil, err
-	}
-	if c.Nobody {
-		m.owner = fmt.Sprintf(",uid=%[1]d,gid=%[1]d", sandboxNobody)
-	}
-	if err := c.enterOwnRoot(); err != nil {
-		return nil, err
-	}
-	if err := m.restrict(); err != nil {
-		return nil, err
-	}
-	m.networks = newNetworks(c.Spare)
-	return m, nil
-}
-
-// foundFileLimit is the limit on open files that this program was started with.
-// Go's runtime raises it at once, and an exec takes that back, which the exec of
-// nothing does too.
-func foundFileLimit() (limit unix.Rlimit, err error) {
-	if err := syscall.Exec("", nil, nil); !errors.Is(err, unix.ENOENT) {
-		return limit, fmt.Errorf("exec of nothing: %w", err)
-	}
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return limit, fmt.Errorf("get limit of open files: %w", err)
-	}
-	high := unix.Rlimit{Cur: limit.Max, Max: limit.Max}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &high); err != nil {
-		return limit, fmt.Errorf("set limit of open files: %w", err)
-	}
-	return limit, nil
-}
-
 // try makes a sandbox of which nothing comes.
 func (p *spawnerProcess) try() error {
 	s, err := p.maker.start(nil, p.maker.null)
 	if err != nil {
 		return err
 	}
-	defer p.maker.release(s)
+	defer p.maker.recycle(s)
 	e, err := s.reap()
 	if err != nil {
 		return err
@@ -186,8 +123,7 @@ func (p *spawnerProcess) try() error {
 func (p *spawnerProcess) send(f frame) {
 	p.sending.Lock()
 	defer p.sending.Unlock()
-	// An owner that cannot be told has gone, which is noticed where it is read.
-	_ = f.send(p.conn)
+	p.conn.send(f)
 }
 
 // take does what a frame says. Builds are begun one after the other: it takes less
@@ -203,7 +139,7 @@ func (p *spawnerProcess) take(f frame) {
 		unix.Close(f.fd)
 		if err != nil {
 			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
-			p.send(frame{kind: frameFailed, id: f.id, body: m.append(nil), fd: -1})
+			p.send(frame{kind: frameFailed, id: f.id, body: m.append(nil)})
 			return
 		}
 		p.mu.Lock()
@@ -223,18 +159,24 @@ func (p *spawnerProcess) take(f frame) {
 
 // see waits for the end of a build, and tells of it.
 func (p *spawnerProcess) see(id uint64, s *sandbox) {
-	answer := frame{kind: frameEnded, id: id, fd: -1}
+	answer := frame{kind: frameEnded, id: id}
 	e, err := p.end(id, s)
 	switch {
 	case err != nil:
 		answer.kind, answer.body = frameFailed, message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
 	case s.program.result.at != 0:
 		answer.kind, answer.body = frameFailed, s.failure().append(nil)
+	case !s.began():
+		m := message{says: saysFailed, text: fmt.Sprintf("the process ended with status %#x before it was the builder", uint32(e.status))}
+		answer.kind, answer.body = frameFailed, m.append(nil)
 	default:
 		answer.body = e.append(nil)
 	}
+	if s.tree != nil {
+		p.maker.trees.leave(s.tree)
+	}
 	p.send(answer)
-	p.maker.release(s)
+	p.maker.recycle(s)
 }
 
 // end waits for the end of a process. While it is a zombie its pid is its own.

@@ -1,0 +1,39 @@
+package builder
+
+import (
+	"errors"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownerConn is a spawner's connection to its owner, as a descriptor. Whoever
+// reads from it waits in the kernel: Go's runtime would have two threads more
+// between a frame that comes and the one that is locked to a thread for it.
+type ownerConn int
+
+// send writes f, which has no descriptor. Only one may write at a time. An owner
+// that cannot be told has gone, which is noticed where it is read.
+func (c ownerConn) send(f frame) {
+	for b := f.text(); len(b) > 0; {
+		n, err := unix.SendmsgN(int(c), b, nil, nil, unix.MSG_NOSIGNAL)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		b = b[n:]
+	}
+}
+
+// ReadMsgUnix is that of net.UnixConn, without an address.
+func (c ownerConn) ReadMsgUnix(b, oob []byte) (n, oobn, flags int, from *net.UnixAddr, err error) {
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(int(c), b, oob, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			return n, oobn, flags, nil, os.NewSyscallError("recvmsg", err)
+		}
+	}
+}

@@ -1,0 +1,294 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sandbox is a process that waits to become a builder, and then does: the first
+// in namespaces of its own, without any right, in which nothing is of a build
+// until it gets one.
+type sandbox struct {
+	pid     int
+	control int // a socket: at its other end the process waits for its log
+	space   space
+	network *network
+	tree    *inputTree // of its inputs; nil: none
+	stays   bool       // its space is one of the tree
+	program *program
+	builder int    // the first call of the program that is about the builder, and not the sandbox
+	clock   []byte // where the process puts the time of its exec
+}
+
+// space is what a build, which has no right to it, leaves as it was: a mount
+// namespace, and a user namespace. No two processes of different builds are in one
+// at the same time.
+type space struct{ mounts, users int } // descriptors; -1: none
+
+func (s space) close() {
+	for _, fd := range []int{s.mounts, s.users} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// Descriptors of a process that waits, after the usual three.
+const (
+	waitFD = 3 // the control socket
+	logFD  = 4 // the first that is free: what comes over that
+)
+
+// Bounds on what compile and launch add, beside maxLastCalls.
+const (
+	compiledCalls = 40
+	launchCalls   = 10
+)
+
+// prepare makes a sandbox that waits: in a copy of the template or, where left has
+// that, in the space that an earlier one has left, which is the new one's then.
+func (m *sandboxMaker) prepare(left space) (s *sandbox, err error) {
+	s = &sandbox{control: -1, space: left, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
+	defer func() {
+		if err != nil {
+			m.abandon(s)
+			s = nil
+		}
+	}()
+	if s.network, err = m.networks.take(); err != nil {
+		return s, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return s, os.NewSyscallError("socketpair", err)
+	}
+	s.control = pair[0]
+	m.compile(s, pair[1])
+	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	unix.Close(pair[1])
+	if err != nil {
+		return s, fmt.Errorf("start a process: %w", err)
+	}
+	fds, err := receiveFDs(s.control)
+	if err == nil {
+		if len(fds) == 2 {
+			s.space = space{fds[0], fds[1]}
+		}
+		return s, nil
+	}
+	if !errors.Is(err, io.EOF) {
+		return s, err
+	}
+	status, err := s.bury()
+	s.pid = 0
+	if err != nil {
+		return s, err
+	}
+	if _, err := s.program.failed(); err != nil {
+		return s, err
+	}
+	return s, fmt.Errorf("a sandbox ended with status %#x", uint32(status))
+}
+
+// receiveFDs takes a message, and the descriptors that come with it.
+func receiveFDs(socket int) ([]int, error) {
+	var b [1]byte
+	oob := make([]byte, unix.CmsgSpace(2*4))
+	n, oobn, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	return unix.ParseUnixRights(&messages[0])
+}
+
+// waits reports whether the process still does.
+func (s *sandbox) waits() bool {
+	var b [1]byte
+	_, _, err := unix.Recvfrom(s.control, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return errors.Is(err, unix.EAGAIN)
+}
+
+// compile writes the program of a sandbox as far as it is the same for all builds:
+// what needs rights, then giving them up, then waiting for what launch adds.
+func (m *sandboxMaker) compile(s *sandbox, control int) {
+	p := s.program
+	p.call("start a session", unix.SYS_SETSID)
+	p.call("redirect", unix.SYS_DUP3, uintptr(m.null), 0, 0)
+	// The spawner's own limit is Go's doing.
+	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
+	own, first := ownMounts(m.owner), s.space.mounts < 0
+	if first {
+		p.call("enter the template", unix.SYS_SETNS, uintptr(m.template), unix.CLONE_NEWNS)
+		p.call("copy the template", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
+	} else {
+		p.call("enter a mount namespace", unix.SYS_SETNS, uintptr(s.space.mounts), unix.CLONE_NEWNS)
+		for _, f := range own {
+			p.call("unmount "+f.target[1:], unix.SYS_UMOUNT2, p.text(f.target), unix.MNT_DETACH)
+		}
+	}
+	p.call("enter the network", unix.SYS_SETNS, uintptr(s.network.ns), unix.CLONE_NEWNET)
+	for _, f := range own {
+		fstype := p.text(f.fstype)
+		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))
+	}
+	p.call("set umask", unix.SYS_UMASK, 0o022)
+
+	// The namespace that the rest is owned by is another one: in this, the
+	// builder could have no rights to it even if it had any.
+	var ready uintptr
+	if first {
+		p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
+		p.write("/proc/self/setgroups", "deny")
+		p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
+		p.write("/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxGID))
+		var fds []byte
+		ready, fds = p.message(2)
+		for i, name := range []string{"mnt", "user"} {
+			open := p.call("open the namespace "+name, unix.SYS_OPENAT, atFDCWD, p.text("/proc/self/ns/"+name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			// The upper half of a result is zero, and is overwritten by the next.
+			open.to = address(fds[4*i:])
+		}
+	} else {
+		p.call("enter a user namespace", unix.SYS_SETNS, uintptr(s.space.users), unix.CLONE_NEWUSER)
+		ready, _ = p.message(0)
+	}
+	p.add(m.last)
+
+	// It may be that one already.
+	p.call("keep the socket", unix.SYS_DUP3, uintptr(control), waitFD, unix.O_CLOEXEC).unless(unix.EINVAL)
+	p.call("say that it waits", unix.SYS_SENDMSG, waitFD, ready, unix.MSG_NOSIGNAL).least = 1
+	// Nothing that others have may stay for longer because this waits.
+	p.call("close descriptors", unix.SYS_CLOSE_RANGE, waitFD+1, ^uintptr(0)>>1, 0)
+	log, _ := p.message(1)
+	p.call("wait for a build", unix.SYS_RECVMSG, waitFD, log, unix.MSG_CMSG_CLOEXEC).least = 1
+}
+
+// launch gives the process its log, and a program that ends in the exec of the
+// builder. Its mounts are attached.
+func (s *sandbox) launch(l *launch, log int) error {
+	p := s.program
+	for fd := uintptr(1); fd <= 2; fd++ {
+		p.call("redirect", unix.SYS_DUP3, logFD, fd, 0)
+	}
+	if l != nil {
+		if l.personality != addrNoRandomize {
+			p.call("set personality", unix.SYS_PERSONALITY, l.personality)
+		}
+		p.call("enter "+buildDir, unix.SYS_CHDIR, p.text(buildDir))
+	}
+	s.clock = p.bytes(int(unsafe.Sizeof(unix.Timespec{})))
+	p.call("read the clock", unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, address(s.clock))
+	s.builder = len(p.calls)
+	if l == nil {
+		p.call("end", unix.SYS_EXIT_GROUP, 0)
+	} else {
+		name := p.text(l.builder)
+		p.call("find the builder", unix.SYS_FACCESSAT, atFDCWD, name, unix.F_OK)
+		p.call("execute the builder", unix.SYS_EXECVE, name, p.texts(l.args), p.texts(l.env))
+	}
+	if err := unix.Sendmsg(s.control, []byte{0}, unix.UnixRights(log), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("give a sandbox its log: %w", err)
+	}
+	return nil
+}
+
+// message is the address of a struct msghdr, of linux/socket.h, for a byte and n
+// descriptors, whose places are at fds.
+func (p *program) message(n int) (header uintptr, fds []byte) {
+	iov := place(p, struct{ base, size uintptr }{address(p.bytes(1)), 1})
+	m := struct{ name, nameSize, iov, iovs, control, controlSize, flags uintptr }{iov: iov, iovs: 1}
+	if n > 0 {
+		// A call may write eight bytes to the last place.
+		control := p.bytes(unix.CmsgSpace(4*n) + 8)
+		cmsg := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(control)))
+		cmsg.Level, cmsg.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+		cmsg.SetLen(unix.CmsgLen(4 * n))
+		m.control, m.controlSize = address(control), uintptr(unix.CmsgSpace(4*n))
+		fds = control[unix.CmsgLen(0):]
+	}
+	return place(p, m), fds
+}
+
+// write adds calls that write text to a file. It is left open.
+func (p *program) write(file, text string) {
+	open := p.call("open "+file, unix.SYS_OPENAT, atFDCWD, p.text(file), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	p.pass(open, 1, 0)
+	p.call("write "+file, unix.SYS_WRITE, 0, p.text(text), uintptr(len(text))).least = len(text)
+}
+
+// wait waits until the process is a zombie, with all others of its pid namespace
+// dead.
+func (s *sandbox) wait() error {
+	for {
+		err := unix.Waitid(unix.P_PID, s.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// bury waits for the process to be a zombie and ends that. Its pid means nothing
+// then.
+func (s *sandbox) bury() (status unix.WaitStatus, err error) {
+	for {
+		_, err := unix.Wait4(s.pid, &status, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return status, fmt.Errorf("wait for the builder: %w", err)
+		}
+		return status, nil
+	}
+}
+
+// reap is bury for one that was launched.
+func (s *sandbox) reap() (e ending, err error) {
+	var now, realtime unix.Timespec
+	if e.status, err = s.bury(); err != nil {
+		return e, err
+	}
+	for clock, t := range map[int32]*unix.Timespec{unix.CLOCK_MONOTONIC: &now, unix.CLOCK_REALTIME: &realtime} {
+		if err := unix.ClockGettime(clock, t); err != nil {
+			return e, fmt.Errorf("read the clock: %w", err)
+		}
+	}
+	if s.began() {
+		e.took = now.Nano() - s.execAt()
+	}
+	e.started = realtime.Nano() - e.took
+	return e, nil
+}
+
+// execAt is when the process called exec, by the monotonic clock, or 0.
+func (s *sandbox) execAt() int64 {
+	return (*unix.Timespec)(unsafe.Pointer(unsafe.SliceData(s.clock))).Nano()
+}
+
+// began reports whether the process got so far.
+func (s *sandbox) began() bool { return s.execAt() > 0 }
+
+// failure is why a reaped process did not become the builder.
+func (s *sandbox) failure() message {
+	i, err := s.program.failed()
+	m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
+	if i >= s.builder {
+		m.says, m.text = saysNoExec, m.errno.Error()
+		if i > s.builder && m.errno == unix.ENOENT {
+			m.text = noInterpreter(m.errno).Error()
+		}
+	}
+	return m
+}
