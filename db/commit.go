@@ -14,6 +14,11 @@ const (
 	// useInterval is how old an unwritten use may become when nothing else is
 	// written that could take it along.
 	useInterval = time.Minute
+	// company is how long writes that are all patient wait for others, at most,
+	// and enough is how many of them do not wait any longer. A commit takes half
+	// a millisecond, for one as for twenty.
+	company = 4 * time.Millisecond
+	enough  = 64
 )
 
 // write is one queued change.
@@ -21,6 +26,7 @@ type write struct {
 	ctx      context.Context
 	do       func(w writer) error
 	barrier  bool   // makes paths valid: the barrier comes before its commit
+	patient  bool   // may wait for company
 	synced   func() // may be nil
 	rejected bool
 	done     chan error
@@ -42,6 +48,9 @@ func (d *DB) queue(w *write) error {
 		return ErrClosed
 	}
 	d.pending = append(d.pending, w)
+	if !w.patient {
+		d.hasty = true
+	}
 	d.mu.Unlock()
 	d.wakeCommitter()
 	return <-w.done
@@ -61,13 +70,18 @@ func (d *DB) commitLoop() {
 	defer close(d.stopped)
 	tick := time.NewTicker(useInterval)
 	defer tick.Stop()
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	<-wait.C
 	for {
+		d.awaitCompany(wait)
 		d.mu.Lock()
 		batch := d.pending
 		if len(batch) > maxBatch {
 			batch = batch[:maxBatch:maxBatch]
 		}
 		d.pending = d.pending[len(batch):]
+		d.hasty = len(d.pending) > 0
 		closing := d.closing
 		d.mu.Unlock()
 		if len(batch) > 0 {
@@ -82,6 +96,27 @@ func (d *DB) commitLoop() {
 		case <-d.wake:
 		case <-tick.C:
 			d.commit(nil)
+		}
+	}
+}
+
+// awaitCompany waits while all that is queued is patient.
+func (d *DB) awaitCompany(wait *time.Timer) {
+	for begun := false; ; {
+		d.mu.Lock()
+		ready := len(d.pending) == 0 || d.hasty || d.closing || len(d.pending) >= enough
+		d.mu.Unlock()
+		if ready {
+			return
+		}
+		if !begun {
+			begun = true
+			wait.Reset(company)
+		}
+		select {
+		case <-d.wake:
+		case <-wait.C:
+			return
 		}
 	}
 }

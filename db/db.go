@@ -57,6 +57,7 @@ type DB struct {
 
 	mu      sync.Mutex
 	pending []*write
+	hasty   bool             // something in pending is not patient
 	used    map[string]int64 // base → seconds since 1970: uses not yet written
 	closing bool
 	wake    chan struct{} // one token: there may be something in pending

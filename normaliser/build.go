@@ -38,9 +38,13 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
-	n.post(func(gr *graph) { gr.built(j.goal) })
+	patient := make(chan bool, 1)
+	n.post(func(gr *graph) { patient <- gr.built(j.goal) })
 	// It is built: whoever has gone, it would be a waste not to keep it.
-	err = n.store.Register(context.WithoutCancel(ctx), j.path, d, res, func() { n.setPhase(j, event.PhaseRegister) })
+	err = n.store.Register(context.WithoutCancel(ctx), Built{
+		Drv: j.path, Derivation: d, Result: res, Patient: <-patient,
+		Synced: func() { n.setPhase(j, event.PhaseRegister) },
+	})
 	if err != nil {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
 	}
@@ -56,27 +60,25 @@ const maxRegistering = 256
 // share a transaction. But what waits for nothing else than this goal, and is
 // needed more than anything that could have the slot now, gets it: builders
 // take longer than a transaction.
-func (gr *graph) built(g *goal) {
-	if gr.counts[registering] >= maxRegistering || gr.heir(g) {
-		return
+//
+// It reports whether the registration may be delayed a little: there is work for
+// all slots, and nothing waits for this goal alone.
+func (gr *graph) built(g *goal) (patient bool) {
+	if gr.counts[registering] >= maxRegistering {
+		return false
+	}
+	first, patient := g.pool.first(), len(g.requests) == 0
+	for _, e := range g.waiters {
+		if w := e.from; !e.dead && w.unfinished == 1 {
+			patient = false
+			if first != nil && gr.poolOf(w) == g.pool && less(w, first) {
+				return false
+			}
+		}
 	}
 	gr.set(g, registering)
 	g.run.freed = time.Now()
-}
-
-// heir reports whether a goal that waits only for g goes before all that is
-// buildable.
-func (gr *graph) heir(g *goal) bool {
-	first := g.pool.first()
-	if first == nil {
-		return false
-	}
-	for _, e := range g.waiters {
-		if w := e.from; !e.dead && w.unfinished == 1 && gr.poolOf(w) == g.pool && less(w, first) {
-			return true
-		}
-	}
-	return false
+	return patient && first != nil
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {
@@ -98,34 +100,26 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	for i, o := range d.Outputs {
 		outs[i] = o.Path
 	}
-	type answer struct {
-		unlock func()
-		err    error
+	out := make(chan struct{})
+	patience := time.AfterFunc(lockPatience, func() {
+		defer close(out)
+		n.setPhase(j, event.PhaseLock)
+		n.post(func(gr *graph) { gr.lockedOut(j.goal) })
+	})
+	unlock, err := n.store.Lock(ctx, outs)
+	if patience.Stop() {
+		return unlock, err
 	}
-	got := make(chan answer, 1)
-	go func() {
-		unlock, err := n.store.Lock(ctx, outs)
-		got <- answer{unlock, err}
-	}()
-	patience := time.NewTimer(lockPatience)
-	defer patience.Stop()
-	var a answer
-	select {
-	case a = <-got:
-		return a.unlock, a.err
-	case <-patience.C:
-	}
-	n.setPhase(j, event.PhaseLock)
-	n.post(func(gr *graph) { gr.lockedOut(j.goal) })
-	if a = <-got; a.err != nil {
-		return nil, a.err
+	<-out
+	if err != nil {
+		return nil, err
 	}
 	n.post(func(gr *graph) { gr.set(j.goal, locked) })
 	select {
 	case <-j.resume:
-		return a.unlock, nil
+		return unlock, nil
 	case <-ctx.Done():
-		a.unlock()
+		unlock()
 		return nil, ctx.Err()
 	}
 }

@@ -351,7 +351,11 @@ func (gr *graph) finish(g *goal, outcome string, held time.Duration) {
 	g.outcome = cmp.Or(outcome, event.OutcomeReused)
 	gr.set(g, done)
 	gr.events.Publish(event.Event{Kind: event.Done, Goal: g.path, Text: g.outcome, Duration: held})
-	gr.memory.clear(g.path)
+	if g.outcome == event.OutcomeBuilt && g.kind == kindExpr {
+		gr.memory.cleared(g.path)
+	} else {
+		gr.memory.clear(g.path)
+	}
 }
 
 // drop ends a goal that nobody wants, or that will not be run any more.

@@ -98,6 +98,40 @@ func TestSlotWhileRegistering(t *testing.T) {
 	})
 }
 
+// Only what nobody waits for alone, while there is other work, is registered at
+// leisure.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var all []string
+		for i := range 10 {
+			all = append(all, fmt.Sprint("a", i))
+			w.drv(all[i])
+		}
+		w.drv("b", "a0") // waits for a0 alone
+		all = append(all, "b")
+		top := w.drv("top", all...)
+		n := w.start(t, 2)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top, path("a5.drv")}}); err != nil {
+			t.Fatal(err)
+		}
+		leisurely := 0
+		for _, patient := range w.patient {
+			if patient {
+				leisurely++
+			}
+		}
+		if w.patient["a0"] || w.patient["a5"] || w.patient["top"] || leisurely < 6 {
+			t.Errorf("patient: %v", w.patient)
+		}
+		// When the last ones end nothing else is to be done.
+		last := w.built()[len(w.built())-3:]
+		if w.patient[last[0]] && w.patient[last[1]] {
+			t.Errorf("%v registered at leisure, and top had to wait", last)
+		}
+	})
+}
+
 func TestTiesInTheOrderAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
