@@ -16,18 +16,18 @@ const (
 	useInterval = time.Minute
 	// company is how long writes that are all patient wait for others, at most,
 	// and enough is how many of them do not wait any longer. A commit takes half
-	// a millisecond, for one as for twenty.
-	company = 4 * time.Millisecond
-	enough  = 64
+	// a millisecond, for one as for thirty.
+	company = 25 * time.Millisecond
+	enough  = 128
 )
 
 // write is one queued change.
 type write struct {
 	ctx      context.Context
 	do       func(w writer) error
-	barrier  bool   // makes paths valid: the barrier comes before its commit
-	patient  bool   // may wait for company
-	synced   func() // may be nil
+	barrier  bool        // makes paths valid: the barrier comes before its commit
+	patient  func() bool // whether it may wait for company; nil: it may not
+	synced   func()      // may be nil
 	rejected bool
 	done     chan error
 }
@@ -48,12 +48,22 @@ func (d *DB) queue(w *write) error {
 		return ErrClosed
 	}
 	d.pending = append(d.pending, w)
-	if !w.patient {
+	if w.patient == nil || !w.patient() {
 		d.hasty = true
 	}
 	d.mu.Unlock()
 	d.wakeCommitter()
 	return <-w.done
+}
+
+// Hurry lets nothing that is queued wait for company any longer.
+func (d *DB) Hurry() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.pending) > 0 && !d.hasty {
+		d.hasty = true
+		d.wakeCommitter()
+	}
 }
 
 func (d *DB) wakeCommitter() {

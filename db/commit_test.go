@@ -234,7 +234,7 @@ func TestCompany(t *testing.T) {
 			d := &DB{wake: make(chan struct{}, 1), closing: test.closes}
 			add := func(patient bool) {
 				d.mu.Lock()
-				d.pending = append(d.pending, &write{patient: patient})
+				d.pending = append(d.pending, &write{})
 				d.hasty = d.hasty || !patient
 				d.mu.Unlock()
 				d.wakeCommitter()
@@ -263,7 +263,7 @@ func TestPatientIsRegistered(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
 	begin := time.Now()
 	info := testInfo(t, "patient")
-	register(t, d, Registration{Infos: []store.Info{info}, Patient: true})
+	register(t, d, Registration{Infos: []store.Info{info}, Patient: func() bool { return true }})
 	if got := time.Since(begin); got < company {
 		t.Errorf("it took %v, and should have waited for others", got)
 	}

@@ -24,8 +24,10 @@ type Registration struct {
 	Duration *Duration
 	// ClearFailures forgets why these goals failed.
 	ClearFailures []store.Path
-	// Patient lets it wait some milliseconds for others to share a commit with.
-	Patient bool
+	// Patient, if it is not nil, reports whether it may wait some milliseconds
+	// for others to share a commit with. It is asked once, and must be quick; who
+	// would like to say something else later calls Hurry.
+	Patient func() bool
 	// Synced, if not nil, is called after the barrier, before the commit; more
 	// than once if the commit is tried again. It must be quick.
 	Synced func()

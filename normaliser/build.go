@@ -38,47 +38,15 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
-	patient := make(chan bool, 1)
-	n.post(func(gr *graph) { patient <- gr.built(j.goal) })
 	// It is built: whoever has gone, it would be a waste not to keep it.
 	err = n.store.Register(context.WithoutCancel(ctx), Built{
-		Drv: j.path, Derivation: d, Result: res, Patient: <-patient,
+		Drv: j.path, Derivation: d, Result: res, Patient: j.run.patient,
 		Synced: func() { n.setPhase(j, event.PhaseRegister) },
 	})
 	if err != nil {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
 	}
 	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: res.Release}
-}
-
-// maxRegistering bounds the goals that register without a slot, and so what
-// waits in scratch when the disk is slower than the builders.
-const maxRegistering = 256
-
-// built takes the slot of a goal whose builder and scan have ended: the next
-// builder need not wait for the disk, and those that register at the same time
-// share a transaction. But what waits for nothing else than this goal, and is
-// needed more than anything that could have the slot now, gets it: builders
-// take longer than a transaction.
-//
-// It reports whether the registration may be delayed a little: there is work for
-// all slots, and nothing waits for this goal alone.
-func (gr *graph) built(g *goal) (patient bool) {
-	if gr.counts[registering] >= maxRegistering {
-		return false
-	}
-	first, patient := g.pool.first(), len(g.requests) == 0
-	for _, e := range g.waiters {
-		if w := e.from; !e.dead && w.unfinished == 1 {
-			patient = false
-			if first != nil && gr.poolOf(w) == g.pool && less(w, first) {
-				return false
-			}
-		}
-	}
-	gr.set(g, registering)
-	g.run.freed = time.Now()
-	return patient && first != nil
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {
@@ -116,7 +84,7 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	}
 	n.post(func(gr *graph) { gr.set(j.goal, locked) })
 	select {
-	case <-j.resume:
+	case <-j.run.resume:
 		return unlock, nil
 	case <-ctx.Done():
 		unlock()
@@ -165,7 +133,8 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 	if err != nil {
 		return nil, err
 	}
-	return n.builder.Build(ctx, builder.Job{
+	slot := slotHolder{n: n, j: j}
+	res, err := n.builder.Build(ctx, builder.Job{
 		Drv:        j.path,
 		Derivation: d,
 		Inputs:     inputs,
@@ -176,12 +145,17 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},
-		Phase: func(p string) { n.setPhase(j, p) },
+		Phase: func(p string) {
+			n.setPhase(j, p)
+			slot.phase(p)
+		},
 	})
+	slot.ended(err)
+	return res, err
 }
 
 func (n *Normaliser) setPhase(j *job, p string) {
-	j.phase.set(p)
+	j.run.phase.set(p)
 	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})
 }
 

@@ -269,7 +269,7 @@ func (w *world) Register(ctx context.Context, b Built) error {
 	defer w.mu.Unlock()
 	drv, r := b.Drv, b.Result
 	delete(w.failures, drv)
-	w.patient[short(drv)] = b.Patient
+	w.patient[short(drv)] = b.Patient()
 	for _, o := range r.Outputs {
 		if _, ok := w.valid[o.Info.Path]; !ok {
 			w.valid[o.Info.Path] = o.Info
@@ -281,6 +281,8 @@ func (w *world) Register(ctx context.Context, b Built) error {
 	}
 	return nil
 }
+
+func (w *world) Hurry() {}
 
 func (w *world) Normalised(ctx context.Context, drv store.Path) error {
 	w.mu.Lock()

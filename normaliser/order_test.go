@@ -103,6 +103,7 @@ func TestSlotWhileRegistering(t *testing.T) {
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
+		w.register = time.Millisecond
 		var all []string
 		for i := range 10 {
 			all = append(all, fmt.Sprint("a", i))

@@ -52,6 +52,8 @@ type Registry interface {
 	// valid, together with the successor of the derivation and the duration of
 	// the build, and forgets its failures. It does not release the result.
 	Register(ctx context.Context, b Built) error
+	// Hurry lets no registration wait for others any longer. It does not block.
+	Hurry()
 	// Normalised gives drv, whose outputs are all valid, its successor.
 	Normalised(ctx context.Context, drv store.Path) error
 }
@@ -61,9 +63,11 @@ type Built struct {
 	Drv        store.Path
 	Derivation *storeexpr.Derivation
 	Result     *builder.Result
-	// Patient: nobody waits for just this, and there is other work. It may wait
-	// some milliseconds for others to share a transaction with.
-	Patient bool
+	// Patient reports whether there is other work, and nobody who waits for this
+	// or only for what is being registered: then it may wait some milliseconds for
+	// others to share a transaction with. It is asked once; when it becomes
+	// otherwise, Hurry is called.
+	Patient func() bool
 	// Synced is to be called when the outputs are on disk and only the
 	// registration itself is left, once or more often.
 	Synced func()
