@@ -139,7 +139,7 @@ type goal struct {
 	inputs     []*edge
 	unfinished int  // live edges in inputs
 	built      int  // those of them whose goals are registering
-	hurried    bool // what it waits for, all of it registering, was told to hurry
+	ripe       bool // it is in graph.ripe
 	waiters    []*edge
 	live       int // live edges in waiters
 	requests   map[*request]struct{}

@@ -31,6 +31,7 @@ type graph struct {
 	demanded time.Time   // when the last of them ended
 	calming  bool        // start is called when it is calm
 	working  int         // workers
+	ripe     ripeQueue   // goals that wait, or waited, for registrations only
 	seq      uint64
 	search   uint64 // number of searches so far
 	closing  bool   // nothing is started any more
@@ -149,7 +150,6 @@ func (gr *graph) link(g, in *goal) {
 	g.unfinished++
 	in.waiters = append(in.waiters, e)
 	in.live++
-	g.hurried = false
 	if in.state == registering {
 		g.built++
 	}
@@ -228,7 +228,7 @@ func (gr *graph) proceed(g *goal) {
 	switch {
 	case g.state != waiting:
 	case g.unfinished > 0:
-		gr.hurryInputs(g)
+		gr.ripen(g)
 	case gr.closing:
 		gr.drop(g)
 	case g.blame != nil:

@@ -50,7 +50,7 @@ func (gr *graph) check() error {
 			return fmt.Errorf("%s is %v but still in the graph", g.path, g.state)
 		case built != g.built:
 			return fmt.Errorf("%s counts %d inputs that are registering, and has %d", g.path, g.built, built)
-		case g.unfinished > 0 && g.unfinished == built && easy:
+		case g.isRipe() && easy && !g.ripe:
 			return fmt.Errorf("%s waits for registrations that take their time", g.path)
 		case liveIn != g.unfinished || liveOut != g.live:
 			return fmt.Errorf("%s counts %d inputs, %d waiters; has %d, %d", g.path, g.unfinished, g.live, liveIn, liveOut)

@@ -1,6 +1,7 @@
 package normaliser
 
 import (
+	"container/heap"
 	"time"
 
 	"storefs/event"
@@ -54,17 +55,14 @@ func (s *slotHolder) giveBack() {
 // nothing else than this goal, and is needed more than anything that could have
 // the slot now, gets it: builders take longer than a transaction.
 func (gr *graph) takeBack(g *goal) {
-	first := g.pool.first()
-	hasty, kept := len(g.requests) > 0, gr.counts[registering] >= maxRegistering
-	for _, e := range g.waiters {
-		w := e.from
-		if e.dead || w.unfinished-w.built > 1 {
-			continue
+	kept := gr.counts[registering] >= maxRegistering
+	if first := g.pool.first(); first != nil {
+		for _, e := range g.waiters {
+			w := e.from
+			kept = kept || !e.dead && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first)
 		}
-		hasty = true
-		kept = kept || first != nil && gr.poolOf(w) == g.pool && less(w, first)
 	}
-	if hasty || kept {
+	if kept || len(g.requests) > 0 {
 		gr.hurryUp(g)
 	}
 	if kept {
@@ -74,7 +72,7 @@ func (gr *graph) takeBack(g *goal) {
 	g.run.freed = time.Now()
 	for _, e := range g.waiters {
 		if !e.dead {
-			gr.hurryInputs(e.from)
+			gr.ripen(e.from)
 		}
 	}
 }
@@ -89,35 +87,74 @@ func countBuilt(g *goal, change int) {
 	}
 }
 
-// hurryInputs lets no registration take its time on which alone g waits.
-func (gr *graph) hurryInputs(g *goal) {
-	if g.unfinished == 0 || g.unfinished > g.built || g.hurried {
-		return
-	}
-	g.hurried = true
-	for _, e := range g.inputs {
-		if !e.dead {
-			e.to.run.hasty.Store(true)
-		}
-	}
-	gr.hurry()
-}
-
 // hurryUp lets the registration of g, which has a worker, not take its time.
 func (gr *graph) hurryUp(g *goal) {
 	g.run.hasty.Store(true)
 	gr.hurry()
 }
 
+// isRipe reports whether g waits for registrations and for nothing else.
+func (g *goal) isRipe() bool {
+	return g.state == waiting && g.unfinished > 0 && g.unfinished == g.built
+}
+
+// ripen notes g if it is ripe.
+func (gr *graph) ripen(g *goal) {
+	if g.isRipe() && !g.ripe {
+		g.ripe = true
+		heap.Push(&gr.ripe, g)
+	}
+}
+
 // starve notes whether builders are fewer than slots: then there is time for
-// registrations, and what they make may be what the slots wait for.
+// registrations, and what the slots wait for may be among them.
 func (gr *graph) starve() {
 	for _, p := range []*pool{&gr.builds, &gr.subs} {
 		starved := gr.closing || p.used < p.slots && p.first() == nil
-		if starved && !p.starved.Swap(starved) && gr.counts[registering] > 0 {
-			gr.hurry()
-		} else if !starved {
-			p.starved.Store(false)
+		if starved && !p.starved.Load() && gr.counts[registering] > 0 {
+			defer gr.hurry()
 		}
+		p.starved.Store(starved)
 	}
+	// What is ripe, and needed more than what will have the next slot, is not to
+	// wait for registrations that take their time.
+	for len(gr.ripe) > 0 {
+		g := gr.ripe[0]
+		if first := gr.poolOf(g).first(); g.isRipe() && first != nil && g.flags&flagUrgent <= first.flags&flagUrgent && g.level <= first.level {
+			return
+		}
+		heap.Pop(&gr.ripe)
+		g.ripe = false
+		if !g.isRipe() {
+			continue
+		}
+		for _, e := range g.inputs {
+			if !e.dead {
+				e.to.run.hasty.Store(true)
+			}
+		}
+		gr.hurry()
+	}
+}
+
+// ripeQueue is a heap in the order of readyQueue, as it was when goals came into
+// it. Some have ended, or are not ripe any more.
+type ripeQueue []*goal
+
+var _ heap.Interface = (*ripeQueue)(nil)
+
+func (q ripeQueue) Len() int           { return len(q) }
+func (q ripeQueue) Less(i, j int) bool { return less(q[i], q[j]) }
+func (q ripeQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push is for package heap.
+func (q *ripeQueue) Push(x any) { *q = append(*q, x.(*goal)) }
+
+// Pop is for package heap.
+func (q *ripeQueue) Pop() any {
+	old := *q
+	g := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return g
 }
