@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -42,6 +43,7 @@ type ownerOptions struct {
 // clients.
 type owner struct {
 	options    ownerOptions
+	floor      []byte
 	state      *state.State
 	events     *event.Bus
 	builder    *builder.Local
@@ -64,7 +66,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.say == nil {
 		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
 	}
-	own = &owner{options: o, events: &event.Bus{}, served: make(chan error, 1)}
+	own = &owner{options: o, floor: newHeapFloor(), events: &event.Bus{}, served: make(chan error, 1)}
 	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
 	if err != nil {
 		return nil, err
@@ -224,7 +226,9 @@ func (o *owner) close(hard context.Context) error {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
 	o.builder.Close()
-	return errors.Join(err, o.state.Close())
+	err = errors.Join(err, o.state.Close())
+	runtime.KeepAlive(o.floor)
+	return err
 }
 
 func (o *owner) unmount() error {
