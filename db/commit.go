@@ -16,9 +16,9 @@ const (
 	useInterval = time.Minute
 	// company is how long writes that are all patient wait for others, at most,
 	// and enough is how many of them do not wait any longer. A commit takes half
-	// a millisecond, for one as for thirty.
-	company = 25 * time.Millisecond
-	enough  = 128
+	// a millisecond, for one as for fifty.
+	company = 50 * time.Millisecond
+	enough  = 192
 )
 
 // write is one queued change.
