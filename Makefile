@@ -57,7 +57,7 @@ bench-mount: build ## the mount beside ext4, bindfs and a go-fuse loopback; a mi
 
 bench-engine: build ## sandboxes beside bubblewrap, builds beside ninja and Nix, registration beside SQLite, ingest beside SHA-256; JOBS=10000 for larger graphs (as root)
 	$(GO) run ./fstest/bench -storefs bin/storefs -only sandbox,engine -jobs $(JOBS)
-	$(GO) test ./normaliser -run TestMakespan -v -count 1
+	$(GO) test ./normaliser -run 'TestMakespan|TestManyGoals' -v -count 1
 
 fmt: ## format the Go files
 	$(TOOLS) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
