@@ -70,6 +70,7 @@ func (gr *graph) takeBack(g *goal) {
 	}
 	gr.set(g, registering)
 	g.run.freed = time.Now()
+	gr.events.Publish(event.Event{Kind: event.Freed, Time: g.run.freed, Goal: g.path})
 	for _, e := range g.waiters {
 		if !e.dead {
 			gr.ripen(e.from)
