@@ -157,6 +157,8 @@ func (d *DB) commit(batch []*write) {
 // was given up and the rest must be done over.
 func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) {
 	err = guard(func() error {
+		d.views.begin()
+		defer d.views.end()
 		tx, err := d.bolt.Begin(true)
 		if err != nil {
 			return err
@@ -169,7 +171,7 @@ func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) 
 			}
 		}()
 		writes, barrier := 0, false
-		w := writer{reader{tx}, &writes}
+		w := writer{reader{tx: tx}, &writes}
 		for _, q := range batch {
 			if q.rejected {
 				continue
