@@ -112,10 +112,9 @@ func (gr *graph) ripen(g *goal) {
 func (gr *graph) starve() {
 	for _, p := range []*pool{&gr.builds, &gr.subs} {
 		starved := gr.closing || p.used < p.slots && p.first() == nil
-		if starved && !p.starved.Load() && gr.counts[registering] > 0 {
-			defer gr.hurry()
+		if !p.starved.Swap(starved) && starved && gr.counts[registering] > 0 {
+			gr.hurry()
 		}
-		p.starved.Store(starved)
 	}
 	// What is ripe, and needed more than what will have the next slot, is not to
 	// wait for registrations that take their time.
