@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -96,6 +97,11 @@ func (d *DB) commitLoop() {
 		d.mu.Unlock()
 		if len(batch) > 0 {
 			d.commit(batch)
+			if len(batch) > 1 {
+				// Those who were answered may come with the next one at once: they
+				// had better share a transaction than the first have one alone.
+				runtime.Gosched()
+			}
 			continue
 		}
 		if closing {
