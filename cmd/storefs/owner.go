@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -43,7 +42,6 @@ type ownerOptions struct {
 // clients.
 type owner struct {
 	options    ownerOptions
-	floor      []byte
 	state      *state.State
 	events     *event.Bus
 	builder    *builder.Local
@@ -66,7 +64,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.say == nil {
 		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
 	}
-	own = &owner{options: o, floor: newHeapFloor(), events: &event.Bus{}, served: make(chan error, 1)}
+	own = &owner{options: o, events: &event.Bus{}, served: make(chan error, 1)}
 	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
 	if err != nil {
 		return nil, err
@@ -98,7 +96,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	goals := goalStore{own.state}
+	goals := &floored{goalStore: goalStore{own.state}}
 	own.normaliser = normaliser.New(normaliser.Options{
 		Store:       goals,
 		Builder:     own.builder,
@@ -226,9 +224,7 @@ func (o *owner) close(hard context.Context) error {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
 	o.builder.Close()
-	err = errors.Join(err, o.state.Close())
-	runtime.KeepAlive(o.floor)
-	return err
+	return errors.Join(err, o.state.Close())
 }
 
 func (o *owner) unmount() error {
