@@ -59,9 +59,9 @@ bench: build ## speed, as ratios to peers measured in the same run
 bench-mount: build ## the mount beside ext4, bindfs and a go-fuse loopback; a million paths (as root: drops the system's caches)
 	$(GO) run ./fstest/bench -storefs bin/storefs -only mount,million,promotion
 
-bench-engine: build ## sandboxes beside bubblewrap, builds beside ninja and Nix, registration beside SQLite, ingest beside SHA-256; JOBS=10000 for larger graphs (as root)
-	$(GO) run ./fstest/bench -storefs bin/storefs -only sandbox,engine -jobs $(JOBS)
-	$(GO) test ./normaliser -run TestMakespan -v -count 1
+bench-engine: build ## sandboxes beside bubblewrap, builds beside ninja, Nix and make, registration beside SQLite, ingest beside SHA-256; JOBS=10000 for larger graphs (as root)
+	$(GO) run ./fstest/bench -storefs bin/storefs -only sandbox,engine,gostd -jobs $(JOBS)
+	$(GO) test ./normaliser -run 'TestMakespan|TestManyGoals' -v -count 1
 
 fmt: ## format the Go files
 	$(TOOLS) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')

@@ -108,8 +108,10 @@ func (p *scratches) add(s *scratch) *scratch {
 	if len(p.idle) <= maxIdle {
 		return nil
 	}
-	s, p.idle = p.idle[0], slices.Delete(p.idle, 0, 1)
-	return s
+	// In one assignment, the element might be read after the others have moved.
+	oldest := p.idle[0]
+	p.idle = slices.Delete(p.idle, 0, 1)
+	return oldest
 }
 
 func (p *scratches) remove(s *scratch) {

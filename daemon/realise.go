@@ -159,7 +159,7 @@ func condense(events []event.Event) []event.Event {
 	kept := make([]event.Event, 0, len(events))
 	for i, e := range events {
 		at, ok := last[e.Goal]
-		old := ok && i < at && (e.Kind == event.Phase || e.Kind == event.Started && events[at].Kind != event.Phase)
+		old := e.Kind == event.Freed || ok && i < at && (e.Kind == event.Phase || e.Kind == event.Started && events[at].Kind != event.Phase)
 		if !old {
 			kept = append(kept, e)
 		}

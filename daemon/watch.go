@@ -74,7 +74,7 @@ func (s *Status) Text(now time.Time) string {
 		fmt.Fprintf(&b, "about %s left\n", progress.About(s.Remaining))
 	}
 	if e := s.Estimates; e.Count > 0 {
-		fmt.Fprintf(&b, "estimates: half of the last %d were within %.0f%%\n", e.Count, 100*e.MedianError)
+		fmt.Fprintf(&b, "estimates: half of the last %d were within %.0f%%\n", e.Count, max(1, 100*e.MedianError))
 	}
 	for _, g := range s.Running {
 		fmt.Fprintf(&b, "  %s", progress.Duration(now.Sub(g.Since)))

@@ -46,7 +46,7 @@ func (c *checker) bucket(ctx context.Context, name string, check func(tx reader,
 	for {
 		n := 0
 		err := c.db.view(func(tx reader) error {
-			cur := tx.tx.Bucket([]byte(name)).Cursor()
+			cur := tx.bucket(name).Cursor()
 			k, v := cur.Seek(last)
 			if last != nil && bytes.Equal(k, last) {
 				k, v = cur.Next()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -14,14 +15,20 @@ const (
 	// useInterval is how old an unwritten use may become when nothing else is
 	// written that could take it along.
 	useInterval = time.Minute
+	// company is how long writes that are all patient wait for others, at most,
+	// and enough is how many of them do not wait any longer. A commit takes half
+	// a millisecond, for one as for fifty.
+	company = 50 * time.Millisecond
+	enough  = 192
 )
 
 // write is one queued change.
 type write struct {
 	ctx      context.Context
 	do       func(w writer) error
-	barrier  bool   // makes paths valid: the barrier comes before its commit
-	synced   func() // may be nil
+	barrier  bool        // makes paths valid: the barrier comes before its commit
+	patient  func() bool // whether it may wait for company; nil: it may not
+	synced   func()      // may be nil
 	rejected bool
 	done     chan error
 }
@@ -42,9 +49,22 @@ func (d *DB) queue(w *write) error {
 		return ErrClosed
 	}
 	d.pending = append(d.pending, w)
+	if w.patient == nil || !w.patient() {
+		d.hasty = true
+	}
 	d.mu.Unlock()
 	d.wakeCommitter()
 	return <-w.done
+}
+
+// Hurry lets nothing that is queued wait for company any longer.
+func (d *DB) Hurry() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.pending) > 0 && !d.hasty {
+		d.hasty = true
+		d.wakeCommitter()
+	}
 }
 
 func (d *DB) wakeCommitter() {
@@ -61,17 +81,27 @@ func (d *DB) commitLoop() {
 	defer close(d.stopped)
 	tick := time.NewTicker(useInterval)
 	defer tick.Stop()
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	<-wait.C
 	for {
+		d.awaitCompany(wait)
 		d.mu.Lock()
 		batch := d.pending
 		if len(batch) > maxBatch {
 			batch = batch[:maxBatch:maxBatch]
 		}
 		d.pending = d.pending[len(batch):]
+		d.hasty = len(d.pending) > 0
 		closing := d.closing
 		d.mu.Unlock()
 		if len(batch) > 0 {
 			d.commit(batch)
+			if len(batch) > 1 {
+				// Those who were answered may come with the next one at once: they
+				// had better share a transaction than the first have one alone.
+				runtime.Gosched()
+			}
 			continue
 		}
 		if closing {
@@ -82,6 +112,27 @@ func (d *DB) commitLoop() {
 		case <-d.wake:
 		case <-tick.C:
 			d.commit(nil)
+		}
+	}
+}
+
+// awaitCompany waits while all that is queued is patient.
+func (d *DB) awaitCompany(wait *time.Timer) {
+	for begun := false; ; {
+		d.mu.Lock()
+		ready := len(d.pending) == 0 || d.hasty || d.closing || len(d.pending) >= enough
+		d.mu.Unlock()
+		if ready {
+			return
+		}
+		if !begun {
+			begun = true
+			wait.Reset(company)
+		}
+		select {
+		case <-d.wake:
+		case <-wait.C:
+			return
 		}
 	}
 }
@@ -112,6 +163,8 @@ func (d *DB) commit(batch []*write) {
 // was given up and the rest must be done over.
 func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) {
 	err = guard(func() error {
+		d.views.begin()
+		defer d.views.end()
 		tx, err := d.bolt.Begin(true)
 		if err != nil {
 			return err
@@ -124,7 +177,7 @@ func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) 
 			}
 		}()
 		writes, barrier := 0, false
-		w := writer{reader{tx}, &writes}
+		w := writer{reader{tx: tx}, &writes}
 		for _, q := range batch {
 			if q.rejected {
 				continue

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"storefs/store"
@@ -207,5 +209,65 @@ func TestTouchBesideCommits(t *testing.T) {
 	touching.Wait()
 	if last, err := d.LastUse(info.Path); err != nil || last.Unix() != 50 {
 		t.Errorf("last use %v, %v", last, err)
+	}
+}
+
+// Patient writes wait for others, but not for long, and not beside one that is
+// not patient.
+func TestCompany(t *testing.T) {
+	for name, test := range map[string]struct {
+		first  []bool // patient?
+		closes bool
+		later  []bool // one a millisecond
+		want   time.Duration
+	}{
+		"nothing":     {want: 0},
+		"patient":     {first: []bool{true}, want: company},
+		"hasty":       {first: []bool{false}, want: 0},
+		"both":        {first: []bool{true, false, true}, want: 0},
+		"later":       {first: []bool{true}, later: []bool{true, false}, want: 2 * time.Millisecond},
+		"not put off": {first: []bool{true}, later: []bool{true, true, true, true, true, true}, want: company},
+		"enough":      {first: slices.Repeat([]bool{true}, enough), want: 0},
+		"closing":     {first: []bool{true}, closes: true, want: 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &DB{wake: make(chan struct{}, 1), closing: test.closes}
+			add := func(patient bool) {
+				d.mu.Lock()
+				d.pending = append(d.pending, &write{})
+				d.hasty = d.hasty || !patient
+				d.mu.Unlock()
+				d.wakeCommitter()
+			}
+			for _, p := range test.first {
+				add(p)
+			}
+			go func() {
+				for _, p := range test.later {
+					time.Sleep(time.Millisecond)
+					add(p)
+				}
+			}()
+			wait := time.NewTimer(time.Hour)
+			begin := time.Now()
+			d.awaitCompany(wait)
+			if got := time.Since(begin); got != test.want {
+				t.Errorf("%s: waited %v, want %v", name, got, test.want)
+			}
+			time.Sleep(time.Second) // until nobody adds any more
+		})
+	}
+}
+
+func TestPatientIsRegistered(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	begin := time.Now()
+	info := testInfo(t, "patient")
+	register(t, d, Registration{Infos: []store.Info{info}, Patient: func() bool { return true }})
+	if got := time.Since(begin); got < company {
+		t.Errorf("it took %v, and should have waited for others", got)
+	}
+	if ok, err := d.Valid(info.Path); !ok || err != nil {
+		t.Errorf("valid: %v, %v", ok, err)
 	}
 }

@@ -50,13 +50,14 @@ type Options struct {
 // DB is an open database. All methods may be called concurrently; none may be
 // called after Close.
 type DB struct {
-	bolt    *bolt.DB
+	views
 	path    string
 	dir     store.Dir
 	barrier func() error
 
 	mu      sync.Mutex
 	pending []*write
+	hasty   bool             // something in pending is not patient
 	used    map[string]int64 // base → seconds since 1970: uses not yet written
 	closing bool
 	wake    chan struct{} // one token: there may be something in pending
@@ -76,7 +77,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d := &DB{
-		bolt: b, path: path, dir: dir, barrier: opts.Barrier,
+		views: views{bolt: b}, path: path, dir: dir, barrier: opts.Barrier,
 		used:    make(map[string]int64),
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
@@ -153,6 +154,7 @@ func (d *DB) Close() error {
 		// unlocked, when the process ends.
 		return fmt.Errorf("close %s: %w", d.path, ErrDamaged)
 	}
+	d.views.begin()
 	if err := d.bolt.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", d.path, err)
 	}
@@ -161,13 +163,6 @@ func (d *DB) Close() error {
 
 // Dir is the store directory whose paths the database holds.
 func (d *DB) Dir() store.Dir { return d.dir }
-
-// view runs f in a read transaction: everything that f sees is of one moment.
-func (d *DB) view(f func(tx reader) error) error {
-	return guard(func() error {
-		return d.bolt.View(func(tx *bolt.Tx) error { return f(reader{tx}) })
-	})
-}
 
 // guard turns the panics by which bbolt answers a damaged file, and the faults
 // of a file that is shorter than its map, into errors.

@@ -24,6 +24,10 @@ type Registration struct {
 	Duration *Duration
 	// ClearFailures forgets why these goals failed.
 	ClearFailures []store.Path
+	// Patient, if it is not nil, reports whether it may wait some milliseconds
+	// for others to share a commit with. It is asked once, and must be quick; who
+	// would like to say something else later calls Hurry.
+	Patient func() bool
 	// Synced, if not nil, is called after the barrier, before the commit; more
 	// than once if the commit is tried again. It must be quick.
 	Synced func()
@@ -47,7 +51,7 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, do: func(w writer) error {
+	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, patient: r.Patient, do: func(w writer) error {
 		if err := p.check(w.reader); err != nil {
 			return err
 		}

@@ -124,12 +124,26 @@ func (d *DB) addBuckets() error {
 }
 
 // reader is a transaction as the queries see it.
-type reader struct{ tx *bolt.Tx }
+type reader struct {
+	tx   *bolt.Tx
+	open map[string]*bolt.Bucket // those found before, by name; nil: bbolt keeps them itself
+}
+
+func (r reader) bucket(name string) *bolt.Bucket {
+	b := r.open[name]
+	if b == nil {
+		b = r.tx.Bucket([]byte(name))
+		if r.open != nil {
+			r.open[name] = b
+		}
+	}
+	return b
+}
 
 // get returns what key maps to, nil if nothing. It is bbolt's memory: copy what
 // outlives the transaction.
 func (r reader) get(bucket, key string) []byte {
-	return r.tx.Bucket([]byte(bucket)).Get([]byte(key))
+	return r.bucket(bucket).Get([]byte(key))
 }
 
 func (r reader) has(bucket, key string) bool { return r.get(bucket, key) != nil }
@@ -138,7 +152,7 @@ func (r reader) has(bucket, key string) bool { return r.get(bucket, key) != nil 
 // first, in byte order, until f returns false.
 func (r reader) pairs(bucket, first string, f func(second string, value []byte) bool) {
 	prefix := []byte(first + "\x00")
-	c := r.tx.Bucket([]byte(bucket)).Cursor()
+	c := r.bucket(bucket).Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		if !f(string(k[len(prefix):]), v) {
 			return
@@ -172,7 +186,7 @@ type writer struct {
 
 func (w writer) put(bucket, key string, value []byte) error {
 	*w.writes++
-	return w.tx.Bucket([]byte(bucket)).Put([]byte(key), value)
+	return w.bucket(bucket).Put([]byte(key), value)
 }
 
 // putPair writes a pair that maps to nothing. The value is empty and not nil:
@@ -187,7 +201,7 @@ func (w writer) putUint(bucket, key string, v uint64) error {
 
 func (w writer) del(bucket, key string) error {
 	*w.writes++
-	return w.tx.Bucket([]byte(bucket)).Delete([]byte(key))
+	return w.bucket(bucket).Delete([]byte(key))
 }
 
 func pair(first, second string) string { return first + "\x00" + second }

@@ -29,7 +29,7 @@ func (d *DB) Trails(program string) ([]Trail, error) {
 		if program != "" {
 			prefix = []byte(program + "\x00")
 		}
-		c := tx.tx.Bucket([]byte(bucketTrails)).Cursor()
+		c := tx.bucket(bucketTrails).Cursor()
 		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			name, first, ok := bytes.Cut(k, []byte{0})
 			if !ok || len(v) < 8 {
@@ -70,7 +70,7 @@ func (d *DB) SetTrail(ctx context.Context, t Trail) error {
 func (w writer) dropOldestTrail() error {
 	n := 0
 	var oldest, last []byte
-	c := w.tx.Bucket([]byte(bucketTrails)).Cursor()
+	c := w.bucket(bucketTrails).Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		n++
 		if last == nil || len(v) >= 8 && bytes.Compare(v[:8], last) < 0 {

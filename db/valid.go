@@ -78,7 +78,7 @@ func (d *DB) NotValid(names []string) ([]string, error) {
 func (d *DB) Names(after string, n int) ([]Entry, error) {
 	var out []Entry
 	err := d.view(func(tx reader) error {
-		c := tx.tx.Bucket([]byte(bucketValid)).Cursor()
+		c := tx.bucket(bucketValid).Cursor()
 		k, v := c.Seek([]byte(after))
 		if k != nil && bytes.Equal(k, []byte(after)) {
 			k, v = c.Next()

@@ -21,6 +21,9 @@ const (
 	Started Kind = "started"
 	// Phase: it came to another phase: Event.Text is one of the Phase… names.
 	Phase Kind = "phase"
+	// Freed: its builder has ended, and it gave its slot back; what was built is
+	// scanned and registered without one.
+	Freed Kind = "freed"
 	// Log: its builder wrote a line: Event.Text, without the newline.
 	Log Kind = "log"
 	// Done: it is realised: Event.Text is one of the Outcome… names.

@@ -38,45 +38,15 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
-	n.post(func(gr *graph) { gr.built(j.goal) })
 	// It is built: whoever has gone, it would be a waste not to keep it.
-	err = n.store.Register(context.WithoutCancel(ctx), j.path, d, res, func() { n.setPhase(j, event.PhaseRegister) })
+	err = n.store.Register(context.WithoutCancel(ctx), Built{
+		Drv: j.path, Derivation: d, Result: res, Patient: j.run.patient,
+		Synced: func() { n.setPhase(j, event.PhaseRegister) },
+	})
 	if err != nil {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
 	}
 	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: res.Release}
-}
-
-// maxRegistering bounds the goals that register without a slot, and so what
-// waits in scratch when the disk is slower than the builders.
-const maxRegistering = 256
-
-// built takes the slot of a goal whose builder and scan have ended: the next
-// builder need not wait for the disk, and those that register at the same time
-// share a transaction. But what waits for nothing else than this goal, and is
-// needed more than anything that could have the slot now, gets it: builders
-// take longer than a transaction.
-func (gr *graph) built(g *goal) {
-	if gr.counts[registering] >= maxRegistering || gr.heir(g) {
-		return
-	}
-	gr.set(g, registering)
-	g.run.freed = time.Now()
-}
-
-// heir reports whether a goal that waits only for g goes before all that is
-// buildable.
-func (gr *graph) heir(g *goal) bool {
-	first := g.pool.first()
-	if first == nil {
-		return false
-	}
-	for _, e := range g.waiters {
-		if w := e.from; !e.dead && w.unfinished == 1 && gr.poolOf(w) == g.pool && less(w, first) {
-			return true
-		}
-	}
-	return false
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {
@@ -98,34 +68,26 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	for i, o := range d.Outputs {
 		outs[i] = o.Path
 	}
-	type answer struct {
-		unlock func()
-		err    error
+	out := make(chan struct{})
+	patience := time.AfterFunc(lockPatience, func() {
+		defer close(out)
+		n.setPhase(j, event.PhaseLock)
+		n.post(func(gr *graph) { gr.lockedOut(j.goal) })
+	})
+	unlock, err := n.store.Lock(ctx, outs)
+	if patience.Stop() {
+		return unlock, err
 	}
-	got := make(chan answer, 1)
-	go func() {
-		unlock, err := n.store.Lock(ctx, outs)
-		got <- answer{unlock, err}
-	}()
-	patience := time.NewTimer(lockPatience)
-	defer patience.Stop()
-	var a answer
-	select {
-	case a = <-got:
-		return a.unlock, a.err
-	case <-patience.C:
-	}
-	n.setPhase(j, event.PhaseLock)
-	n.post(func(gr *graph) { gr.lockedOut(j.goal) })
-	if a = <-got; a.err != nil {
-		return nil, a.err
+	<-out
+	if err != nil {
+		return nil, err
 	}
 	n.post(func(gr *graph) { gr.set(j.goal, locked) })
 	select {
-	case <-j.resume:
-		return a.unlock, nil
+	case <-j.run.resume:
+		return unlock, nil
 	case <-ctx.Done():
-		a.unlock()
+		unlock()
 		return nil, ctx.Err()
 	}
 }
@@ -171,7 +133,8 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 	if err != nil {
 		return nil, err
 	}
-	return n.builder.Build(ctx, builder.Job{
+	slot := slotHolder{n: n, j: j}
+	res, err := n.builder.Build(ctx, builder.Job{
 		Drv:        j.path,
 		Derivation: d,
 		Inputs:     inputs,
@@ -182,12 +145,17 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},
-		Phase: func(p string) { n.setPhase(j, p) },
+		Phase: func(p string) {
+			n.setPhase(j, p)
+			slot.phase(p)
+		},
 	})
+	slot.ended(err)
+	return res, err
 }
 
 func (n *Normaliser) setPhase(j *job, p string) {
-	j.phase.set(p)
+	j.run.phase.set(p)
 	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})
 }
 

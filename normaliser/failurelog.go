@@ -17,6 +17,7 @@ type failureLog struct {
 
 	mu     sync.Mutex
 	queue  []logEntry
+	sets   int           // failures in queue, and those that are being written
 	ready  chan struct{} // has one element if queue may have some
 	closed bool
 	done   chan struct{}
@@ -40,9 +41,23 @@ func (l *failureLog) set(f *store.Failure)   { l.put(logEntry{failure: f}) }
 func (l *failureLog) clear(p store.Path)     { l.put(logEntry{clear: p}) }
 func (l *failureLog) after(then func(error)) { l.put(logEntry{then: then}) }
 
+// cleared notes that the failure of p is forgotten already, with what was
+// registered: only one that is not written yet must still be.
+func (l *failureLog) cleared(p store.Path) {
+	l.mu.Lock()
+	pending := l.sets > 0
+	l.mu.Unlock()
+	if pending {
+		l.clear(p)
+	}
+}
+
 func (l *failureLog) put(e logEntry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if e.failure != nil {
+		l.sets++
+	}
 	l.queue = append(l.queue, e)
 	l.wake()
 }
@@ -71,6 +86,13 @@ func (l *failureLog) run() {
 		l.queue = nil
 		l.mu.Unlock()
 		err := l.write(batch)
+		l.mu.Lock()
+		for _, e := range batch {
+			if e.failure != nil {
+				l.sets--
+			}
+		}
+		l.mu.Unlock()
 		for _, e := range batch {
 			if e.then != nil {
 				e.then(err)

@@ -54,8 +54,9 @@ type world struct {
 	onBuilt     func(name string)
 	slow        map[string]time.Duration // expressions that take time to read
 	setBatches  int
-	transaction time.Duration // that failures are written in
-	register    time.Duration // that it takes to register an outcome
+	patient     map[string]bool // by name, when it was registered
+	transaction time.Duration   // that failures are written in
+	register    time.Duration   // that it takes to register an outcome
 	jobs        map[string]builder.Job
 
 	log       struct{ begun, built, cancelled, read []string } // names in order
@@ -71,7 +72,7 @@ func newWorld() *world {
 		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
 		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
 		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
-		fails: map[string]bool{}, hashes: map[string]string{}, jobs: map[string]builder.Job{}, slow: map[string]time.Duration{},
+		fails: map[string]bool{}, hashes: map[string]string{}, patient: map[string]bool{}, jobs: map[string]builder.Job{}, slow: map[string]time.Duration{},
 	}
 }
 
@@ -261,11 +262,14 @@ func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
 	return func() {}, nil
 }
 
-func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error {
+func (w *world) Register(ctx context.Context, b Built) error {
 	time.Sleep(w.register)
-	synced()
+	b.Synced()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	drv, r := b.Drv, b.Result
+	delete(w.failures, drv)
+	w.patient[short(drv)] = b.Patient()
 	for _, o := range r.Outputs {
 		if _, ok := w.valid[o.Info.Path]; !ok {
 			w.valid[o.Info.Path] = o.Info
@@ -277,6 +281,8 @@ func (w *world) Register(ctx context.Context, drv store.Path, d *storeexpr.Deriv
 	}
 	return nil
 }
+
+func (w *world) Hurry() {}
 
 func (w *world) Normalised(ctx context.Context, drv store.Path) error {
 	w.mu.Lock()

@@ -1,6 +1,7 @@
 package normaliser
 
 import (
+	"sync/atomic"
 	"time"
 
 	"storefs/builder"
@@ -54,8 +55,9 @@ const (
 	// locked: its worker holds the lock and waits, in the ready queue, for a
 	// slot.
 	locked
-	// registering: its worker registers what was built, and has given its slot
-	// back: it waits for the disk now, and the next builder need not.
+	// registering: its builder has ended. Its worker scans and registers what was
+	// built, and has given its slot back: it waits for the disk, mostly, and the
+	// next builder need not.
 	registering
 	// done, failed, dropped: it has ended; it is not in the graph, holds
 	// nothing, and never changes again.
@@ -135,7 +137,9 @@ type goal struct {
 	level    time.Duration // of the longest path from its start to the end of a goal that was asked for
 
 	inputs     []*edge
-	unfinished int // live edges in inputs
+	unfinished int  // live edges in inputs
+	built      int  // those of them whose goals are registering
+	ripe       bool // it is in graph.ripe
 	waiters    []*edge
 	live       int // live edges in waiters
 	requests   map[*request]struct{}
@@ -174,15 +178,20 @@ type attempts struct {
 	why   []error // those before next did not yield it
 }
 
-// run is the worker of a goal.
+// run is the worker of a goal, and what both it and the graph know of it.
 type run struct {
 	cancel func()
 	since  time.Time     // when it got its slot
 	freed  time.Time     // when it gave its slot back for good; zero if it has it
-	phase  *phase        // written by the worker
+	slots  *pool         // that it had a slot of
+	hasty  atomic.Bool   // somebody waits for its registration
+	phase  phase         // written by the worker
 	resume chan struct{} // closed when it has a slot again, after locked
 	wanted chan struct{} // closed when it is no longer in the background; nil if it is not
 }
+
+// patient reports whether the registration of what was built may wait for others.
+func (r *run) patient() bool { return !r.hasty.Load() && !r.slots.starved.Load() }
 
 // held is how long it has had its slot.
 func (r *run) held() time.Duration {

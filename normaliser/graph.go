@@ -31,6 +31,7 @@ type graph struct {
 	demanded time.Time   // when the last of them ended
 	calming  bool        // start is called when it is calm
 	working  int         // workers
+	ripe     ripeQueue   // goals that wait, or waited, for registrations only
 	seq      uint64
 	search   uint64 // number of searches so far
 	closing  bool   // nothing is started any more
@@ -53,6 +54,7 @@ type graph struct {
 	events *event.Bus
 	memory *failureLog
 	launch func(*goal) // begins a worker
+	hurry  func()      // see Registry
 	// later posts a message after a time.
 	later func(d time.Duration, message func(*graph))
 }
@@ -82,6 +84,8 @@ func (gr *graph) set(g *goal, s state) {
 		g.pool.remove(g)
 	case running:
 		g.pool.free(g)
+	case registering:
+		countBuilt(g, -1)
 	}
 	gr.counts[g.state]--
 	g.state = s
@@ -92,6 +96,8 @@ func (gr *graph) set(g *goal, s state) {
 		g.pool.push(g)
 	case running:
 		g.pool.take(g)
+	case registering:
+		countBuilt(g, 1)
 	case done, failed, dropped:
 		delete(gr.goals, g.key)
 		gr.live.delete(g.key)
@@ -144,6 +150,9 @@ func (gr *graph) link(g, in *goal) {
 	g.unfinished++
 	in.waiters = append(in.waiters, e)
 	in.live++
+	if in.state == registering {
+		g.built++
+	}
 	if in.doomed && g.mode != modeTry && g.kind != kindPath {
 		gr.doomed = append(gr.doomed, doom{g, in})
 	}
@@ -165,6 +174,9 @@ func (gr *graph) unlink(e *edge, cancel bool) {
 	e.dead = true
 	e.from.unfinished--
 	e.to.live--
+	if e.to.state == registering {
+		e.from.built--
+	}
 	gr.released = append(gr.released, release{e.to, cancel})
 }
 
@@ -214,7 +226,9 @@ func shift[T any](q []T) []T {
 // proceed moves a waiting goal on whose inputs have all ended.
 func (gr *graph) proceed(g *goal) {
 	switch {
-	case g.state != waiting || g.unfinished > 0:
+	case g.state != waiting:
+	case g.unfinished > 0:
+		gr.ripen(g)
 	case gr.closing:
 		gr.drop(g)
 	case g.blame != nil:
@@ -351,7 +365,11 @@ func (gr *graph) finish(g *goal, outcome string, held time.Duration) {
 	g.outcome = cmp.Or(outcome, event.OutcomeReused)
 	gr.set(g, done)
 	gr.events.Publish(event.Event{Kind: event.Done, Goal: g.path, Text: g.outcome, Duration: held})
-	gr.memory.clear(g.path)
+	if g.outcome == event.OutcomeBuilt && g.kind == kindExpr {
+		gr.memory.cleared(g.path)
+	} else {
+		gr.memory.clear(g.path)
+	}
 }
 
 // drop ends a goal that nobody wants, or that will not be run any more.
@@ -385,6 +403,7 @@ func (gr *graph) held(p *pool) bool {
 
 // start gives free slots to the goals that need them most.
 func (gr *graph) start() {
+	defer gr.starve()
 	if gr.closing {
 		return
 	}

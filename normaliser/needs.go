@@ -16,6 +16,9 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 	if err != nil {
 		return node{}, nil, err
 	}
+	if len(missing) == 0 && rec.kind != kindCheck {
+		return node{mode: modeNone}, nil, nil
+	}
 	expected, _ := p.store.Expected(rec.path)
 	cores, _, err := d.Cores()
 	if err != nil {
@@ -27,9 +30,6 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 			return node{}, nil, fmt.Errorf("check %s: %s is not valid, so there is nothing to compare with: %w", rec.path, missing[0], store.ErrRefused)
 		}
 	} else {
-		if len(missing) == 0 {
-			return node{mode: modeNone}, nil, nil
-		}
 		try, err := p.tryable(rec.path, missing)
 		if err != nil {
 			return node{}, nil, err

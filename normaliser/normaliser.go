@@ -65,6 +65,7 @@ type Normaliser struct {
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
 
+	scans   chan struct{}   // has an element for each goal that scans without a slot
 	running sync.WaitGroup  // workers
 	workers context.Context // what they run under
 	cancel  context.CancelFunc
@@ -98,6 +99,7 @@ func New(o Options) *Normaliser {
 		inbox:       make(chan func(*graph)),
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),
+		scans:       make(chan struct{}, o.Jobs),
 	}
 	n.workers, n.cancel = context.WithCancel(context.Background())
 	gr := &graph{
@@ -115,6 +117,7 @@ func New(o Options) *Normaliser {
 		events:    n.events,
 		memory:    n.memory,
 		launch:    n.launch,
+		hurry:     n.store.Hurry,
 		later: func(d time.Duration, message func(*graph)) {
 			time.AfterFunc(d, func() { n.post(message) })
 		},

@@ -23,12 +23,16 @@ func (gr *graph) check() error {
 	var wanted users
 	for k, g := range gr.goals {
 		counts[g.state]++
-		liveIn, liveOut := 0, 0
+		liveIn, liveOut, built, easy := 0, 0, 0, false
 		for _, e := range g.inputs {
 			if e.dead {
 				continue
 			}
 			liveIn++
+			if e.to.state == registering {
+				built++
+				easy = easy || e.to.run.patient()
+			}
 			if e.from != g || e.to.state.ended() || gr.goals[e.to.key] != e.to {
 				return fmt.Errorf("%s waits for %s, which is %v", g.path, e.to.path, e.to.state)
 			}
@@ -44,6 +48,10 @@ func (gr *graph) check() error {
 		switch {
 		case k != g.key || g.state.ended():
 			return fmt.Errorf("%s is %v but still in the graph", g.path, g.state)
+		case built != g.built:
+			return fmt.Errorf("%s counts %d inputs that are registering, and has %d", g.path, g.built, built)
+		case g.isRipe() && easy && !g.ripe:
+			return fmt.Errorf("%s waits for registrations that take their time", g.path)
 		case liveIn != g.unfinished || liveOut != g.live:
 			return fmt.Errorf("%s counts %d inputs, %d waiters; has %d, %d", g.path, g.unfinished, g.live, liveIn, liveOut)
 		case g.state == waiting && liveIn == 0, g.state != waiting && liveIn > 0:

@@ -266,6 +266,9 @@ func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 			if _, ok := g.requests[req]; !ok {
 				g.requests[req] = struct{}{}
 				req.pending++
+				if g.state == registering {
+					gr.hurryUp(g)
+				}
 			}
 			gr.flag(g, f)
 		}

@@ -17,7 +17,7 @@ func (n *Normaliser) Rebuild(ctx context.Context, drv store.Path) (*builder.Resu
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}
-	res, err := n.run(ctx, &job{key: key{kindCheck, drv}, origin: &origin{}, phase: &phase{}}, d)
+	res, err := n.run(ctx, &job{key: key{kindCheck, drv}, origin: &origin{}, run: &run{}}, d)
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}

@@ -49,12 +49,28 @@ type Registry interface {
 	// deadlock, and waits for whoever holds them until ctx ends.
 	Lock(ctx context.Context, paths []store.Path) (unlock func(), err error)
 	// Register moves the outputs of a build into the store and makes them
-	// valid, together with the successor of drv and the duration of the build.
-	// It does not release the result. synced is called, perhaps more than once,
-	// when they are on disk and only the registration itself is left.
-	Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error
+	// valid, together with the successor of the derivation and the duration of
+	// the build, and forgets its failures. It does not release the result.
+	Register(ctx context.Context, b Built) error
+	// Hurry lets no registration wait for others any longer. It does not block.
+	Hurry()
 	// Normalised gives drv, whose outputs are all valid, its successor.
 	Normalised(ctx context.Context, drv store.Path) error
+}
+
+// Built is a build that succeeded.
+type Built struct {
+	Drv        store.Path
+	Derivation *storeexpr.Derivation
+	Result     *builder.Result
+	// Patient reports whether there is other work, and nobody who waits for this
+	// or only for what is being registered: then it may wait some milliseconds for
+	// others to share a transaction with. It is asked once; when it becomes
+	// otherwise, Hurry is called.
+	Patient func() bool
+	// Synced is to be called when the outputs are on disk and only the
+	// registration itself is left, once or more often.
+	Synced func()
 }
 
 // Memory is what outlives a run about goals.

@@ -41,9 +41,8 @@ type job struct {
 	mayBuild bool
 	origin   *origin
 	attempts attempts
-	phase    *phase
-	resume   chan struct{}
-	wanted   chan struct{}
+	run      *run
+	wanted   chan struct{} // nil if it is wanted
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -63,13 +62,13 @@ type ending struct {
 // launch begins the worker of g, which has just become running.
 func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
-	g.run = &run{cancel: cancel, since: time.Now(), phase: &phase{}, resume: make(chan struct{})}
+	g.run = &run{cancel: cancel, since: time.Now(), resume: make(chan struct{}), slots: g.pool}
 	if g.background() {
 		g.run.wanted = make(chan struct{})
 	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
-		origin: g.origin, phase: g.run.phase, resume: g.run.resume, wanted: g.run.wanted,
+		origin: g.origin, run: g.run, wanted: g.run.wanted,
 	}
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes

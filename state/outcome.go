@@ -28,10 +28,16 @@ type Outcome struct {
 	Outputs    []Output // all of the derivation's
 	// Duration is how long the builder took, 0 if none ran.
 	Duration time.Duration
+	// Patient, if it is not nil, reports whether the registration may wait some
+	// milliseconds for others. See Hurry.
+	Patient func() bool
 	// Synced, if not nil, is called when the outputs are on disk, before they are
 	// registered; once more if that has to be done again. It must be quick.
 	Synced func()
 }
+
+// Hurry lets no registration wait for others any longer. It does not block.
+func (s *State) Hurry() { s.db.Hurry() }
 
 // Register makes the outputs of a build valid, and the closure of them the
 // normal form of their derivation: both or neither, so that a valid output
@@ -71,7 +77,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	}
 	// The closure's text is ours to remove, the outputs are not.
 	defer tree.RemoveAll(closure.scratch)
-	b.reg.Synced = o.Synced
+	b.reg.Synced, b.reg.Patient = o.Synced, o.Patient
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}

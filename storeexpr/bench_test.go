@@ -48,11 +48,14 @@ func BenchmarkParse(b *testing.B) {
 			e.References = append(e.References, storePath(i+j*1000, "package"))
 		}
 	}
+	small := typical()
+	small.Inputs, small.Env = small.Inputs[:3], small.Env[:2]
 	for _, c := range []struct {
 		name string
 		expr Expr
 	}{
 		{"typical", typical()},
+		{"small", small},
 		{"inputs", big},
 		{"escapes", escapes},
 		{"closure", closure},

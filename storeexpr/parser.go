@@ -165,7 +165,7 @@ func (p *parser) path() store.Path {
 // strings reads a list of strings, nil if it is empty.
 func (p *parser) strings() []string {
 	if p.strSlab == nil {
-		p.strSlab = make([]string, 0, 32)
+		p.strSlab = make([]string, 0, min((len(p.text)-p.pos)/80+2, 32))
 	}
 	begin := len(p.strSlab)
 	p.list(func() { p.strSlab = append(p.strSlab, p.str()) })

@@ -65,10 +65,8 @@ func (r *Run) Take(e event.Event) {
 		}
 	case event.Phase:
 		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
-		if e.Text == event.PhaseSync {
-			// From here on it waits for the disk, and another one builds.
-			r.release(g, e.Time)
-		}
+	case event.Freed:
+		r.release(g, e.Time)
 	case event.Done:
 		r.end(g, e.Time, e.Text)
 	case event.Failed:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -50,6 +51,7 @@ func run(goals ...ran) *Run {
 			{g.start, event.Event{Kind: event.Started}},
 			{g.start, event.Event{Kind: event.Phase, Text: event.PhaseSandbox}},
 			{g.start + 0.01, event.Event{Kind: event.Phase, Text: event.PhaseBuild}},
+			{end, event.Event{Kind: event.Freed}},
 			{end, event.Event{Kind: event.Phase, Text: event.PhaseSync}},
 			{end + 0.05, event.Event{Kind: event.Phase, Text: event.PhaseRegister}},
 			{end + 0.1, event.Event{Kind: event.Done, Text: event.OutcomeBuilt}},
@@ -225,5 +227,51 @@ func TestCounts(t *testing.T) {
 	r.Take(event.Event{Kind: event.Failed, Goal: goal("bad"), Time: begin})
 	if c := r.Counts(); c[event.OutcomeBuilt] != 4 || c["failed"] != 1 {
 		t.Errorf("%v", c)
+	}
+}
+
+// What is scanned when the slot is free already is not on the slot.
+func TestTraceAfterTheSlot(t *testing.T) {
+	r := New()
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	p := goal("a")
+	for _, e := range []event.Event{
+		{Time: at(0), Kind: event.Added},
+		{Time: at(1), Kind: event.Started},
+		{Time: at(1), Kind: event.Phase, Text: event.PhaseBuild},
+		{Time: at(5), Kind: event.Phase, Text: event.PhaseScan},
+		{Time: at(6), Kind: event.Freed},
+		{Time: at(9), Kind: event.Phase, Text: event.PhaseSync},
+		{Time: at(10), Kind: event.Done, Text: event.OutcomeBuilt},
+	} {
+		e.Goal = p
+		r.Take(e)
+	}
+	var out bytes.Buffer
+	if err := r.WriteTrace(&out); err != nil {
+		t.Fatal(err)
+	}
+	var trace struct{ TraceEvents []entry }
+	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, e := range trace.TraceEvents {
+		switch e.Phase {
+		case "X":
+			got[e.Name] += *e.Duration
+		case "b":
+			got[e.Name] -= e.Start
+		case "e":
+			got[e.Name] += e.Start
+		}
+	}
+	name := p.Name()
+	want := map[string]float64{
+		name: 5000, "build": 4000, "scan": 1000,
+		"scan: " + name: 3000, "sync: " + name: 1000, "slot: " + name: 1000,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

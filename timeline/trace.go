@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"time"
-
-	"storefs/event"
 )
 
 // entry is one event of Chrome's trace format. Times are microseconds.
@@ -27,13 +25,13 @@ type entry struct {
 // are shown.
 const (
 	trackSlots = iota + 1
-	trackDisk
+	trackAfter
 	trackWaiting
 )
 
 // WriteTrace writes the run in Chrome's trace format: each goal, with its
-// phases, on the slot that it had; after that, on tracks of their own, its wait
-// for the disk; before that, its waits for inputs and for a slot.
+// phases, on the slot that it had; after that, on tracks of their own, how it was
+// scanned and registered; before that, its waits for inputs and for a slot.
 func (r *Run) WriteTrace(w io.Writer) error {
 	t := &trace{w: bufio.NewWriter(w)}
 	for _, g := range r.order {
@@ -42,7 +40,7 @@ func (r *Run) WriteTrace(w io.Writer) error {
 		}
 	}
 	t.text(`{"displayTimeUnit":"ms","traceEvents":[`)
-	for i, name := range []string{"slots", "waiting for the disk", "waiting for inputs or a slot"} {
+	for i, name := range []string{"slots", "without a slot", "waiting for inputs or a slot"} {
 		track := trackSlots + i
 		t.add(entry{Name: "process_name", Phase: "M", Process: track, Args: map[string]any{"name": name}})
 		t.add(entry{Name: "process_sort_index", Phase: "M", Process: track, Args: map[string]any{"sort_index": track}})
@@ -85,12 +83,24 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 		if i+1 < len(g.Phases) {
 			end = g.Phases[i+1].Start
 		}
-		if p.Name == event.PhaseSync || p.Name == event.PhaseRegister {
-			t.span(name, p.Name, id, trackDisk, p.Start, end)
-		} else {
-			t.slice(p.Name, "phase", g.Lane, p.Start, end, nil)
+		if p.Start.Before(g.Freed) {
+			t.slice(p.Name, "phase", g.Lane, p.Start, earlier(end, g.Freed), nil)
+		}
+		if end.After(g.Freed) {
+			begin := p.Start
+			if begin.Before(g.Freed) {
+				begin = g.Freed
+			}
+			t.span(name, p.Name, id, trackAfter, begin, end)
 		}
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // trace writes entries.

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"time"
 
-	"storefs/builder"
 	"storefs/normaliser"
 	"storefs/state"
 	"storefs/store"
-	"storefs/storeexpr"
 )
 
 // goalStore is the state directory as the normaliser sees it.
@@ -48,9 +46,9 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 	return g.DB().Successor(expr)
 }
 
-func (g goalStore) Register(ctx context.Context, drv store.Path, d *storeexpr.Derivation, r *builder.Result, synced func()) error {
-	o := state.Outcome{Drv: drv, Derivation: d, Duration: r.Duration, Synced: synced}
-	for _, out := range r.Outputs {
+func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
+	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Synced: b.Synced}
+	for _, out := range b.Result.Outputs {
 		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}
 	_, _, err := g.State.Register(ctx, o)

@@ -96,7 +96,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	goals := goalStore{own.state}
+	goals := &floored{goalStore: goalStore{own.state}}
 	own.normaliser = normaliser.New(normaliser.Options{
 		Store:       goals,
 		Builder:     own.builder,

@@ -14,7 +14,7 @@ import (
 
 // engine: what the machine between a request and a registered output costs.
 func (b *bench) engine() error {
-	for _, part := range []func() error{b.builds, b.parse, b.registration, b.ingest, b.touch} {
+	for _, part := range []func() error{b.builds, b.flat, b.order, b.parse, b.registration, b.scan, b.ingest, b.touch} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -25,18 +25,11 @@ func (b *bench) engine() error {
 // builds: trivial derivations, sandboxed, hashed and durably registered, beside
 // ninja, which runs the same program bare, and Nix with its sandbox.
 func (b *bench) builds() error {
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return fmt.Errorf("busybox is not installed (make deps)")
-	}
 	if _, err := exec.LookPath("ninja"); err != nil {
 		return fmt.Errorf("ninja is not installed (make deps)")
 	}
-	dir := filepath.Join(b.fast, "engine")
-	if err := os.MkdirAll(dir+"/tools/bin", 0o755); err != nil {
-		return err
-	}
-	if err := do("/", nil, "cp", busybox, dir+"/tools/bin/busybox"); err != nil {
+	dir, busybox, err := b.tools()
+	if err != nil {
 		return err
 	}
 	for _, shape := range shapes {
@@ -49,6 +42,19 @@ func (b *bench) builds() error {
 		}
 	}
 	return nil
+}
+
+// tools makes a directory with the tools that jobs run, and tells where these
+// came from.
+func (b *bench) tools() (dir, busybox string, err error) {
+	if busybox, err = exec.LookPath("busybox"); err != nil {
+		return "", "", fmt.Errorf("busybox is not installed (make deps)")
+	}
+	dir = filepath.Join(b.fast, "engine")
+	if err := os.MkdirAll(dir+"/tools/bin", 0o755); err != nil {
+		return "", "", err
+	}
+	return dir, busybox, do("/", nil, "cp", busybox, dir+"/tools/bin/busybox")
 }
 
 func (b *bench) buildGraph(dir string, g graph) error {
@@ -180,8 +186,7 @@ func (b *bench) nothingToDo(l *lab, g graph, drv string, ninja func() error) err
 func (b *bench) touch() error {
 	const n = 100
 	g := newGraph("touch", n, shapes[0].needs)
-	dir := filepath.Join(b.fast, "engine")
-	busybox, err := exec.LookPath("busybox")
+	dir, busybox, err := b.tools()
 	if err != nil {
 		return err
 	}

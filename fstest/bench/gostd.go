@@ -30,18 +30,28 @@ func (b *bench) gostd() error {
 	if err != nil {
 		return err
 	}
-	drvs, err := instantiate(first)
+	targets, err := instantiate(first)
 	if err != nil {
 		return err
 	}
+	all, err := first.output(append([]string{"query", "requisites"}, strings.Fields(targets)...)...)
+	if err != nil {
+		return err
+	}
+	var drvs []string
+	for p := range strings.FieldsSeq(all) {
+		if strings.HasSuffix(p, ".drv") {
+			drvs = append(drvs, p)
+		}
+	}
 	peer := filepath.Join(b.dir, "gostd-make")
-	if err := first.makefile(peer, strings.Fields(drvs)); err != nil {
+	if err := first.makefile(peer, drvs); err != nil {
 		return err
 	}
 	run := 0
 	var l *lab
 	return b.measure(pair{
-		work: fmt.Sprintf("build, -j2: Go's std, %d derivations", len(strings.Fields(drvs))), peer: "make -j2, no sandbox",
+		work: fmt.Sprintf("build, -j2: Go's std, %d derivations", len(drvs)), peer: "make -j2, no sandbox",
 		before: func() error {
 			run++
 			var err error

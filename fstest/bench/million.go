@@ -40,12 +40,21 @@ func (b *bench) million() error {
 		return err
 	}
 	l.unmount()
+	start := time.Now()
+	d, err := db.Open(filepath.Join(l.state, "db.bolt"), store.Dir(l.store), db.Options{})
+	if err != nil {
+		return err
+	}
+	opened := time.Since(start)
+	if err := d.Close(); err != nil {
+		return err
+	}
 	clean, err := mounted()
 	if err != nil {
 		return err
 	}
 	defer l.unmount()
-	fmt.Printf("%d valid paths: mounted in %v, as after a kill in %v\n", b.paths, clean, unclean)
+	fmt.Printf("%d valid paths: mounted in %v, as after a kill in %v; the database alone opens in %.2f ms\n", b.paths, clean, unclean, opened.Seconds()*1000)
 	ls := func(dir string) func() error {
 		return func() error { return do("/", nil, "sh", "-c", "ls -U "+dir+" | tail -n 1") }
 	}
@@ -64,7 +73,7 @@ func (b *bench) million() error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
+	start = time.Now()
 	var st unix.Stat_t
 	for _, n := range names {
 		if err := unix.Lstat(l.store+"/"+n, &st); err != nil {

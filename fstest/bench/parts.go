@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,8 +19,21 @@ import (
 	"storefs/storeexpr"
 )
 
-// parse: the derivations of a graph, beside hashing the same bytes.
+// parse: the derivations of a graph, as they are and with the environment that
+// those of a package collection have, beside hashing the same bytes.
 func (b *bench) parse() error {
+	if err := b.parseWith("small", nil); err != nil {
+		return err
+	}
+	var env []storeexpr.EnvVar
+	for i := range 40 {
+		env = append(env, storeexpr.EnvVar{Name: fmt.Sprintf("a%02d", i), Value: string(b.path("package", i))})
+	}
+	script := strings.Repeat("for f in \"$out\"/bin/*; do\n\tpatchShebangs \"$f\"\ndone\n", 10)
+	return b.parseWith("typical", append(env, storeexpr.EnvVar{Name: "buildPhase", Value: script}))
+}
+
+func (b *bench) parseWith(size string, more []storeexpr.EnvVar) error {
 	const n = 10000
 	g := newGraph("parse", n, shapes[3].needs)
 	var texts [][]byte
@@ -34,11 +48,11 @@ func (b *bench) parse() error {
 			d.Inputs = append(d.Inputs, storeexpr.Input{Path: b.path("job.drv", j), Outputs: []string{"out"}})
 			env = append(env, string(b.path("job", j)))
 		}
-		d.Env = []storeexpr.EnvVar{{Name: "needs", Value: strings.Join(env, " ")}, {Name: "out", Value: string(d.Outputs[0].Path)}}
+		d.Env = append(slices.Clone(more), storeexpr.EnvVar{Name: "needs", Value: strings.Join(env, " ")}, storeexpr.EnvVar{Name: "out", Value: string(d.Outputs[0].Path)})
 		texts = append(texts, d.AppendText(nil))
 	}
 	return b.measure(pair{
-		work: fmt.Sprintf("parse of %d derivations, each", n), peer: "SHA-256 of the same", each: n,
+		work: fmt.Sprintf("parse of %d derivations, %s, each", n, size), peer: "SHA-256 of the same", each: n,
 		ours: func() error {
 			for _, t := range texts {
 				if _, err := storeexpr.Parse(t); err != nil {

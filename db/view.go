@@ -1,0 +1,90 @@
+package db
+
+import (
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// views are read transactions that wait for the next question: to begin one, and
+// to find the buckets in it, takes longer than most questions do. None of them is
+// older than the last commit, and none is there while one is being written: a
+// read transaction keeps pages from being used again, and the map from growing.
+type views struct {
+	bolt *bolt.DB
+
+	mu      sync.Mutex
+	idle    []reader
+	age     uint64 // how often something was written
+	writing bool   // also after close
+}
+
+// maxViews bounds idle. There are seldom more readers at a time.
+const maxViews = 16
+
+// view runs f in a read transaction: everything that f sees is of one moment.
+func (v *views) view(f func(tx reader) error) error {
+	return guard(func() (err error) {
+		tx, age, err := v.take()
+		if err != nil {
+			return err
+		}
+		whole := false
+		defer func() {
+			// After a panic nothing of the transaction is to be relied on.
+			if !whole || !v.give(tx, age) {
+				if e := tx.tx.Rollback(); err == nil {
+					err = e
+				}
+			}
+		}()
+		err = f(tx)
+		whole = true
+		return err
+	})
+}
+
+func (v *views) take() (tx reader, age uint64, err error) {
+	v.mu.Lock()
+	age = v.age
+	if n := len(v.idle); n > 0 {
+		tx, v.idle = v.idle[n-1], v.idle[:n-1]
+	}
+	v.mu.Unlock()
+	if tx.tx != nil {
+		return tx, age, nil
+	}
+	t, err := v.bolt.Begin(false)
+	return reader{tx: t, open: make(map[string]*bolt.Bucket, len(allBuckets))}, age, err
+}
+
+// give keeps a transaction that is of the given age, or says that it must be ended.
+func (v *views) give(tx reader, age uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.writing || age != v.age || len(v.idle) == maxViews {
+		return false
+	}
+	v.idle = append(v.idle, tx)
+	return true
+}
+
+// begin is called before a transaction is begun that writes, and end when it has
+// ended, before anybody hears of that.
+func (v *views) begin() {
+	v.mu.Lock()
+	idle := v.idle
+	v.idle, v.writing = nil, true
+	v.age++
+	v.mu.Unlock()
+	for _, tx := range idle {
+		_ = guard(tx.tx.Rollback)
+	}
+}
+
+func (v *views) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.age++
+	v.writing = false
+}

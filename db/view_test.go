@@ -1,0 +1,123 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"storefs/store"
+)
+
+func (v *views) waiting() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.idle)
+}
+
+// Whoever registers sees it, and so does whoever hears of it, also through
+// transactions that were begun before.
+func TestViewsAreUpToDate(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range 50 {
+				info := testInfo(t, fmt.Sprint("a", w, "-", i))
+				if valid, err := d.Valid(info.Path); valid || err != nil {
+					t.Errorf("before: %v, %v", valid, err)
+				}
+				if err := d.Register(context.Background(), Registration{Infos: []store.Info{info}}); err != nil {
+					t.Error(err)
+				}
+				var heard sync.WaitGroup
+				for range 3 {
+					heard.Go(func() {
+						if valid, err := d.Valid(info.Path); !valid || err != nil {
+							t.Errorf("after: %v, %v", valid, err)
+						}
+					})
+				}
+				heard.Wait()
+			}
+		})
+	}
+	all.Wait()
+	if n, err := d.Count(); n != 200 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
+func TestViewsWait(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	for range 3 {
+		if _, err := d.Count(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := d.waiting(); n != 1 {
+		t.Errorf("%d wait after one reader, want 1", n)
+	}
+	// More at a time than are kept.
+	var nested func(depth int) error
+	nested = func(depth int) error {
+		return d.view(func(reader) error {
+			if depth == 0 {
+				return nil
+			}
+			return nested(depth - 1)
+		})
+	}
+	if err := nested(maxViews + 3); err != nil || d.waiting() != maxViews {
+		t.Errorf("%d wait, want %d; %v", d.waiting(), maxViews, err)
+	}
+	// None that was begun before a write is there while it goes on, or after it.
+	err := d.view(func(reader) error {
+		return d.update(context.Background(), false, func(w writer) error {
+			if n := d.waiting(); n != 0 {
+				t.Errorf("%d wait during a write", n)
+			}
+			if _, err := d.Count(); err != nil {
+				return err
+			}
+			return w.putUint(bucketMeta, keyCount, 7)
+		})
+	})
+	if err != nil || d.waiting() != 0 {
+		t.Errorf("%d wait after a write; %v", d.waiting(), err)
+	}
+	if n, err := d.Count(); n != 7 || err != nil || d.waiting() != 1 {
+		t.Errorf("%d, %v; %d wait", n, err, d.waiting())
+	}
+	// One in which something is wrong is not used again.
+	if err := d.view(func(reader) error { panic("page 7 is not a page") }); !errors.Is(err, ErrDamaged) || d.waiting() != 0 {
+		t.Errorf("%v; %d wait after a panic", err, d.waiting())
+	}
+	refused := errors.New("refused")
+	if err := d.view(func(reader) error { return refused }); err != refused || d.waiting() != 1 {
+		t.Errorf("%v; %d wait after an error", err, d.waiting())
+	}
+}
+
+func BenchmarkValid(b *testing.B) {
+	d, err := Open(filepath.Join(b.TempDir(), "db.bolt"), testDir, Options{Create: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	var infos []store.Info
+	for i := range 1000 {
+		infos = append(infos, testInfo(b, fmt.Sprint(i)))
+	}
+	if err := d.Register(context.Background(), Registration{Infos: infos}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if valid, err := d.Valid(infos[i%1000].Path); !valid || err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package normaliser
+
+import (
+	"container/heap"
+	"time"
+
+	"storefs/event"
+)
+
+// maxRegistering bounds the goals that register without a slot, and so what
+// waits in scratch when the disk is slower than the builders.
+const maxRegistering = 256
+
+// slotHolder gives back the slot of a goal once its builder has ended: the next
+// builder need not wait until the outputs are scanned and registered. As many
+// goals scan without a slot as there are slots; the others keep theirs until they
+// have scanned, or outputs would come faster than they are read.
+type slotHolder struct {
+	n        *Normaliser
+	j        *job
+	scanning bool
+	returned bool
+}
+
+func (s *slotHolder) phase(p string) {
+	if p != event.PhaseScan || s.j.kind != kindExpr {
+		return
+	}
+	select {
+	case s.n.scans <- struct{}{}:
+		s.scanning = true
+		s.giveBack()
+	default:
+	}
+}
+
+// ended is called when there are outputs, or why there are none.
+func (s *slotHolder) ended(err error) {
+	if s.scanning {
+		<-s.n.scans
+	}
+	// What is built to be compared is not registered.
+	if err != nil || s.returned || s.j.kind != kindExpr {
+		return
+	}
+	s.giveBack()
+}
+
+func (s *slotHolder) giveBack() {
+	s.returned = true
+	s.n.post(func(gr *graph) { gr.takeBack(s.j.goal) })
+}
+
+// takeBack takes the slot of a goal whose builder has ended. But what waits for
+// nothing else than this goal, and is needed more than anything that could have
+// the slot now, gets it: builders take longer than a transaction.
+func (gr *graph) takeBack(g *goal) {
+	kept := gr.counts[registering] >= maxRegistering
+	if first := g.pool.first(); first != nil {
+		for _, e := range g.waiters {
+			w := e.from
+			kept = kept || !e.dead && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first)
+		}
+	}
+	if kept || len(g.requests) > 0 {
+		gr.hurryUp(g)
+	}
+	if kept {
+		return
+	}
+	gr.set(g, registering)
+	g.run.freed = time.Now()
+	gr.events.Publish(event.Event{Kind: event.Freed, Time: g.run.freed, Goal: g.path})
+	for _, e := range g.waiters {
+		if !e.dead {
+			gr.ripen(e.from)
+		}
+	}
+}
+
+// countBuilt tells those who wait for g that it is registering now, or is not any
+// more.
+func countBuilt(g *goal, change int) {
+	for _, e := range g.waiters {
+		if !e.dead {
+			e.from.built += change
+		}
+	}
+}
+
+// hurryUp lets the registration of g, which has a worker, not take its time.
+func (gr *graph) hurryUp(g *goal) {
+	g.run.hasty.Store(true)
+	gr.hurry()
+}
+
+// isRipe reports whether g waits for registrations and for nothing else.
+func (g *goal) isRipe() bool {
+	return g.state == waiting && g.unfinished > 0 && g.unfinished == g.built
+}
+
+// ripen notes g if it is ripe.
+func (gr *graph) ripen(g *goal) {
+	if g.isRipe() && !g.ripe {
+		g.ripe = true
+		heap.Push(&gr.ripe, g)
+	}
+}
+
+// starve notes whether builders are fewer than slots: then there is time for
+// registrations, and what the slots wait for may be among them.
+func (gr *graph) starve() {
+	for _, p := range []*pool{&gr.builds, &gr.subs} {
+		starved := gr.closing || p.used < p.slots && p.first() == nil
+		if !p.starved.Swap(starved) && starved && gr.counts[registering] > 0 {
+			gr.hurry()
+		}
+	}
+	// What is ripe, and needed more than what will have the next slot, is not to
+	// wait for registrations that take their time.
+	for len(gr.ripe) > 0 {
+		g := gr.ripe[0]
+		if first := gr.poolOf(g).first(); g.isRipe() && first != nil && g.flags&flagUrgent <= first.flags&flagUrgent && g.level <= first.level {
+			return
+		}
+		heap.Pop(&gr.ripe)
+		g.ripe = false
+		if !g.isRipe() {
+			continue
+		}
+		for _, e := range g.inputs {
+			if !e.dead {
+				e.to.run.hasty.Store(true)
+			}
+		}
+		gr.hurry()
+	}
+}
+
+// ripeQueue is a heap in the order of readyQueue, as it was when goals came into
+// it. Some have ended, or are not ripe any more.
+type ripeQueue []*goal
+
+var _ heap.Interface = (*ripeQueue)(nil)
+
+func (q ripeQueue) Len() int           { return len(q) }
+func (q ripeQueue) Less(i, j int) bool { return less(q[i], q[j]) }
+func (q ripeQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push is for package heap.
+func (q *ripeQueue) Push(x any) { *q = append(*q, x.(*goal)) }
+
+// Pop is for package heap.
+func (q *ripeQueue) Pop() any {
+	old := *q
+	g := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return g
+}
