@@ -4,6 +4,7 @@ GO        ?= go
 TOOLS     := $(GO) tool -modfile=tools/go.mod
 FUZZTIME  ?= 5s
 JOBS      ?= 1000
+CYCLES    ?= 10000
 CHAOS     ?= 1h
 
 export CGO_ENABLED ?= 0
@@ -50,8 +51,9 @@ race: ## all tests with the race detector
 fuzz: ## each fuzz target for FUZZTIME (5s)
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz
 
-chaos: ## servers killed and upgraded under a mixed load for CHAOS (1h; make test does it for half a minute), or KILLS=1000 times (as root)
+chaos: ## servers killed and upgraded under a mixed load for CHAOS (1h; make test does it for half a minute), or KILLS=1000 times; CYCLES (10000) of touch and delete (as root)
 	STOREFS_CHAOS='$(CHAOS)' STOREFS_KILLS='$(KILLS)' $(PRIVATE) $(GO) test ./fstest -run TestChaos -count 1 -v -timeout 0
+	STOREFS_CYCLES='$(CYCLES)' $(PRIVATE) $(GO) test ./fstest -run TestRealiseDeleteCycles -count 1 -v -timeout 0
 
 bench: build ## speed, as ratios to peers measured in the same run
 	$(GO) run ./fstest/bench -storefs bin/storefs

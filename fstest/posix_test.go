@@ -389,7 +389,7 @@ default = [d, f]`)
 
 // memory is the server's anonymous resident memory in KiB.
 func (l *lab) memory() int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.mount.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.server()))
 	if err != nil {
 		l.t.Fatal(err)
 	}
