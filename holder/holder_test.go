@@ -110,7 +110,7 @@ func TestServerCannotLive(t *testing.T) {
 			t.Parallel()
 			m := newMount(t)
 			m.start()
-			m.noted(1, "begins")
+			m.noted(1, "lives") // so that what is set concerns the next ones
 			m.set(program + "-" + what)
 			m.kill(m.one("server"))
 			m.ends(1)

@@ -124,6 +124,7 @@ func serve(dir string) int {
 	if does("late") {
 		return 7
 	}
+	note(dir, "process %d lives", os.Getpid())
 	for {
 		select {
 		case <-ended.Done():
