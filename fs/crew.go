@@ -83,11 +83,13 @@ func (c *crew) took(awaited bool) {
 	defer c.mu.Unlock()
 	c.reading--
 	c.read++
-	if c.crowd > 0 {
+	crowd := c.crowd > 0
+	if crowd {
 		c.crowd--
-		if c.reading == 0 && awaited {
-			c.another()
-		}
+	}
+	// Somebody has to stand by, at least.
+	if c.reading == 0 && awaited && (crowd || !c.standing) {
+		c.another()
 	}
 }
 
