@@ -75,6 +75,19 @@ func (l *lab) background() []string {
 	return goals
 }
 
+// waitRunning waits until exactly these goals run; see background.
+func (l *lab) waitRunning(what string, want ...string) {
+	l.t.Helper()
+	defer func() {
+		if l.t.Failed() {
+			log, _ := os.ReadFile(l.Dir + "/mount.log")
+			l.t.Logf("running: %v\nwaiters: %s\nlearned: %s\nthe server's messages: %s", l.background(),
+				l.ok("status"), l.ok("prefetch", "export"), log)
+		}
+	}()
+	waitFor(l.t, what, func() bool { return slices.Equal(l.background(), want) })
+}
+
 // What a program used one after the other is built side by side when it begins
 // again and it is no longer there: once each, and in the background.
 func TestPrefetch(t *testing.T) {
@@ -92,7 +105,7 @@ func TestPrefetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"a", "b+", "c+", "d+"}
-	waitFor(t, "the later steps to be built with the first", func() bool { return slices.Equal(l.background(), want) })
+	l.waitRunning("the later steps to be built with the first", want...)
 	if text := strings.Join(l.ok("status"), "\n"); strings.Count(text, " in the background") != 3 {
 		t.Errorf("status:\n%s", text)
 	}
@@ -138,12 +151,12 @@ func TestPrefetch(t *testing.T) {
 	if err := stranger.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the first step of another program", func() bool { return slices.Equal(l.background(), []string{"a"}) })
+	l.waitRunning("the first step of another program", "a")
 	again = steps(prog, outs)
 	if err := again.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the later steps after a restart", func() bool { return slices.Equal(l.background(), want) })
+	l.waitRunning("the later steps after a restart", want...)
 	l.hold(false)
 	for _, cmd := range []*exec.Cmd{again, stranger} {
 		if err := cmd.Wait(); err != nil {
@@ -190,7 +203,7 @@ func TestPrefetchObeysPolicies(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the first step", func() bool { return slices.Equal(l.background(), []string{"a"}) })
+	l.waitRunning("the first step", "a")
 	cmd.Process.Signal(syscall.SIGKILL)
 	cmd.Wait()
 	l.hold(false)

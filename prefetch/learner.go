@@ -98,14 +98,20 @@ func (l *Learner) run() {
 		case t := <-l.touch:
 			l.take(visits, t)
 		case now := <-tick.C:
+			l.catchUp(visits) // what somebody touched last, before he ended
 			l.end(visits, func(v *visit) bool { return now.Sub(v.since) > Window || !l.o.Alive(v.pid, v.start) })
 		case <-l.ctx.Done():
-			for len(l.touch) > 0 {
-				l.take(visits, <-l.touch)
-			}
+			l.catchUp(visits)
 			l.end(visits, func(*visit) bool { return true })
 			return
 		}
+	}
+}
+
+// catchUp takes what waits to be taken.
+func (l *Learner) catchUp(visits map[process]*visit) {
+	for len(l.touch) > 0 {
+		l.take(visits, <-l.touch)
 	}
 }
 
