@@ -43,11 +43,11 @@ func (r *Run) CriticalPath() []Step {
 const maxSteps = 20
 
 // Explain writes what decided how long the run took, and what one slot more
-// than there were would have saved if builders had not been slower for it. It
-// writes nothing if nothing ran.
+// than there were would have saved if builders had not been slower for it.
 func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) string) {
 	steps := r.CriticalPath()
 	if len(steps) == 0 {
+		fmt.Fprintln(w, "critical path: none, nothing had to be done")
 		return
 	}
 	var took, waited time.Duration

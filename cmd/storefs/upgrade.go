@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"storefs/daemon"
 )
 
 type upgradeCmd struct {
@@ -30,6 +32,9 @@ func (c *upgradeCmd) Run(ctx context.Context, a *app) error {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	client, err := a.dial(ctx, true)
+	if errors.Is(err, daemon.ErrNoServer) {
+		return fmt.Errorf("upgrade: nobody serves %s (storefs mount does)", a.State)
+	}
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
