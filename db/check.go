@@ -46,12 +46,12 @@ func (c *checker) bucket(ctx context.Context, name string, check func(tx reader,
 	for {
 		n := 0
 		err := c.db.view(func(tx reader) error {
-			cur := tx.bucket(name).Cursor()
-			k, v := cur.Seek(last)
+			cur := tx.cursor(name)
+			k, v := cur.seek(last)
 			if last != nil && bytes.Equal(k, last) {
-				k, v = cur.Next()
+				k, v = cur.next()
 			}
-			for ; k != nil && n < checkChunk; k, v = cur.Next() {
+			for ; k != nil && n < checkChunk; k, v = cur.next() {
 				check(tx, string(k), v)
 				last = bytes.Clone(k)
 				n++

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -74,9 +73,9 @@ func (d *DB) wakeCommitter() {
 	}
 }
 
-// commitLoop is the only writer. It takes whatever is queued into one
-// transaction: a lone caller does not wait for company, and those who come
-// while it commits share the next one.
+// commitLoop is the only writer. It takes whatever is queued into one record of
+// the log: a lone caller does not wait for company, and those who come while it
+// commits share the next one.
 func (d *DB) commitLoop() {
 	defer close(d.stopped)
 	tick := time.NewTicker(useInterval)
@@ -87,31 +86,37 @@ func (d *DB) commitLoop() {
 	for {
 		d.awaitCompany(wait)
 		d.mu.Lock()
-		batch := d.pending
-		if len(batch) > maxBatch {
-			batch = batch[:maxBatch:maxBatch]
+		queued := d.pending
+		if len(queued) > maxBatch {
+			queued = queued[:maxBatch:maxBatch]
 		}
-		d.pending = d.pending[len(batch):]
+		d.pending = d.pending[len(queued):]
 		d.hasty = len(d.pending) > 0
 		closing := d.closing
 		d.mu.Unlock()
-		if len(batch) > 0 {
-			d.commit(batch)
-			if len(batch) > 1 {
+		d.file.tend()
+		if len(queued) > 0 {
+			d.commit(queued)
+			if len(queued) > 1 {
 				// Those who were answered may come with the next one at once: they
-				// had better share a transaction than the first have one alone.
+				// had better share a record than the first have one alone.
 				runtime.Gosched()
 			}
 			continue
 		}
 		if closing {
 			d.commit(nil) // the uses
+			d.lastError = d.file.close()
 			return
 		}
 		select {
 		case <-d.wake:
 		case <-tick.C:
 			d.commit(nil)
+		case <-d.file.due.C:
+			d.file.begin()
+		case r := <-d.file.done:
+			d.file.ended(r)
 		}
 	}
 }
@@ -137,85 +142,57 @@ func (d *DB) awaitCompany(wait *time.Timer) {
 	}
 }
 
-// commit runs batch in one transaction and answers its callers.
-func (d *DB) commit(batch []*write) {
+// commit writes what is queued, and answers the callers.
+func (d *DB) commit(queued []*write) {
 	uses := d.takeUses()
-	for {
-		again, err := d.try(batch, uses)
-		if again {
-			continue
+	err := d.try(queued, uses)
+	if err != nil {
+		err = fmt.Errorf("write %s: %w", d.path, diskError(err))
+		d.returnUses(uses)
+	}
+	for _, w := range queued {
+		if !w.rejected {
+			w.done <- err
 		}
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", d.path, diskError(err))
-			d.returnUses(uses)
-		}
-		for _, w := range batch {
-			if !w.rejected {
-				w.done <- err
-			}
-		}
-		return
 	}
 }
 
-// try is one attempt. It answers the writes that are refused itself. again says
-// that one of them had written before it was refused, so that the transaction
-// was given up and the rest must be done over.
-func (d *DB) try(batch []*write, uses map[string]int64) (again bool, err error) {
-	err = guard(func() error {
-		d.views.begin()
-		defer d.views.end()
-		tx, err := d.bolt.Begin(true)
-		if err != nil {
-			return err
-		}
-		// A panic of bbolt must not leave its writer lock behind. After the
-		// commit this does nothing.
-		defer func() {
-			if err := guard(tx.Rollback); errors.Is(err, ErrDamaged) {
-				d.stuck = true
-			}
-		}()
-		writes, barrier := 0, false
-		w := writer{reader{tx: tx}, &writes}
-		for _, q := range batch {
-			if q.rejected {
-				continue
-			}
-			before := writes
+// try does so. It answers the writes that are refused itself.
+func (d *DB) try(queued []*write, uses map[string]int64) error {
+	b := newBatch(d.file.next(), d.over.Load().changes)
+	barrier := false
+	err := d.view(func(r reader) error {
+		w := writer{r, b}
+		for _, q := range queued {
+			before := len(b.list)
+			w.over = b.over
 			err := q.ctx.Err()
 			if err == nil {
 				err = q.do(w)
 			}
 			if err != nil {
+				b.cut(before)
 				q.rejected = true
 				q.done <- err
-				if again = writes > before; again {
-					return nil
-				}
 				continue
 			}
-			barrier = barrier || q.barrier && writes > before
+			barrier = barrier || q.barrier && len(b.list) > before
 		}
-		if err := putUses(w, uses); err != nil {
+		w.over = b.over
+		return putUses(w, uses)
+	})
+	if err != nil || len(b.list) == 0 {
+		return err
+	}
+	if barrier && d.barrier != nil {
+		if err := d.barrier(); err != nil {
 			return err
 		}
-		if writes == 0 {
-			return nil
+	}
+	for _, q := range queued {
+		if q.synced != nil && !q.rejected {
+			q.synced()
 		}
-		if barrier && d.barrier != nil {
-			if err := d.barrier(); err != nil {
-				return err
-			}
-		}
-		for _, q := range batch {
-			if q.synced != nil && !q.rejected {
-				q.synced()
-			}
-		}
-		// bbolt writes the pages, syncs, writes the meta page and syncs again: a
-		// kill at any moment leaves the state before or the one after.
-		return tx.Commit()
-	})
-	return again, err
+	}
+	return d.file.write(b)
 }

@@ -112,7 +112,7 @@ func TestFailedWriteIsTakenBack(t *testing.T) {
 	waitFor(t, "all in the queue", func() bool { return d.queued() == 3 })
 	release()
 	wg.Wait()
-	if before != nil || after != nil || !errors.Is(bad, errBad) || runs != 2 {
+	if before != nil || after != nil || !errors.Is(bad, errBad) || runs != 1 {
 		t.Fatalf("before: %v (%d runs), bad: %v, after: %v", before, runs, bad, after)
 	}
 	err := d.view(func(tx reader) error {

@@ -5,10 +5,12 @@
 package db
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -45,6 +47,9 @@ type Options struct {
 	// valid: it makes durable what the paths stand for. Its error fails the
 	// registrations of that commit.
 	Barrier func() error
+
+	rest  time.Duration // see restTime; 0: that
+	pages int           // see logPages; 0: that
 }
 
 // DB is an open database. All methods may be called concurrently; none may be
@@ -62,7 +67,9 @@ type DB struct {
 	closing bool
 	wake    chan struct{} // one token: there may be something in pending
 	stopped chan struct{} // closed when the committer has returned
-	stuck   bool          // the committer could not let go of bbolt; read it after stopped
+
+	file      *file
+	lastError error // of the committer; read it after stopped
 }
 
 // Open opens the database file at path, of the store at dir. The error wraps
@@ -82,7 +89,12 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 	}
-	if err := guard(func() error { return d.prepare(opts.Create) }); err != nil {
+	d.over.Store(&overlay{changes: newChanges()})
+	err = guard(func() error { return d.prepare(opts.Create) })
+	if err == nil {
+		err = d.restore(cmp.Or(opts.rest, restTime), cmp.Or(opts.pages, logPages))
+	}
+	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -149,15 +161,60 @@ func (d *DB) Close() error {
 	d.mu.Unlock()
 	d.wakeCommitter()
 	<-d.stopped
-	if d.stuck {
+	if d.file.stuck.Load() {
 		// bbolt would wait for its writer for ever. The file is closed, and
 		// unlocked, when the process ends.
 		return fmt.Errorf("close %s: %w", d.path, ErrDamaged)
 	}
 	d.views.begin()
-	if err := d.bolt.Close(); err != nil {
+	// What could not be written into the file is in the log: nothing is lost.
+	if err := errors.Join(d.lastError, d.file.log.file.Close(), d.bolt.Close()); err != nil {
 		return fmt.Errorf("close %s: %w", d.path, err)
 	}
+	return nil
+}
+
+// restore opens the log, and writes into bbolt's file what only the log has.
+func (d *DB) restore(rest time.Duration, pages int) error {
+	var at *position
+	err := guard(func() error {
+		return d.bolt.View(func(tx *bolt.Tx) error {
+			v := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyLog))
+			if v == nil {
+				return nil
+			}
+			p, err := decodePosition(v)
+			at = &p
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	// Where a link leads, the log is as well.
+	path, err := filepath.EvalSymlinks(d.path)
+	if err != nil {
+		return err
+	}
+	log, later, err := openLog(path+".log", at, pages)
+	if err != nil {
+		return err
+	}
+	d.file = newFile(&d.views, log, rest)
+	d.file.mixed = at != nil && at.open && at.salt == log.head.salt
+	if len(later) == 0 {
+		return nil
+	}
+	all := newChanges()
+	for _, c := range later {
+		all.Set(c)
+	}
+	r := d.file.apply(all, log.at(true))
+	if r.err != nil {
+		log.file.Close()
+		return r.err
+	}
+	log.used = 0
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -172,6 +173,7 @@ func (m *model) forgetMaker(drv store.Path) {
 
 // machine runs the same operations on a database and on a model.
 type machine struct {
+	rest  time.Duration
 	file  string
 	db    *DB
 	model *model
@@ -251,7 +253,33 @@ func (m *machine) reopen(t *rapid.T) {
 		t.Fatal(err)
 	}
 	var err error
-	if m.db, err = Open(m.file, testDir, Options{}); err != nil {
+	if m.db, err = Open(m.file, testDir, Options{rest: m.rest}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kill goes on with what is on disk while the database is open.
+func (m *machine) kill(t *rapid.T) {
+	if m.rest < time.Hour {
+		t.Skip("something may be written just now")
+	}
+	var disk [2][]byte
+	for i, name := range []string{m.file, m.file + ".log"} {
+		var err error
+		if disk[i], err = os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{m.file, m.file + ".log"} {
+		if err := os.WriteFile(name, disk[i], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if m.db, err = Open(m.file, testDir, Options{rest: m.rest}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -340,22 +368,36 @@ func (m *machine) requisites(p store.Path) []store.Path {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// memoryDir is where many files can be synced that need not outlive the machine.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "storefs-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func TestModel(t *testing.T) {
 	var paths []store.Path
 	for i := range 8 {
 		paths = append(paths, testPath(t, fmt.Sprint("p", i)))
 	}
 	slices.Sort(paths)
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{file: filepath.Join(dir, "db.bolt"), model: newModel(), paths: paths}
 		var err error
-		if m.db, err = Open(m.file, testDir, Options{Create: true}); err != nil {
+		// What is written comes into the file at once, or when it is closed.
+		m.rest = rapid.SampledFrom([]time.Duration{1, time.Hour}).Draw(t, "rest")
+		if m.db, err = Open(m.file, testDir, Options{Create: true, rest: m.rest, pages: 16}); err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
 			m.db.Close()
 			os.Remove(m.file)
+			os.Remove(m.file + ".log")
 		}()
 		t.Repeat(map[string]func(*rapid.T){
 			"":           m.check,
@@ -363,6 +405,7 @@ func TestModel(t *testing.T) {
 			"delete":     m.delete,
 			"substitute": m.substitute,
 			"reopen":     m.reopen,
+			"kill":       m.kill,
 		})
 	})
 }

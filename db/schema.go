@@ -10,14 +10,18 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// schemaVersion is what this program reads and writes.
-const schemaVersion = "1"
+// schemaVersion is what this program writes. It reads olderVersion as well, which
+// had no log.
+const (
+	schemaVersion = "2"
+	olderVersion  = "1"
+)
 
 // The buckets. Keys are base names; where a key is a pair, a NUL, which no
 // name contains, stands between the two, so that all pairs of one name are
 // neighbours.
 const (
-	bucketMeta         = "meta"         // "version", "store", "count", "mark"
+	bucketMeta         = "meta"         // "version", "store", "count", "mark", "log"
 	bucketValid        = "valid"        // path → info
 	bucketReferrers    = "referrers"    // path NUL referrer
 	bucketSuccessors   = "successors"   // expression → closure
@@ -38,6 +42,7 @@ const (
 	bucketTrails       = "trails"       // program NUL first path → time, what it touched then
 )
 
+// allBuckets has new ones at its end: the log calls them by their number.
 var allBuckets = [...]string{
 	bucketMeta, bucketValid, bucketReferrers, bucketSuccessors, bucketPredecessors,
 	bucketSubstitutes, bucketSubstituteOf, bucketOutputs, bucketDerivers, bucketDrvOutputs,
@@ -54,6 +59,7 @@ const (
 	keyStore   = "store"
 	keyCount   = "count"
 	keyMark    = "mark"
+	keyLog     = "log" // how much of the log is in the file: see position
 )
 
 // prepare checks that the file is ours, of our version and of our store, or,
@@ -69,7 +75,7 @@ func (d *DB) prepare(create bool) error {
 			}
 			return fmt.Errorf("%w: it has no schema version", ErrDamaged)
 		}
-		if v := m.Get([]byte(keyVersion)); string(v) != schemaVersion {
+		if v := m.Get([]byte(keyVersion)); string(v) != schemaVersion && string(v) != olderVersion {
 			return fmt.Errorf("%w: its schema is version %q, this program reads version %s", ErrVersion, v, schemaVersion)
 		}
 		if s := m.Get([]byte(keyStore)); string(s) != string(d.dir) {
@@ -123,37 +129,14 @@ func (d *DB) addBuckets() error {
 	}))
 }
 
-// reader is a transaction as the queries see it.
-type reader struct {
-	tx   *bolt.Tx
-	open map[string]*bolt.Bucket // those found before, by name; nil: bbolt keeps them itself
-}
-
-func (r reader) bucket(name string) *bolt.Bucket {
-	b := r.open[name]
-	if b == nil {
-		b = r.tx.Bucket([]byte(name))
-		if r.open != nil {
-			r.open[name] = b
-		}
-	}
-	return b
-}
-
-// get returns what key maps to, nil if nothing. It is bbolt's memory: copy what
-// outlives the transaction.
-func (r reader) get(bucket, key string) []byte {
-	return r.bucket(bucket).Get([]byte(key))
-}
-
 func (r reader) has(bucket, key string) bool { return r.get(bucket, key) != nil }
 
 // pairs gives the second halves (and the values) of all pairs that begin with
 // first, in byte order, until f returns false.
 func (r reader) pairs(bucket, first string, f func(second string, value []byte) bool) {
 	prefix := []byte(first + "\x00")
-	c := r.bucket(bucket).Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	c := r.cursor(bucket)
+	for k, v := c.seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.next() {
 		if !f(string(k[len(prefix):]), v) {
 			return
 		}
@@ -177,22 +160,27 @@ func (r reader) uint(bucket, key string) (uint64, bool) {
 	return binary.BigEndian.Uint64(v), true
 }
 
-// writer is a transaction as one queued write sees it. It counts, so that the
-// committer knows whether a write that failed has left something behind.
+// writer is a transaction as one queued write sees it: what it writes, it and the
+// writes behind it read.
 type writer struct {
 	reader
-	writes *int
+	batch *batch
 }
 
 func (w writer) put(bucket, key string, value []byte) error {
-	*w.writes++
-	return w.bucket(bucket).Put([]byte(key), value)
+	if len(key) == 0 || len(key) > bolt.MaxKeySize || len(value) > bolt.MaxValueSize {
+		return fmt.Errorf("a key of %d bytes, a value of %d", len(key), len(value)) // bbolt would refuse it later
+	}
+	if value == nil {
+		value = []byte{}
+	}
+	w.batch.add(change{bucket: bucket, key: key, value: value})
+	return nil
 }
 
-// putPair writes a pair that maps to nothing. The value is empty and not nil:
-// inside the transaction that wrote it, bbolt gives nil back as "no such key".
+// putPair writes a pair that maps to nothing.
 func (w writer) putPair(bucket, first, second string) error {
-	return w.put(bucket, pair(first, second), []byte{})
+	return w.put(bucket, pair(first, second), nil)
 }
 
 func (w writer) putUint(bucket, key string, v uint64) error {
@@ -200,8 +188,8 @@ func (w writer) putUint(bucket, key string, v uint64) error {
 }
 
 func (w writer) del(bucket, key string) error {
-	*w.writes++
-	return w.bucket(bucket).Delete([]byte(key))
+	w.batch.add(change{bucket: bucket, key: key})
+	return nil
 }
 
 func pair(first, second string) string { return first + "\x00" + second }

@@ -29,8 +29,8 @@ func (d *DB) Trails(program string) ([]Trail, error) {
 		if program != "" {
 			prefix = []byte(program + "\x00")
 		}
-		c := tx.bucket(bucketTrails).Cursor()
-		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		c := tx.cursor(bucketTrails)
+		for k, v := c.seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.next() {
 			name, first, ok := bytes.Cut(k, []byte{0})
 			if !ok || len(v) < 8 {
 				return fmt.Errorf("the trail %q: %w", k, ErrDamaged)
@@ -70,8 +70,8 @@ func (d *DB) SetTrail(ctx context.Context, t Trail) error {
 func (w writer) dropOldestTrail() error {
 	n := 0
 	var oldest, last []byte
-	c := w.bucket(bucketTrails).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	c := w.cursor(bucketTrails)
+	for k, v := c.seek(nil); k != nil; k, v = c.next() {
 		n++
 		if last == nil || len(v) >= 8 && bytes.Compare(v[:8], last) < 0 {
 			oldest, last = k, v[:min(len(v), 8)]

@@ -78,12 +78,12 @@ func (d *DB) NotValid(names []string) ([]string, error) {
 func (d *DB) Names(after string, n int) ([]Entry, error) {
 	var out []Entry
 	err := d.view(func(tx reader) error {
-		c := tx.bucket(bucketValid).Cursor()
-		k, v := c.Seek([]byte(after))
+		c := tx.cursor(bucketValid)
+		k, v := c.seek([]byte(after))
 		if k != nil && bytes.Equal(k, []byte(after)) {
-			k, v = c.Next()
+			k, v = c.next()
 		}
-		for ; k != nil && len(out) < n; k, v = c.Next() {
+		for ; k != nil && len(out) < n; k, v = c.next() {
 			e := Entry{Name: string(k)}
 			if len(v) > 0 {
 				e.Kind = kindOf(v[0])

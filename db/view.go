@@ -2,6 +2,7 @@ package db
 
 import (
 	"sync"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -12,6 +13,7 @@ import (
 // read transaction keeps pages from being used again, and the map from growing.
 type views struct {
 	bolt *bolt.DB
+	over atomic.Pointer[overlay]
 
 	mu      sync.Mutex
 	idle    []reader
@@ -32,6 +34,7 @@ func (v *views) view(f func(tx reader) error) error {
 		whole := false
 		defer func() {
 			// After a panic nothing of the transaction is to be relied on.
+			tx.over = nil
 			if !whole || !v.give(tx, age) {
 				if e := tx.tx.Rollback(); err == nil {
 					err = e
@@ -45,6 +48,24 @@ func (v *views) view(f func(tx reader) error) error {
 }
 
 func (v *views) take() (tx reader, age uint64, err error) {
+	for {
+		if tx, age, err = v.transaction(); err != nil {
+			return tx, age, err
+		}
+		// What is in the overlay, and was in it when the transaction began, may be
+		// in both. What was taken out of it must be in the transaction.
+		if o := v.over.Load(); tx.tx.ID() >= o.since {
+			tx.over = o.changes
+			return tx, age, nil
+		}
+		if err := tx.tx.Rollback(); err != nil {
+			return tx, age, err
+		}
+	}
+}
+
+// transaction is one that waited, or a new one.
+func (v *views) transaction() (tx reader, age uint64, err error) {
 	v.mu.Lock()
 	age = v.age
 	if n := len(v.idle); n > 0 {

@@ -103,7 +103,7 @@ func isOurs(name string) bool {
 			return true
 		}
 	}
-	return name == "db.bolt" || name == "config.json.new"
+	return name == "db.bolt" || name == "db.bolt.log" || name == "config.json.new"
 }
 
 // writeFile replaces the file at path by one that is complete and on disk.
