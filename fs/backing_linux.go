@@ -210,6 +210,41 @@ func (b *backing) stat(n *node) (unix.Stat_t, error) {
 	return st, err
 }
 
+// statIn describes what is called name in the directory n, if it is there.
+func (b *backing) statIn(n *node, name string) (st unix.Stat_t, there bool, err error) {
+	for {
+		f, err := b.acquire(n)
+		if err != nil {
+			return st, false, err
+		}
+		st, err = statAt(f.fd, name)
+		// A descriptor from before the object was deleted, or made anew, is that of
+		// a directory which is being emptied. What is not in it may be in another
+		// one, and the kernel would remember that it is not there.
+		old := err == unix.ENOENT && !b.still(n, f)
+		b.release(f)
+		switch {
+		case old:
+			b.forget(n.id)
+		case err == unix.ENOENT:
+			return st, false, nil
+		default:
+			return st, err == nil, err
+		}
+	}
+}
+
+// still reports whether n is the directory f.
+func (b *backing) still(n *node, f *openFile) bool {
+	fd, err := openBeneath(b.real, n.path(), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var now, then unix.Stat_t
+	return unix.Fstat(fd, &now) == nil && unix.Fstat(f.fd, &then) == nil && now.Ino == then.Ino && now.Dev == then.Dev
+}
+
 func statAt(dir int, name string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)

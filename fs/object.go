@@ -10,23 +10,18 @@ import (
 // lookupInner finds name in the real directory n. Also that something is not
 // there is kept forever: a valid object does not change.
 func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status {
-	f, err := r.backing.acquire(n)
-	if err != nil {
+	st, there, err := r.backing.statIn(n, name)
+	switch {
+	case err != nil:
 		return lost(err)
-	}
-	st, err := statAt(f.fd, name)
-	r.backing.release(f)
-	switch err {
-	case nil:
-		if st := r.verifyEmpty(n, name, &st); !st.Ok() {
-			return st
-		}
-		r.entry(out, r.nodes.child(n, name, kindObject), &st)
-	case unix.ENOENT:
+	case !there:
 		out.SetEntryTimeout(forever)
-	default:
-		return fuse.ToStatus(err)
+		return fuse.OK
 	}
+	if st := r.verifyEmpty(n, name, &st); !st.Ok() {
+		return st
+	}
+	r.entry(out, r.nodes.child(n, name, kindObject), &st)
 	return fuse.OK
 }
 

@@ -131,3 +131,27 @@ func TestNoControl(t *testing.T) {
 	dir, _ := mount(t, s, func(o *fs.Options) { o.Control = nil })
 	must(t, dir, `test -e $S/.storefs; echo $?`, "1")
 }
+
+// An object that takes the place of another one is found whole, also by those
+// who knew the directories of the old one, before anybody is told.
+func TestObjectIsExchanged(t *testing.T) {
+	s := newFakeStore(t)
+	dir, _ := mount(t, s, nil)
+	n := s.add(name(1, "x"), recipe{make: tree})
+	must(t, dir, `cat $S/$1/bin/hello >/dev/null && ls $S/$1/share >/dev/null && echo known`, "known", n)
+	old := filepath.Join(t.TempDir(), "old")
+	if err := os.Chmod(filepath.Join(s.real, n), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(s.real, n), old); err != nil {
+		t.Fatal(err)
+	}
+	makeWritable(old)
+	if err := tree(filepath.Join(s.real, n)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.real, n, "bin/later"), []byte("later"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	must(t, dir, `cat $S/$1/bin/later; echo; test -e $S/$1/bin/never || echo none`, "later\nnone", n)
+}
