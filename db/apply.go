@@ -51,15 +51,18 @@ func newFile(v *views, log *redoLog, rest time.Duration) *file {
 // next is the number of the next record.
 func (f *file) next() uint64 { return f.log.seq + 1 }
 
-// write makes the batch durable, and then visible.
-func (f *file) write(b *batch) error {
+// write makes the batch durable, and then visible; with settle, in the file alone.
+func (f *file) write(b *batch, settle bool) error {
 	if errors.Is(f.err, ErrDamaged) {
 		return f.err
+	}
+	if settle {
+		return f.direct(b, false)
 	}
 	f.log.body = b.encode(f.log.body[:0])
 	ever, now := f.log.fits(len(f.log.body))
 	if !ever || !f.mixed {
-		return f.direct(b)
+		return f.direct(b, true)
 	}
 	if !now {
 		if err := f.flush(); err != nil {
@@ -76,17 +79,23 @@ func (f *file) write(b *batch) error {
 	return nil
 }
 
-// direct writes the batch, and all that is in the log, into bbolt's file: what is
-// too much for the log, and the first batch, which says that there is one.
-func (f *file) direct(b *batch) error {
-	if err := f.flush(); err != nil {
-		return err
+// direct writes the batch, and all that is in the log, into bbolt's file, and
+// whether more may come into the log: what is too much for that, and the first
+// batch for it.
+func (f *file) direct(b *batch, more bool) error {
+	if f.busy {
+		f.ended(<-f.done)
 	}
-	r := f.apply(b.over, f.log.at(true))
-	if r.err != nil {
-		return r.err
+	return f.empty(b.over, more)
+}
+
+// empty writes all changes into the file, while nobody else does.
+func (f *file) empty(all *changes, more bool) error {
+	r := f.apply(all, f.log.at(more))
+	if f.err = r.err; f.err != nil {
+		return f.err
 	}
-	f.mixed = true
+	f.mixed, f.log.used = more, 0
 	f.views.over.Store(&overlay{changes: newChanges(), since: r.tx})
 	return nil
 }
@@ -169,15 +178,14 @@ func (f *file) ended(r applied) {
 
 // close leaves nothing in the log, and says so in the file.
 func (f *file) close() error {
-	err := f.flush()
 	if f.busy {
 		f.ended(<-f.done)
 	}
 	f.due.Stop()
-	if err == nil && f.mixed {
-		err = f.apply(newChanges(), f.log.at(false)).err
+	if !f.mixed {
+		return f.err
 	}
-	return err
+	return f.empty(f.views.over.Load().changes, false)
 }
 
 // apply writes changes, in order, into the file, and that it has the log so far.

@@ -26,6 +26,7 @@ type write struct {
 	ctx      context.Context
 	do       func(w writer) error
 	barrier  bool        // makes paths valid: the barrier comes before its commit
+	settle   bool        // leaves nothing in the log
 	patient  func() bool // whether it may wait for company; nil: it may not
 	synced   func()      // may be nil
 	rejected bool
@@ -160,7 +161,7 @@ func (d *DB) commit(queued []*write) {
 // try does so. It answers the writes that are refused itself.
 func (d *DB) try(queued []*write, uses map[string]int64) error {
 	b := newBatch(d.file.next(), d.over.Load().changes)
-	barrier := false
+	barrier, settle := false, false
 	err := d.view(func(r reader) error {
 		w := writer{r, b}
 		for _, q := range queued {
@@ -177,6 +178,7 @@ func (d *DB) try(queued []*write, uses map[string]int64) error {
 				continue
 			}
 			barrier = barrier || q.barrier && len(b.list) > before
+			settle = settle || q.settle && len(b.list) > before
 		}
 		w.over = b.over
 		return putUses(w, uses)
@@ -194,5 +196,5 @@ func (d *DB) try(queued []*write, uses map[string]int64) error {
 			q.synced()
 		}
 	}
-	return d.file.write(b)
+	return d.file.write(b, settle)
 }

@@ -132,6 +132,7 @@ func (d *DB) Mark() (string, error) {
 
 // SetMark keeps a word for the next owner. One that is set last before Close and
 // taken back first after Open tells whether the last owner ended in good order.
+// It leaves nothing in the log, which Close would have to.
 func (d *DB) SetMark(ctx context.Context, mark string) error {
-	return d.update(ctx, false, func(w writer) error { return w.set(bucketMeta, keyMark, mark) })
+	return d.queue(&write{ctx: ctx, settle: true, do: func(w writer) error { return w.set(bucketMeta, keyMark, mark) }})
 }
