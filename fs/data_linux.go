@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"io"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -136,6 +137,22 @@ func (d data) read(n *node, offset uint64, buf []byte) (size int, st fuse.Status
 		return 0, lost(err)
 	}
 	return size, fuse.OK
+}
+
+// fill puts the answer to a READ of up to size bytes of a regular file into p.
+// At the file's end there may be none, which is an error.
+func (d data) fill(p *pipe, unique uint64, n *node, offset uint64, size int) error {
+	return d.with(n, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		left := st.Size - int64(offset)
+		if left <= 0 {
+			return io.EOF
+		}
+		return p.fill(unique, fd, int64(offset), int(min(left, int64(size))))
+	})
 }
 
 // seek answers LSEEK, which the kernel sends for SEEK_DATA and SEEK_HOLE only.

@@ -195,19 +195,24 @@ func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { r.data.release(in
 // attributes.
 func (r *raw) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
-// read reads to buf and returns how much there was.
-func (r *raw) read(in *fuse.ReadIn, buf []byte) (int, fuse.Status) {
-	n := r.nodes.get(in.NodeId)
+// readable is the file id, whose contents may reach the kernel.
+func (r *raw) readable(id uint64) (*node, fuse.Status) {
+	n := r.nodes.get(id)
 	switch {
 	case n == nil:
-		return 0, fuse.Status(syscall.ESTALE)
+		return nil, fuse.Status(syscall.ESTALE)
 	case n.kind == kindControlFile:
-		return copy(buf, n.text[min(in.Offset, uint64(len(n.text))):]), fuse.OK
+		return n, fuse.OK
 	}
-	if st := r.verify(n); !st.Ok() {
-		return 0, st
+	return n, r.verify(n)
+}
+
+// read reads from the readable file n to buf and returns how much there was.
+func (r *raw) read(n *node, offset uint64, buf []byte) (int, fuse.Status) {
+	if n.kind == kindControlFile {
+		return copy(buf, n.text[min(offset, uint64(len(n.text))):]), fuse.OK
 	}
-	return r.data.read(n, in.Offset, buf)
+	return r.data.read(n, offset, buf)
 }
 
 func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {

@@ -24,6 +24,7 @@ type request struct {
 		fuse.AttrOut
 	}
 	room *[]byte // that others are answered with; nil if there is none
+	pipe *pipe   // that the answer is in; nil if it is in memory
 
 	mu          sync.Mutex
 	unique      uint64        // 0 between two requests; guarded by mu

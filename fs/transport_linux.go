@@ -60,7 +60,7 @@ func newTransport(d *device, r *raw, counts *counted, o *fuse.MountOptions, log 
 	processors := runtime.GOMAXPROCS(0)
 	t := &transport{
 		device:   d,
-		answerer: newAnswerer(r, counts, &opts),
+		answerer: newAnswerer(r, counts, &opts, processors),
 		log:      log,
 		inputs:   make(chan *input, min(max(processors, 2), 16)),
 	}
@@ -87,28 +87,20 @@ func newTransport(d *device, r *raw, counts *counted, o *fuse.MountOptions, log 
 		d.reply = reply
 	}
 	for range cap(t.inputs) {
-		in, err := newInput()
+		p, err := newPipe()
 		if err != nil {
 			t.close()
 			return nil, err
 		}
-		t.inputs <- in
+		t.inputs <- &input{p, make([]byte, inputSize)}
 	}
 	return t, nil
 }
 
 // input is what one request is read with.
 type input struct {
-	from, to int // the ends of a pipe
-	buf      []byte
-}
-
-func newInput() (*input, error) {
-	var p [2]int
-	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("pipe: %w", err)
-	}
-	return &input{p[0], p[1], make([]byte, inputSize)}, nil
+	*pipe
+	buf []byte
 }
 
 // close ends a transport that nobody uses.
@@ -117,10 +109,9 @@ func (t *transport) close() {
 		return
 	}
 	for len(t.inputs) > 0 {
-		in := <-t.inputs
-		unix.Close(in.from)
-		unix.Close(in.to)
+		(<-t.inputs).close()
 	}
+	t.answerer.pipes.close()
 }
 
 // serve answers requests until the mount ends, which ended is told before the
@@ -186,7 +177,7 @@ func (t *transport) read(q *request) error {
 // write sends an answer, if there is one and the server has not parted
 // meanwhile.
 func (t *transport) write(q *request, answer []byte) {
-	if answer == nil {
+	if answer == nil && q.pipe == nil {
 		return
 	}
 	t.answers.RLock()
@@ -194,8 +185,13 @@ func (t *transport) write(q *request, answer []byte) {
 	if t.parted {
 		return
 	}
+	var err error
+	if q.pipe != nil {
+		err = q.pipe.send(t.device.fd())
+	} else {
+		_, err = retry(func() (int, error) { return unix.Write(t.device.fd(), answer) })
+	}
 	// ENOENT: whoever asked is gone, or an interrupt came too late.
-	_, err := retry(func() (int, error) { return unix.Write(t.device.fd(), answer) })
 	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
 		t.log.Error("an answer was not taken by the kernel", "operation", q.header().Opcode, "error", err)
 	}
