@@ -23,8 +23,14 @@ const (
 // request may delay others without having said that it might.
 const crewTick = time.Millisecond
 
-// crewBusy is how many requests are answered in a tick if none of them is slow.
-const crewBusy = 16
+// crewHeld is how long an answer takes that others should not wait for. If many
+// do, as when the backing file system reads its disk, answers are given at the
+// same time.
+const crewHeld = 60 * time.Microsecond
+
+// crewThin is from how many requests in a tick on it is cheaper to look each
+// tick than to let two threads read them in turns.
+const crewThin = 2
 
 // crew decides who reads requests.
 //
@@ -42,8 +48,9 @@ type crew struct {
 	mu       sync.Mutex
 	reading  int // who read, or are about to
 	standing bool
-	crowd    int // so many requests more are read by everybody
-	read     uint64
+	crowd    int    // so many requests more are read by everybody
+	read     uint64 // requests, so far
+	held     uint64 // of which so many held up whoever read them
 	over     bool
 	// wake tells one who stands by to read, or that it is over. One that was
 	// told and one who has taken its place may wait for it at the same time, and
@@ -103,11 +110,14 @@ func (c *crew) relieve() {
 	}
 }
 
-// back is for whoever has answered. It reports whether to read again, which may
-// be later, or to end.
-func (c *crew) back() bool {
+// back is for whoever has answered, after so long. It reports whether to read
+// again, which may be later, or to end.
+func (c *crew) back(took time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if took >= crewHeld {
+		c.held++
+	}
 	switch {
 	case c.over, c.reading >= c.most:
 		return false
@@ -121,7 +131,7 @@ func (c *crew) back() bool {
 	timer := time.NewTimer(crewTick)
 	defer timer.Stop()
 	for {
-		before := c.read
+		read, held := c.read, c.held
 		c.mu.Unlock()
 		select {
 		case <-c.wake:
@@ -131,7 +141,7 @@ func (c *crew) back() bool {
 		}
 		c.mu.Lock()
 		// If nobody stands by, there is a word in wake.
-		if c.standing && c.look(c.read-before) {
+		if c.standing && c.look(c.read-read, c.held-held) {
 			c.standing = false
 			c.reading++
 			return true
@@ -141,18 +151,22 @@ func (c *crew) back() bool {
 }
 
 // look reports whether the one who stands by is needed, or not needed to stand
-// by, after a tick in which so many requests were read. c.mu is held.
-func (c *crew) look(read uint64) bool {
+// by, after a tick in which so many requests were read, and so many answers took
+// their time. c.mu is held.
+func (c *crew) look(read, held uint64) bool {
 	switch {
-	case read >= crewBusy:
-		if c.pending == nil || c.reading > 0 || !c.pending() {
+	case c.reading > 0:
+		if read >= crewThin {
+			return false
+		}
+		c.crowd = crowdQuiet
+	case read == 0, held > read/2:
+		c.crowd = crowdSlow
+	default:
+		if c.pending == nil || !c.pending() {
 			return false
 		}
 		c.crowd = crowdMany
-	case c.reading == 0:
-		c.crowd = crowdSlow
-	default:
-		c.crowd = crowdQuiet
 	}
 	return true
 }

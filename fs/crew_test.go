@@ -30,12 +30,12 @@ func (l *crewLab) loop() {
 	l.started.Add(1)
 	for takes := range l.queue {
 		l.took(true)
-		now := l.working.Add(1)
+		now, begin := l.working.Add(1), time.Now()
 		for most := l.most.Load(); now > most && !l.most.CompareAndSwap(most, now); most = l.most.Load() {
 		}
 		time.Sleep(takes)
 		l.working.Add(-1)
-		if !l.back() {
+		if !l.back(time.Since(begin)) {
 			return
 		}
 	}
@@ -87,6 +87,16 @@ func TestCrew(t *testing.T) {
 		}
 		if l.started.Load() > 2 {
 			t.Errorf("%d goroutines for one request at a time", l.started.Load())
+		}
+	})
+	lab("one reads while requests come thin", 2, false, func(t *testing.T, l *crewLab) {
+		l.ask(1000, quick)
+		for range 500 {
+			l.ask(1, 4*quick)
+			time.Sleep(7 * quick) // most ticks end while one is answered, or soon after
+			if reading, standing := l.state(); reading > 1 || !standing {
+				t.Fatalf("%d read, standing by: %v", reading, standing)
+			}
 		}
 	})
 	lab("whoever is stuck is relieved", 2, false, func(t *testing.T, l *crewLab) {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -149,9 +150,10 @@ func (t *transport) loop() {
 		}
 		code := q.header().Opcode
 		t.crew.took(code != codeForget && code != codeBatchForget)
+		begin := time.Now()
 		t.write(q, t.answerer.answer(q))
 		t.answerer.end(q)
-		if !t.crew.back() {
+		if !t.crew.back(time.Since(begin)) {
 			return
 		}
 	}
