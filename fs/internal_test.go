@@ -338,25 +338,3 @@ func TestNodesGiveMemoryBack(t *testing.T) {
 		t.Error("what is left was lost")
 	}
 }
-
-func TestSnapshotsAreBounded(t *testing.T) {
-	s := newSnapshots()
-	big := make([]dirent, maxSnapshot/2+1)
-	reads := 0
-	get := func(id uint64) {
-		if _, err := s.get(&node{id: id}, func() ([]dirent, error) { reads++; return big, nil }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	get(1)
-	get(1)
-	get(2) // throws 1 away
-	get(1)
-	if reads != 3 || s.entries != len(big) || s.lru.Len() != 1 {
-		t.Errorf("%d reads, %d entries", reads, s.entries)
-	}
-	s.forget(1)
-	if s.entries != 0 || len(s.byNode) != 0 {
-		t.Errorf("%d entries left", s.entries)
-	}
-}

@@ -59,11 +59,15 @@ func (r *raw) attr(a *fuse.Attr, n *node, st *unix.Stat_t) {
 // entry i of the snapshot at 3+i. Entries come with attributes and node ids, so
 // that nobody who walks the tree needs a LOOKUP for each.
 func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
-	snapshot, err := r.snapshots.get(n, func() ([]dirent, error) { return r.backing.list(n) })
+	dir, err := r.backing.stat(n)
 	if err != nil {
 		return lost(err)
 	}
-	own, up, err := r.inos(n)
+	snapshot, err := r.snapshots.get(keyOf(&dir), func() ([]dirent, error) { return r.backing.list(n) })
+	if err != nil {
+		return lost(err)
+	}
+	own, up, err := r.inos(n, &dir)
 	if err != nil {
 		return lost(err)
 	}
@@ -75,8 +79,8 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 		return lost(err)
 	}
 	defer r.backing.release(f)
-	for i := max(offset, 2) - 2; i < uint64(len(snapshot)); i++ {
-		d := snapshot[i]
+	for i := max(offset, 2) - 2; i < uint64(len(snapshot.entries)); i++ {
+		d := snapshot.entries[i]
 		e := fuse.DirEntry{Name: d.name, Mode: d.mode, Ino: d.ino, Off: 3 + i}
 		if !l.plus {
 			if !l.out.AddDirEntry(e) {
@@ -84,7 +88,7 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 			}
 			continue
 		}
-		st, err := statAt(f.fd, d.name)
+		st, err := snapshot.stat(i, f.fd)
 		if err != nil {
 			return lost(err)
 		}
@@ -93,30 +97,25 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 		if out == nil {
 			break
 		}
-		if !r.verifyEmpty(n, d.name, &st).Ok() {
+		if !r.verifyEmpty(n, d.name, st).Ok() {
 			continue // without attributes: who wants them gets the error
 		}
-		r.entry(out, r.nodes.child(n, d.name, kindObject), &st)
+		r.entry(out, r.nodes.child(n, d.name, kindObject), st)
 	}
 	return fuse.OK
 }
 
-// inos are the inode numbers of n and of its parent, as attributes show them.
-func (r *raw) inos(n *node) (own, up uint64, err error) {
-	ino := func(n *node) (uint64, error) {
-		switch {
-		case n.kind == kindRoot:
-			return fuse.FUSE_ROOT_ID, nil
-		case n.top():
-			return topIno(n.name), nil
-		}
-		st, err := r.backing.stat(n)
-		return st.Ino, err
+// inos are the inode numbers of the directory n, which st describes, and of its
+// parent, as attributes show them.
+func (r *raw) inos(n *node, st *unix.Stat_t) (own, up uint64, err error) {
+	if n.top() {
+		return topIno(n.name), fuse.FUSE_ROOT_ID, nil
 	}
-	if own, err = ino(n); err == nil {
-		up, err = ino(n.parent)
+	if n.parent.top() {
+		return st.Ino, topIno(n.parent.name), nil
 	}
-	return own, up, err
+	parent, err := r.backing.stat(n.parent)
+	return st.Ino, parent.Ino, err
 }
 
 // lookupObject finds the valid store object called name.

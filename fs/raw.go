@@ -97,7 +97,6 @@ func (r *raw) forget(id, count uint64) {
 	freed, shrunk := r.nodes.forget(id, count)
 	if freed {
 		r.data.forget(id)
-		r.snapshots.forget(id)
 	}
 	if shrunk {
 		// A server that has nothing to do makes no garbage, and so would keep

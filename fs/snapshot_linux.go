@@ -5,14 +5,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
 // maxSnapshot bounds the entries of all snapshots together, except that the
-// one in use is kept however large it is. About 6 MB.
-const maxSnapshot = 1 << 16
+// one in use is kept however large it is. About 7 MB.
+const maxSnapshot = 1 << 15
 
 // dirent is one entry of a real directory.
 type dirent struct {
@@ -21,64 +22,84 @@ type dirent struct {
 	ino  uint64
 }
 
-// snapshots are the sorted entries of the directories that are being listed.
-// As directories do not change, a snapshot that was thrown away and is read
-// again has the same offsets.
+// snapshots are the sorted entries of directories, and their attributes. As
+// directories do not change, a snapshot that was thrown away and is read again
+// has the same offsets.
+//
+// They are kept also when the kernel has forgotten the directory: the next walk
+// over it takes the server half of the time then.
 type snapshots struct {
 	mu      sync.Mutex
 	entries int
-	byNode  map[uint64]*list.Element // of *snapshot
-	lru     *list.List               // most recently used first
+	byKey   map[snapshotKey]*list.Element // of *snapshot
+	lru     *list.List                    // most recently used first
 }
 
+// snapshotKey is a directory, and no other: one that gets the same inode later,
+// with the same name or another, is made at another time. What is there by a
+// name may be deleted and built again, with other contents.
+type snapshotKey struct {
+	device, inode uint64
+	changed       unix.Timespec
+}
+
+func keyOf(st *unix.Stat_t) snapshotKey { return snapshotKey{st.Dev, st.Ino, st.Ctim} }
+
 type snapshot struct {
-	id      uint64
+	key     snapshotKey
 	entries []dirent
+	stats   []atomic.Pointer[unix.Stat_t] // of the entries; nil if nobody asked yet
 }
 
 func newSnapshots() *snapshots {
-	return &snapshots{byNode: make(map[uint64]*list.Element), lru: list.New()}
+	return &snapshots{byKey: make(map[snapshotKey]*list.Element), lru: list.New()}
 }
 
-// get returns the entries of n, by read if they are not here. Nobody may
-// change them.
-func (s *snapshots) get(n *node, read func() ([]dirent, error)) ([]dirent, error) {
+// get returns the entries of a directory, by read if they are not here. Nobody
+// may change them.
+func (s *snapshots) get(key snapshotKey, read func() ([]dirent, error)) (*snapshot, error) {
 	s.mu.Lock()
-	if e := s.byNode[n.id]; e != nil {
+	if e := s.byKey[key]; e != nil {
 		s.lru.MoveToFront(e)
 		s.mu.Unlock()
-		return e.Value.(*snapshot).entries, nil
+		return e.Value.(*snapshot), nil
 	}
 	s.mu.Unlock()
 	entries, err := read()
 	if err != nil {
 		return nil, err
 	}
+	v := &snapshot{key, entries, make([]atomic.Pointer[unix.Stat_t], len(entries))}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byNode[n.id] == nil {
-		s.byNode[n.id] = s.lru.PushFront(&snapshot{n.id, entries})
-		s.entries += len(entries)
-		for s.entries > maxSnapshot && s.lru.Len() > 1 {
-			s.remove(s.lru.Back())
-		}
+	if e := s.byKey[key]; e != nil {
+		return e.Value.(*snapshot), nil
 	}
-	return entries, nil
+	s.byKey[key] = s.lru.PushFront(v)
+	s.entries += len(entries)
+	for s.entries > maxSnapshot && s.lru.Len() > 1 {
+		s.remove(s.lru.Back())
+	}
+	return v, nil
+}
+
+// stat describes the entry i of the snapshot, whose directory is open as dir.
+func (v *snapshot) stat(i uint64, dir int) (*unix.Stat_t, error) {
+	if st := v.stats[i].Load(); st != nil {
+		return st, nil
+	}
+	st, err := statAt(dir, v.entries[i].name)
+	if err != nil {
+		return nil, err
+	}
+	v.stats[i].Store(&st)
+	return &st, nil
 }
 
 func (s *snapshots) remove(e *list.Element) {
 	v := s.lru.Remove(e).(*snapshot)
-	delete(s.byNode, v.id)
+	delete(s.byKey, v.key)
 	s.entries -= len(v.entries)
-}
-
-// forget drops the snapshot of a node that no longer exists.
-func (s *snapshots) forget(id uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.byNode[id]; e != nil {
-		s.remove(e)
-	}
 }
 
 // list reads the directory n, sorted by name.
