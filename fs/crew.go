@@ -34,7 +34,7 @@ const crewThin = 2
 
 // crew decides who reads requests.
 //
-// When requests come thick, one goroutine reads and answers, and nobody else
+// While requests come, one goroutine reads and answers, and nobody else
 // reads: then the kernel wakes the same thread each time, which runs where the
 // caller ran, and a round trip takes two thirds of the time that it takes when
 // two threads read in turns, and half of the processors'. Another one stands by,
