@@ -196,6 +196,8 @@ func (t *transport) write(q *request, answer []byte) {
 	// ENOENT: whoever asked is gone, or an interrupt came too late.
 	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
 		t.log.Error("an answer was not taken by the kernel", "operation", q.header().Opcode, "error", err)
+		// Whoever waits for it would wait for ever.
+		_, _ = retry(func() (int, error) { return unix.Write(t.device.fd(), q.fail(fuse.EIO)) })
 	}
 }
 
