@@ -1,11 +1,15 @@
 package builder
 
 import (
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/tree"
 )
 
 // dirSummary is all in which an empty directory can differ from a new one, but
@@ -30,30 +34,63 @@ type fsxattr struct {
 // ioctlGetFSXAttr is FS_IOC_FSGETXATTR.
 const ioctlGetFSXAttr = 2<<30 | unsafe.Sizeof(fsxattr{})<<16 | 'X'<<8 | 31
 
-func summarise(dir string) (s dirSummary, err error) {
-	f, err := openDir(dir)
-	if err != nil {
-		return s, err
-	}
-	defer f.Close()
-	return summariseOpen(f)
+// leftDir is an open directory that one build leaves to the next.
+type leftDir struct {
+	file  *os.File
+	fresh dirSummary // what it was like when nothing of a build was in it
 }
 
-// openDir opens a directory that nobody else changes. Go's runtime would first ask
-// whether it could wait for it.
-func openDir(dir string) (*os.File, error) {
+// openLeft opens a directory that is new.
+func openLeft(dir string) (*leftDir, error) {
+	// Go's runtime would first ask whether it could wait for it.
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
-	return os.NewFile(uintptr(fd), dir), nil
+	d := &leftDir{file: os.NewFile(uintptr(fd), dir)}
+	if d.fresh, err = d.summarise(); err != nil {
+		d.file.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
-func summariseOpen(dir *os.File) (s dirSummary, err error) {
-	fd := int(dir.Fd())
+// empty removes what is in it, but for what keep says, and reports whether it is
+// then as it was.
+func (d *leftDir) empty(keep func(fs.DirEntry) bool) (bool, error) {
+	if _, err := d.file.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	entries, err := d.file.ReadDir(-1)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if keep(e) {
+			continue
+		}
+		if err := tree.RemoveAll(filepath.Join(d.file.Name(), e.Name())); err != nil {
+			return false, err
+		}
+	}
+	now, err := d.summarise()
+	return now == d.fresh, err
+}
+
+// renew makes it as old as if it were made now.
+func (d *leftDir) renew() error {
+	// By a descriptor and without a name, which unix.UtimesNanoAt cannot.
+	if _, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, d.file.Fd(), 0, 0, 0, 0, 0); e != 0 {
+		return &fs.PathError{Op: "set times of", Path: d.file.Name(), Err: e}
+	}
+	return nil
+}
+
+func (d *leftDir) summarise() (s dirSummary, err error) {
+	fd := int(d.file.Fd())
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
-		return s, &fs.PathError{Op: "statx", Path: dir.Name(), Err: err}
+		return s, &fs.PathError{Op: "statx", Path: d.file.Name(), Err: err}
 	}
 	s = dirSummary{mode: st.Mode, uid: st.Uid, gid: st.Gid, links: st.Nlink, size: st.Size, attributes: st.Attributes}
 	// A file system that has no flags or attributes answers with the same error

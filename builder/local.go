@@ -38,8 +38,8 @@ type Options struct {
 	Cores int
 
 	// Spare is a directory, on the file system of Builds, where scratch
-	// directories wait, empty, for the next build: to make and remove them can
-	// cost more than all the rest of a sandbox. Networks without a trace of a
+	// directories are that wait, empty, for the next build, and come back from it:
+	// to make and remove them can cost more than all the rest of a sandbox. Networks without a trace of a
 	// build in them wait likewise. With "", each build has new ones. Nobody else
 	// may use it, and what is left in it by a process that died is of no use.
 	Spare string
@@ -77,7 +77,11 @@ func New(o Options) (*Local, error) {
 			return nil, fmt.Errorf("open builder: %w", err)
 		}
 	}
-	for _, dir := range []*string{&o.Real, &o.Builds} {
+	dirs := []*string{&o.Real, &o.Builds}
+	if o.Spare != "" {
+		dirs = append(dirs, &o.Spare)
+	}
+	for _, dir := range dirs {
 		// The child binds them by name: it should meet no links on its way.
 		p, err := filepath.EvalSymlinks(*dir)
 		if err == nil {
@@ -123,18 +127,22 @@ func New(o Options) (*Local, error) {
 	if l.ids, err = newIdentity(o.Real, o.Builds); err != nil {
 		return nil, fmt.Errorf("open builder: %w", err)
 	}
+	l.scratches = &scratches{dir: o.Builds, spare: o.Spare != "", real: o.Real, ids: l.ids}
+	if o.Spare != "" {
+		l.scratches.dir = o.Spare
+	}
 	l.spawner = &spawnerKeeper{
 		ids: l.ids,
 		off: o.NoSpawner,
 		say: o.Say,
 		config: spawnerConfig{
-			Store: string(o.Store), Real: o.Real, Builds: o.Builds,
+			Store: string(o.Store), Real: o.Real, Builds: l.scratches.dir,
 			Devices: l.devices(),
 			Spare:   o.Spare != "",
 			Nobody:  l.ids.setgroups,
 		},
 	}
-	l.scratches = &scratches{builds: o.Builds, spare: o.Spare, real: o.Real, ids: l.ids, gone: l.spawner.forget}
+	l.scratches.gone = l.spawner.forget
 	return l, nil
 }
 

@@ -32,18 +32,19 @@ type scratch struct {
 	parked map[byte]int // how many stubs of each letter
 	// fitted counts the changes of stubs, over all scratch directories.
 	fitted uint64
-	inputs inputsKey             // that they are for
-	fresh  map[string]dirSummary // what its directories were like
+	inputs inputsKey // that they are for
+	// left are the directories that a builder can write to, open, and with what
+	// they were like when they were new.
+	left []*leftDir
 }
 
-// newScratch makes one. Its name begins with the digest of the derivation that it
-// is for.
-func newScratch(builds string, drv store.Path, ids identity) (*scratch, error) {
-	dir, err := os.MkdirTemp(builds, drv.Digest()+"-")
+// newScratch makes one in dir, with a name that begins with prefix.
+func newScratch(dir, prefix string, ids identity) (*scratch, error) {
+	dir, err := os.MkdirTemp(dir, prefix+"-")
 	if err != nil {
 		return nil, err
 	}
-	s := &scratch{dir: dir, stubs: make(map[string]byte), parked: make(map[byte]int), fresh: make(map[string]dirSummary)}
+	s := &scratch{dir: dir, stubs: make(map[string]byte), parked: make(map[byte]int)}
 	for _, d := range []struct {
 		name  string
 		mode  uint32
@@ -72,16 +73,18 @@ func newScratch(builds string, drv store.Path, ids identity) (*scratch, error) {
 			return s, fmt.Errorf("make scratch directory %s: %w", p, err)
 		}
 	}
-	for _, name := range buildersDirs() {
-		if s.fresh[name], err = summarise(s.path(name)); err != nil {
+	for _, name := range []string{"build", "store", "tmp"} {
+		d, err := openLeft(s.path(name))
+		if err != nil {
 			return s, err
 		}
+		s.left = append(s.left, d)
 	}
 	return s, nil
 }
 
-// buildersDirs are the directories of a scratch that a builder can write to.
-func buildersDirs() []string { return []string{"build", "store", "tmp"} }
+// store is the directory that has the stubs.
+func (s *scratch) store() *leftDir { return s.left[1] }
 
 func (s *scratch) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
@@ -92,6 +95,7 @@ func (s *scratch) path(elem ...string) string {
 // busy with that: so stubs of inputs that are not wanted become those of others,
 // or are parked.
 func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real string) error {
+	changed := len(s.links) > 0
 	for _, name := range s.links {
 		if err := os.Remove(s.path("store", name)); err != nil {
 			return err
@@ -113,15 +117,20 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 			return fmt.Errorf("input %s: %w", name, err)
 		}
 		s.links = append(s.links, name)
+		changed = true
 	}
 	if s.fitted == 0 || s.inputs != key {
 		if err := s.exchange(wanted); err != nil {
 			return err
 		}
 		s.inputs, s.fitted = key, number
+		changed = true
+	}
+	if !changed {
+		return nil
 	}
 	var err error
-	s.fresh["store"], err = summarise(s.path("store"))
+	s.store().fresh, err = s.store().summarise()
 	return err
 }
 
@@ -187,42 +196,25 @@ func (s *scratch) parking(letter byte, n int) string {
 // empty removes all that the build left, and reports whether the scratch
 // directory is then like a new one. All of the builder's processes must be dead.
 func (s *scratch) empty() (bool, error) {
-	for _, name := range buildersDirs() {
-		if fresh, err := s.emptyDir(name); err != nil || !fresh {
+	for _, d := range s.left {
+		keep := func(fs.DirEntry) bool { return false }
+		stubs := 0
+		if d == s.store() {
+			s.links = s.links[:0]
+			keep = func(e fs.DirEntry) bool {
+				if !s.isStub(e) {
+					return false
+				}
+				stubs++
+				return true
+			}
+		}
+		fresh, err := d.empty(keep)
+		if err != nil || !fresh || d == s.store() && stubs != len(s.stubs) {
 			return false, err
 		}
 	}
 	return true, nil
-}
-
-func (s *scratch) emptyDir(name string) (bool, error) {
-	dir, err := openDir(s.path(name))
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	entries, err := dir.ReadDir(-1)
-	if err != nil {
-		return false, err
-	}
-	stubs := 0
-	for _, e := range entries {
-		if name == "store" && s.isStub(e) {
-			stubs++
-			continue
-		}
-		if err := tree.RemoveAll(filepath.Join(dir.Name(), e.Name())); err != nil {
-			return false, err
-		}
-	}
-	if name == "store" {
-		s.links = s.links[:0]
-		if stubs != len(s.stubs) {
-			return false, nil
-		}
-	}
-	now, err := summariseOpen(dir)
-	return now == s.fresh[name], err
 }
 
 func (s *scratch) isStub(e fs.DirEntry) bool {
@@ -230,27 +222,23 @@ func (s *scratch) isStub(e fs.DirEntry) bool {
 	return ok && e.IsDir() == (letter == letterDirectory) && (e.IsDir() || e.Type().IsRegular())
 }
 
-// renew gives it the name that it would have if it were made for drv, now.
-func (s *scratch) renew(builds string, drv store.Path) error {
-	for _, name := range buildersDirs() {
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, s.path(name), nil, 0); err != nil {
-			return fmt.Errorf("set times of %s: %w", s.path(name), err)
+// renew makes its directories as old as if they were made now.
+func (s *scratch) renew() error {
+	for _, d := range s.left {
+		if err := d.renew(); err != nil {
+			return err
 		}
 	}
-	return s.move(filepath.Join(builds, drv.Digest()+s.suffix()))
-}
-
-func (s *scratch) move(to string) error {
-	// os.Rename would first look what is there, which is nothing.
-	if err := unix.Rename(s.dir, to); err != nil {
-		return &os.LinkError{Op: "rename", Old: s.dir, New: to, Err: err}
-	}
-	s.dir = to
 	return nil
 }
 
-// suffix is the end of its name, which no other has.
-func (s *scratch) suffix() string { return s.dir[strings.LastIndexByte(s.dir, '-'):] }
+// close closes what is open of it.
+func (s *scratch) close() {
+	for _, d := range s.left {
+		d.file.Close()
+	}
+	s.left = nil
+}
 
 // makeScratch gives the build a scratch directory with the stubs of its inputs.
 func (b *build) makeScratch() error {
@@ -272,7 +260,9 @@ func (b *build) discard() {
 // under a name that says so.
 func (b *build) keep() (string, error) {
 	b.spawner.forget(b.scratch.number)
-	kept := filepath.Join(b.opts.Builds, keptPrefix+filepath.Base(b.scratch.dir))
+	b.scratch.close()
+	name := filepath.Base(b.scratch.dir)
+	kept := filepath.Join(b.opts.Builds, keptPrefix+b.job.Drv.Digest()+name[strings.LastIndexByte(name, '-'):])
 	if err := os.Rename(b.scratch.dir, kept); err != nil {
 		return "", err
 	}

@@ -3,7 +3,6 @@ package builder
 import (
 	"crypto/sha256"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -36,11 +35,11 @@ const (
 // wait, empty, for the next build: a builder finds nothing in one of what another
 // did, and one that it left in any way unlike a new one is removed.
 type scratches struct {
-	builds string
-	spare  string // where they wait; "": none does
-	real   string
-	ids    identity
-	gone   func(number uint64) // called before one is removed that a tree may stand on
+	dir   string // where they are
+	spare bool   // they wait; otherwise each build has a new one
+	real  string
+	ids   identity
+	gone  func(number uint64) // called before one is removed that a tree may stand on
 
 	mu   sync.Mutex
 	idle []*scratch // the one that was used last is the last
@@ -57,8 +56,8 @@ func (p *scratches) take(b *build) (*scratch, error) {
 	p.mu.Unlock()
 	var err error
 	if s != nil {
-		err = s.renew(p.builds, b.job.Drv)
-	} else if s, err = newScratch(p.builds, b.job.Drv, p.ids); s != nil {
+		err = s.renew()
+	} else if s, err = newScratch(p.dir, p.prefix(b), p.ids); s != nil {
 		s.number = number
 	}
 	if err == nil {
@@ -71,10 +70,22 @@ func (p *scratches) take(b *build) (*scratch, error) {
 	return s, err
 }
 
-// choose takes an idle scratch directory: one that has the stubs already, or else
-// the one that was not used for longest.
+// prefix begins the name of a scratch directory: what it is for, if it is for one
+// build. To give it another name for each would take as long as to empty it.
+func (p *scratches) prefix(b *build) string {
+	if p.spare {
+		return "scratch"
+	}
+	return b.job.Drv.Digest()
+}
+
+// choose takes an idle scratch directory: the one used last of those that have
+// the stubs already, or else the one that was not used for longest.
 func (p *scratches) choose(key inputsKey) *scratch {
-	chosen := slices.IndexFunc(p.idle, func(s *scratch) bool { return s.inputs == key })
+	chosen := len(p.idle) - 1
+	for chosen >= 0 && p.idle[chosen].inputs != key {
+		chosen--
+	}
 	if chosen < 0 {
 		if len(p.idle) < maxIdleSets {
 			return nil
@@ -88,11 +99,9 @@ func (p *scratches) choose(key inputsKey) *scratch {
 
 // give takes a scratch directory back. All processes of its build must be dead.
 func (p *scratches) give(s *scratch) {
-	if p.spare != "" {
+	if p.spare {
 		if fresh, err := s.empty(); err == nil && fresh {
-			if err := s.move(filepath.Join(p.spare, s.suffix())); err == nil {
-				s = p.add(s)
-			}
+			s = p.add(s)
 		}
 	}
 	if s != nil {
@@ -116,6 +125,7 @@ func (p *scratches) add(s *scratch) *scratch {
 
 func (p *scratches) remove(s *scratch) {
 	p.gone(s.number)
+	s.close()
 	_ = tree.RemoveAll(s.dir)
 }
 
@@ -128,7 +138,7 @@ func (p *scratches) close() {
 	for _, s := range idle {
 		p.remove(s)
 	}
-	if p.spare != "" {
-		_ = os.Remove(p.spare) // it may be another's too
+	if p.spare {
+		_ = os.Remove(p.dir) // it may be another's too
 	}
 }

@@ -13,10 +13,10 @@ import (
 func TestIdleScratches(t *testing.T) {
 	dir := t.TempDir()
 	p := &scratches{
-		builds: filepath.Join(dir, "builds"), spare: filepath.Join(dir, "builds", "spare"),
+		dir: filepath.Join(dir, "spare"), spare: true,
 		ids: identity{uid: os.Geteuid(), gid: os.Getegid()}, gone: func(uint64) {},
 	}
-	if err := os.MkdirAll(p.spare, 0o700); err != nil {
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	b := &build{job: Job{Drv: store.Path("/nix/store/00000000000000000000000000000000-x.drv")}}
@@ -32,7 +32,7 @@ func TestIdleScratches(t *testing.T) {
 		for _, s := range taken {
 			p.give(s)
 		}
-		there, err := os.ReadDir(p.spare)
+		there, err := os.ReadDir(p.dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestIdleScratches(t *testing.T) {
 		}
 	}
 	p.close()
-	if there, err := os.ReadDir(p.builds); err != nil || len(there) > 0 {
+	if there, err := os.ReadDir(dir); err != nil || len(there) > 0 {
 		t.Errorf("left: %v, %v", there, err)
 	}
 }

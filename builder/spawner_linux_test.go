@@ -211,7 +211,7 @@ func TestFit(t *testing.T) {
 			}
 		}
 	}
-	s, err := newScratch(top, path(0), ids)
+	s, err := newScratch(top, "scratch", ids)
 	if err != nil {
 		t.Fatal(err)
 	}
