@@ -38,15 +38,22 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
+	tidy := res.Release
 	// It is built: whoever has gone, it would be a waste not to keep it.
 	err = n.store.Register(context.WithoutCancel(ctx), Built{
 		Drv: j.path, Derivation: d, Result: res, Patient: j.run.patient,
+		Moved: func() {
+			// While the registration waits for the disk, or for others, the next
+			// build can have what this one leaves.
+			tidy = nil
+			n.running.Go(res.Release)
+		},
 		Synced: func() { n.setPhase(j, event.PhaseRegister) },
 	})
 	if err != nil {
-		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: res.Release}
+		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: tidy}
 	}
-	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: res.Release}
+	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: tidy}
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {

@@ -68,6 +68,9 @@ type Built struct {
 	// others to share a transaction with. It is asked once; when it becomes
 	// otherwise, Hurry is called.
 	Patient func() bool
+	// Moved is to be called, at most once, when the outputs are where they will
+	// stay, or are not needed, and the registration begins.
+	Moved func()
 	// Synced is to be called when the outputs are on disk and only the
 	// registration itself is left, once or more often.
 	Synced func()

@@ -63,7 +63,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	o := object{scratch: scratch, files: files, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, CA: fixedCA(recursive, h), Registered: now(),
 	}}
-	if err := s.place(ctx, []object{o}, db.Registration{}); err != nil {
+	if err := s.place(ctx, []object{o}, db.Registration{}, nil); err != nil {
 		return store.Info{}, err
 	}
 	return s.db.Info(p) // by this call or by one before it
@@ -161,7 +161,6 @@ func (s *State) AddText(ctx context.Context, name string, text []byte, refs []st
 // to must be valid or come before it.
 func (s *State) AddTexts(ctx context.Context, texts []NewText) ([]store.Info, error) {
 	b := s.newBatch()
-	defer b.cleanUp()
 	infos := make([]store.Info, len(texts))
 	for i, t := range texts {
 		var err error
@@ -201,42 +200,20 @@ func (b *batch) addText(t NewText) (store.Info, error) {
 			return store.Info{}, fmt.Errorf("it refers to %s: %w", r, store.ErrNotValid)
 		}
 	}
-	o, err := b.state.writeText(p, t.Text, t.References, textCA(t.Text))
-	if err != nil {
-		return store.Info{}, err
-	}
+	o := textObject(p, t.Text, t.References, textCA(t.Text))
 	b.add(o)
 	return o.info, nil
 }
 
-// writeText makes a canonical file of text in scratch, which is to be p.
-func (s *State) writeText(p store.Path, text []byte, refs []store.Path, ca string) (object, error) {
-	scratch := s.newScratch("text")
-	if err := writeCanonical(scratch, text); err != nil {
-		return object{}, errors.Join(err, tree.RemoveAll(scratch))
-	}
+// textObject is the object of a text, which is to be p.
+func textObject(p store.Path, text []byte, refs []store.Path, ca string) object {
 	sum := nar.TextSummary(text)
 	refs = slices.Clone(refs)
 	slices.Sort(refs)
-	return object{scratch: scratch, info: store.Info{
+	return object{text: text, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size,
 		References: slices.Compact(refs), CA: ca, Registered: now(),
-	}}, nil
-}
-
-// writeCanonical writes a file as those of store objects are.
-func writeCanonical(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(text); err == nil {
-		err = f.Chmod(0o444) // whatever the umask is
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
+	}}
 }
 
 // fixedCA and textCA say how a name follows from its content, as Nix writes it.

@@ -75,7 +75,6 @@ func (s *State) AddExpr(ctx context.Context, name string, text []byte, kinds map
 // An expression that is known already may be added again, with other kinds.
 func (s *State) AddExprs(ctx context.Context, exprs []NewExpr) ([]store.Path, error) {
 	b := s.newBatch()
-	defer b.cleanUp()
 	paths := make([]store.Path, len(exprs))
 	for i, e := range exprs {
 		var err error
@@ -120,14 +119,16 @@ func (b *batch) commit(ctx context.Context) error {
 	if len(b.objects) == 0 && len(b.reg.Outputs) == 0 {
 		return nil
 	}
-	return b.state.place(ctx, b.objects, b.reg)
+	return b.state.place(ctx, b.objects, b.reg, nil)
 }
 
 // cleanUp removes what is left in scratch.
 func (b *batch) cleanUp() {
 	for _, o := range b.objects {
-		// What cannot be removed now is swept by the next owner.
-		_ = tree.RemoveAll(o.scratch)
+		if o.scratch != "" {
+			// What cannot be removed now is swept by the next owner.
+			_ = tree.RemoveAll(o.scratch)
+		}
 	}
 }
 
@@ -225,11 +226,7 @@ func (b *batch) addDerivation(e NewExpr, d *storeexpr.Derivation) (store.Path, e
 		if err := b.hash(p, stem, d); err != nil {
 			return "", err
 		}
-		o, err := b.state.writeText(p, e.Text, refs, ca)
-		if err != nil {
-			return "", err
-		}
-		b.add(o)
+		b.add(textObject(p, e.Text, refs, ca))
 	}
 	for _, o := range d.Outputs {
 		b.makers[o.Path] = d
@@ -332,11 +329,7 @@ func (b *batch) addClosure(e NewExpr, c *storeexpr.Closure) (store.Path, error) 
 			return "", fmt.Errorf("its element %s: %w", r, store.ErrNotValid)
 		}
 	}
-	o, err := b.state.writeText(p, e.Text, valid, ca)
-	if err != nil {
-		return "", err
-	}
-	b.add(o)
+	b.add(textObject(p, e.Text, valid, ca))
 	return p, nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"storefs/integrity"
 	"storefs/store"
 	"storefs/storeexpr"
-	"storefs/tree"
 )
 
 // Output is one canonical output in scratch.
@@ -31,6 +30,9 @@ type Outcome struct {
 	// Patient, if it is not nil, reports whether the registration may wait some
 	// milliseconds for others. See Hurry.
 	Patient func() bool
+	// Moved, if not nil, is called when nothing in scratch is needed any more,
+	// before the registration, which may still fail. It must be quick.
+	Moved func()
 	// Synced, if not nil, is called when the outputs are on disk, before they are
 	// registered; once more if that has to be done again. It must be quick.
 	Synced func()
@@ -75,16 +77,14 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	if err != nil {
 		return nil, "", err
 	}
-	// The closure's text is ours to remove, the outputs are not.
-	defer tree.RemoveAll(closure.scratch)
 	b.reg.Synced, b.reg.Patient = o.Synced, o.Patient
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}
-	if err := s.place(ctx, b.objects, b.reg); err != nil {
+	if err := s.place(ctx, b.objects, b.reg, o.Moved); err != nil {
 		return nil, "", err
 	}
-	return infos, closure.info.Path, nil
+	return infos, closure, nil
 }
 
 // Normalised makes the closure of the outputs of drv its normal form: they are
@@ -115,13 +115,12 @@ func (s *State) normalise(ctx context.Context, drv store.Path) (store.Path, erro
 	if err != nil {
 		return "", err
 	}
-	defer tree.RemoveAll(closure.scratch)
-	return closure.info.Path, s.place(ctx, b.objects, b.reg)
+	return closure, s.place(ctx, b.objects, b.reg, nil)
 }
 
 // normalForm puts into the batch what makes the closure of d's outputs, which
-// are valid or in the batch, the successor of drv.
-func (b *batch) normalForm(drv store.Path, d *storeexpr.Derivation) (object, error) {
+// are valid or in the batch, the successor of drv, and returns it.
+func (b *batch) normalForm(drv store.Path, d *storeexpr.Derivation) (store.Path, error) {
 	roots := d.OutputList()
 	c, err := storeexpr.NewClosure(roots, func(p store.Path) ([]store.Path, error) {
 		if i, ok := b.own[p]; ok {
@@ -131,23 +130,19 @@ func (b *batch) normalForm(drv store.Path, d *storeexpr.Derivation) (object, err
 		return i.References, err
 	})
 	if err != nil {
-		return object{}, err
+		return "", err
 	}
 	p, err := c.Path(b.state.store, d.Form)
 	if err != nil {
-		return object{}, err
+		return "", err
 	}
 	text := c.AppendText(nil)
 	ca := textCA(text)
 	if d.Form == storeexpr.Form2004 {
 		ca = hexCA(text)
 	}
-	o, err := b.state.writeText(p, text, c.References(), ca)
-	if err != nil {
-		return object{}, err
-	}
-	b.add(o)
+	b.add(textObject(p, text, c.References(), ca))
 	b.reg.Successor = &db.Successor{Expr: drv, Closure: p}
 	b.reg.ClearFailures = append(append(b.reg.ClearFailures, drv), roots...)
-	return o, nil
+	return p, nil
 }

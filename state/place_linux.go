@@ -15,10 +15,11 @@ import (
 	"storefs/tree"
 )
 
-// object is a canonical store object in scratch, on its way into real/.
+// object is a canonical store object on its way into real/.
 type object struct {
 	info    store.Info
-	scratch string
+	scratch string // where it is; "": nowhere yet, it is text
+	text    []byte
 	files   *integrity.Files // nil: too small for a record of its files
 	// only says that something depends on this very object, not on whatever
 	// else may be valid under its name.
@@ -31,16 +32,16 @@ var errBeaten = errors.New("another build of it was faster")
 
 // place makes objects valid, and whatever else is in r known, or does nothing.
 // An object whose path is valid already is left in scratch. The caller removes
-// what is left there.
+// what is left there, and may do so once moved, if it is not nil, is called.
 //
-// The order is: scratch, rename, sync, register. A name in real/ means nothing
+// The order is: scratch, rename, sync, register; a text is written to its place. A name in real/ means nothing
 // to anybody before it is in the database, so that content and name can become
 // durable by the same sync, which the database calls for once before each commit
 // (syncObjects), for all that is registered in it. Interrupted at any point,
 // what is in the database is complete on disk, and what is in real/ without being
 // in the database is swept by the next owner. The hashes of the files are bound
 // to the NAR hash: those of something that does not become valid do no harm.
-func (s *State) place(ctx context.Context, objects []object, r db.Registration) error {
+func (s *State) place(ctx context.Context, objects []object, r db.Registration, moved func()) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	paths := make([]store.Path, len(objects))
@@ -85,6 +86,9 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 		r.Infos = append(r.Infos, o.info)
 	}
 	if err == nil {
+		if moved != nil {
+			moved()
+		}
 		// What is renamed is as good as registered: a caller that goes away
 		// now changes nothing.
 		err = s.db.Register(context.WithoutCancel(ctx), r)
@@ -101,20 +105,31 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration) 
 	return nil
 }
 
-// moveIn renames an object into real/, where nothing that is valid has its
-// name.
+// moveIn brings an object into real/, where nothing that is valid has its name.
 func (s *State) moveIn(o object) error {
 	to := s.Real(o.info.Path)
-	err := rename(o.scratch, to, o.info.Kind)
-	if errors.Is(err, unix.EEXIST) {
-		if err = tree.RemoveAll(to); err == nil {
-			err = rename(o.scratch, to, o.info.Kind)
+	if o.scratch == "" {
+		if err := makeRoom(to, func() error { return writeCanonical(to, o.text) }); err != nil {
+			return fmt.Errorf("write %s: %w", o.info.Path, diskError(err))
 		}
+		return nil
 	}
-	if err != nil {
+	if err := makeRoom(to, func() error { return rename(o.scratch, to, o.info.Kind) }); err != nil {
 		return fmt.Errorf("move %s into the store: %w", o.info.Path, diskError(err))
 	}
 	return nil
+}
+
+// makeRoom does what needs the name to be free, if necessary after the removal of
+// what has it.
+func makeRoom(to string, do func() error) error {
+	err := do()
+	if errors.Is(err, unix.EEXIST) {
+		if err = tree.RemoveAll(to); err == nil {
+			err = do()
+		}
+	}
+	return err
 }
 
 // rename moves a store object to a name that nothing has. The kernel lets an

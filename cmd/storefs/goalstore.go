@@ -47,7 +47,7 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 }
 
 func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
-	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Synced: b.Synced}
+	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Moved: b.Moved, Synced: b.Synced}
 	for _, out := range b.Result.Outputs {
 		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}
