@@ -44,7 +44,7 @@ func (b *build) failure(err error) *store.Failure {
 	case errors.Is(err, store.ErrUnfit):
 		f.Cause = store.CauseBuilder
 	}
-	if b.log != nil {
+	if b.log != nil && b.log.file != nil {
 		f.Log, f.LogFile = b.log.last(), b.log.path
 	}
 	if b.ran && f.Cause == store.CauseBuilder && diskFull(b.opts.Builds) {

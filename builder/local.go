@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"storefs/event"
 	"storefs/store"
@@ -68,6 +69,7 @@ type Local struct {
 	binds     []bind
 	scratches *scratches
 	spawner   *spawnerKeeper
+	buffers   sync.Pool // of *logBuffer
 }
 
 // New checks and completes the options.
@@ -241,10 +243,7 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 	if err := b.accept(); err != nil {
 		return nil, err
 	}
-	var err error
-	if b.log, err = openLog(b.opts.Logs, b.job); err != nil {
-		return nil, err
-	}
+	b.log = newLog(b.opts.Logs, b.job)
 	defer b.log.close()
 	if err := b.makeScratch(); err != nil {
 		return nil, err

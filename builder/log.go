@@ -2,7 +2,9 @@ package builder
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +24,7 @@ const (
 // whoever listens, and the last lines to a Failure.
 type buildLog struct {
 	path string
-	file *os.File
+	file *os.File // nil until it is created
 	line func([]byte)
 	max  int64 // bytes; 0: no limit
 
@@ -33,21 +35,29 @@ type buildLog struct {
 	active atomic.Int64
 }
 
-// openLog begins the log of a build, in the place of that of an earlier one. The
-// name is Nix's: drvs/XX/REST.
-func openLog(logs string, job Job) (*buildLog, error) {
+// newLog is the log of a build, before it has a file. The name is Nix's:
+// drvs/XX/REST.
+func newLog(logs string, job Job) *buildLog {
 	base := job.Drv.Base()
-	dir := filepath.Join(logs, "drvs", base[:2])
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	l := &buildLog{path: filepath.Join(dir, base[2:]), line: job.Log, max: job.Limits.MaxLog}
-	var err error
-	l.file, err = os.Create(l.path)
-	return l, err
+	return &buildLog{path: filepath.Join(logs, "drvs", base[:2], base[2:]), line: job.Log, max: job.Limits.MaxLog}
 }
 
-func (l *buildLog) close() { l.file.Close() }
+// create makes the file, in the place of that of an earlier build.
+func (l *buildLog) create() error {
+	var err error
+	if l.file, err = createFile(l.path); errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(l.path), 0o755); err == nil {
+			l.file, err = createFile(l.path)
+		}
+	}
+	return err
+}
+
+func (l *buildLog) close() {
+	if l.file != nil {
+		l.file.Close()
+	}
+}
 
 // write takes what the builder wrote. An error ends the build.
 func (l *buildLog) write(p []byte) error {

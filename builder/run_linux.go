@@ -2,9 +2,7 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path"
@@ -21,7 +19,7 @@ import (
 // end of its output means nothing: a builder may close it and go on, and the
 // output may have got into the hands of others.
 func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.Duration, err error) {
-	output, w, err := os.Pipe()
+	output, w, err := logPipe()
 	if err != nil {
 		return started, 0, err
 	}
@@ -35,8 +33,20 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 	if wanted != nil {
 		c.stepBack(true)
 	}
+	buf, _ := b.buffers.Get().(*logBuffer)
+	if buf == nil {
+		buf = new(logBuffer)
+	}
+	defer b.buffers.Put(buf)
 	logged := make(chan error, 1)
-	go func() { logged <- b.readLog(output) }()
+	go func() {
+		// While the builder runs already.
+		err := b.log.create()
+		if err == nil {
+			err = b.readLog(output, buf)
+		}
+		logged <- err
+	}()
 
 	limit := time.NewTimer(math.MaxInt64)
 	defer limit.Stop()
@@ -108,7 +118,7 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 		}
 	}
 	if err == nil {
-		err = b.drainLog(output)
+		err = b.drainLog(output, buf)
 	}
 	b.log.flush()
 	if err == nil {
@@ -158,52 +168,4 @@ func ended(builder string, status unix.WaitStatus) error {
 		}
 	}
 	return nil
-}
-
-// readLog takes the builder's output until its end, the deadline of f, or an
-// error that ends the build.
-func (b *build) readLog(f *os.File) error {
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := f.Read(buf)
-		if n > 0 {
-			if err := b.log.write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read the builder's output: %w", err)
-		}
-	}
-}
-
-// maxPipe is the most that an ordinary user's pipe can hold, and so the most
-// that is left in it when its writers are dead.
-const maxPipe = 1 << 20
-
-// drainLog takes what is in the pipe, and waits for no more.
-func (b *build) drainLog(f *os.File) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failure error
-	err = conn.Control(func(fd uintptr) {
-		buf := make([]byte, 64<<10)
-		for left := maxPipe; left > 0 && failure == nil; {
-			n, err := unix.Read(int(fd), buf)
-			if err == unix.EINTR {
-				continue
-			}
-			if n <= 0 || err != nil {
-				return
-			}
-			left -= n
-			failure = b.log.write(buf[:n])
-		}
-	})
-	return errors.Join(err, failure)
 }

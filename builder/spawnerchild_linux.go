@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +52,13 @@ func beSpawner() {
 	// until it is taken from them. Whoever comes back from one finds another.
 	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
 	unix.CloseOnExec(spawnerFD)
+	// Children are waited for by those who have started them. Go's runtime would
+	// have a thread woken by the signal, for nothing. Not to be handled is not the
+	// same as to be ignored: then they would be reaped.
+	var handler [4]uintptr
+	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(&handler)), 0, 8, 0, 0); e != 0 {
+		os.Exit(1)
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -136,8 +144,8 @@ func (p *spawnerProcess) take(f frame) {
 		if err == nil {
 			s, err = p.maker.start(l, f.fd)
 		}
-		unix.Close(f.fd)
 		if err != nil {
+			unix.Close(f.fd)
 			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
 			p.send(frame{kind: frameFailed, id: f.id, body: m.append(nil)})
 			return
@@ -145,7 +153,7 @@ func (p *spawnerProcess) take(f frame) {
 		p.mu.Lock()
 		p.pids[f.id] = s.pid
 		p.mu.Unlock()
-		go p.see(f.id, s)
+		go p.see(f.id, s, f.fd)
 	case frameKill:
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -157,8 +165,9 @@ func (p *spawnerProcess) take(f frame) {
 	}
 }
 
-// see waits for the end of a build, and tells of it.
-func (p *spawnerProcess) see(id uint64, s *sandbox) {
+// see waits for the end of a build, and tells of it. It keeps the log open until
+// then: its owner is not to be woken for the end of that first.
+func (p *spawnerProcess) see(id uint64, s *sandbox, log int) {
 	answer := frame{kind: frameEnded, id: id}
 	e, err := p.end(id, s)
 	switch {
@@ -177,6 +186,7 @@ func (p *spawnerProcess) see(id uint64, s *sandbox) {
 	}
 	p.send(answer)
 	p.maker.recycle(s)
+	unix.Close(log)
 }
 
 // end waits for the end of a process. While it is a zombie its pid is its own.
