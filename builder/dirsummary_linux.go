@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"storefs/rawfile"
 	"storefs/tree"
 )
 
@@ -42,12 +43,11 @@ type leftDir struct {
 
 // openLeft opens a directory that is new.
 func openLeft(dir string) (*leftDir, error) {
-	// Go's runtime would first ask whether it could wait for it.
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	f, err := rawfile.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+		return nil, err
 	}
-	d := &leftDir{file: os.NewFile(uintptr(fd), dir)}
+	d := &leftDir{file: f}
 	if d.fresh, err = d.summarise(); err != nil {
 		d.file.Close()
 		return nil, err

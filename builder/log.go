@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"storefs/rawfile"
 	"storefs/store"
 )
 
@@ -44,10 +45,11 @@ func newLog(logs string, job Job) *buildLog {
 
 // create makes the file, in the place of that of an earlier build.
 func (l *buildLog) create() error {
+	const flags = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	var err error
-	if l.file, err = createFile(l.path); errors.Is(err, fs.ErrNotExist) {
+	if l.file, err = rawfile.Open(l.path, flags, 0o666); errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(l.path), 0o755); err == nil {
-			l.file, err = createFile(l.path)
+			l.file, err = rawfile.Open(l.path, flags, 0o666)
 		}
 	}
 	return err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -29,21 +28,6 @@ func logPipe() (r, w *os.File, err error) {
 		return nil, nil, os.NewSyscallError("fcntl", err)
 	}
 	return r, w, nil
-}
-
-// createFile is os.Create without asking whether the file can be waited for, which
-// is five system calls.
-func createFile(path string) (*os.File, error) {
-	for {
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o666)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-		default:
-			return os.NewFile(uintptr(fd), path), nil
-		}
-	}
 }
 
 // readLog takes the builder's output until its end, the deadline of f, or an

@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"path"
 	"time"
@@ -48,8 +47,8 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 		logged <- err
 	}()
 
-	limit := time.NewTimer(math.MaxInt64)
-	defer limit.Stop()
+	var limit timer
+	defer limit.stop()
 	cancelled := ctx.Done()
 	logEnd := logged
 	stop := func(why error) {
@@ -64,7 +63,7 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 		started = time.Now()
 		b.log.active.Store(started.UnixNano())
 		if at, _ := b.limit(started); !at.IsZero() {
-			limit.Reset(time.Until(at))
+			limit.set(time.Until(at))
 		}
 	}
 	if c.start == nil {
@@ -89,10 +88,10 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 				b.ran = b.ran && r.says == saysNoExec
 				stop(r.err(b.job.Derivation.Builder))
 			}
-		case <-limit.C:
+		case <-limit.ended():
 			at, why := b.limit(started)
 			if time.Now().Before(at) {
-				limit.Reset(time.Until(at))
+				limit.set(time.Until(at))
 			} else {
 				stop(why)
 			}
@@ -168,4 +167,30 @@ func ended(builder string, status unix.WaitStatus) error {
 		}
 	}
 	return nil
+}
+
+// timer is a time.Timer that is not there until it is set: to have one, and wait
+// for it, would wake a thread of Go's runtime for each build.
+type timer struct{ *time.Timer }
+
+func (t *timer) set(d time.Duration) {
+	if t.Timer == nil {
+		t.Timer = time.NewTimer(d)
+	} else {
+		t.Reset(d)
+	}
+}
+
+// ended is nil if there is no timer.
+func (t *timer) ended() <-chan time.Time {
+	if t.Timer == nil {
+		return nil
+	}
+	return t.C
+}
+
+func (t *timer) stop() {
+	if t.Timer != nil {
+		t.Stop()
+	}
 }

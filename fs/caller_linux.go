@@ -2,11 +2,12 @@ package fs
 
 import (
 	"bytes"
-	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/rawfile"
 )
 
 // maxComm is the length to which the kernel cuts command names.
@@ -15,13 +16,21 @@ const maxComm = 15
 // caller is the thread whose system call a request serves, as /proc shows it.
 // pid is 0 when it is not in this pid namespace, or is the kernel itself.
 type caller struct {
-	pid uint32 // a thread id
-	uid uint32
+	pid  uint32 // a thread id
+	uid  uint32
+	seen *seen // nil: everything is looked up each time
+}
+
+// seen is what was seen of a caller during a request, and does not change
+// meanwhile.
+type seen struct {
+	process uint32 // 0: not yet seen
+	comm    []byte // nil: likewise
 }
 
 func callerOf(q *request) caller {
 	h := q.header()
-	return caller{pid: h.Pid, uid: h.Uid}
+	return caller{pid: h.Pid, uid: h.Uid, seen: new(seen)}
 }
 
 // proc reads a file of /proc/TID. It is empty if there is no such thread, or
@@ -30,7 +39,7 @@ func (c caller) proc(file string) ([]byte, error) {
 	if c.pid == 0 {
 		return nil, unix.ESRCH
 	}
-	return os.ReadFile("/proc/" + strconv.FormatUint(uint64(c.pid), 10) + "/" + file)
+	return rawfile.Read("/proc/"+strconv.FormatUint(uint64(c.pid), 10)+"/"+file, 2048)
 }
 
 // call is the line of /proc/TID/syscall: the system call that the thread is
@@ -96,22 +105,44 @@ func fatal(status []byte) bool {
 // process is the process that the thread belongs to: the thread itself if that
 // cannot be seen.
 func (c caller) process() caller {
+	if c.seen != nil && c.seen.process != 0 {
+		return c.of(c.seen.process)
+	}
 	status, err := c.proc("status")
 	if err != nil {
 		return c
 	}
 	_, rest, _ := bytes.Cut(status, []byte("\nTgid:\t"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	if tgid, err := strconv.ParseUint(string(line), 10, 32); err == nil {
-		c.pid = uint32(tgid)
+	tgid, err := strconv.ParseUint(string(line), 10, 32)
+	if err != nil {
+		return c
 	}
-	return c
+	if c.seen != nil {
+		c.seen.process = uint32(tgid)
+	}
+	return c.of(uint32(tgid))
+}
+
+// of is the thread pid of the caller's process.
+func (c caller) of(pid uint32) caller {
+	if pid == c.pid {
+		return c
+	}
+	return caller{pid: pid, uid: c.uid}
 }
 
 func (c caller) comm() []byte {
+	if c.seen != nil && c.seen.comm != nil {
+		return c.seen.comm
+	}
 	b, err := c.proc("comm")
 	if err != nil {
 		return nil
 	}
-	return bytes.TrimSuffix(b, []byte("\n"))
+	b = bytes.TrimSuffix(b, []byte("\n"))
+	if c.seen != nil {
+		c.seen.comm = b
+	}
+	return b
 }

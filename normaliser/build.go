@@ -76,13 +76,15 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 		outs[i] = o.Path
 	}
 	out := make(chan struct{})
-	patience := time.AfterFunc(lockPatience, func() {
-		defer close(out)
-		n.setPhase(j, event.PhaseLock)
-		n.post(func(gr *graph) { gr.lockedOut(j.goal) })
+	var patience *time.Timer
+	unlock, err := n.store.Lock(ctx, outs, func() {
+		patience = time.AfterFunc(lockPatience, func() {
+			defer close(out)
+			n.setPhase(j, event.PhaseLock)
+			n.post(func(gr *graph) { gr.lockedOut(j.goal) })
+		})
 	})
-	unlock, err := n.store.Lock(ctx, outs)
-	if patience.Stop() {
+	if patience == nil || patience.Stop() {
 		return unlock, err
 	}
 	<-out

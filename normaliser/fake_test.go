@@ -245,7 +245,8 @@ func (w *world) Successor(p store.Path) (store.Path, bool, error) {
 	return s, ok, nil
 }
 
-func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
+func (w *world) Lock(ctx context.Context, paths []store.Path, waits func()) (func(), error) {
+	waits = sync.OnceFunc(waits)
 	for _, p := range paths {
 		w.mu.Lock()
 		held := w.locks[p]
@@ -253,6 +254,7 @@ func (w *world) Lock(ctx context.Context, paths []store.Path) (func(), error) {
 		if held == nil {
 			continue
 		}
+		waits()
 		select {
 		case <-held:
 		case <-ctx.Done():

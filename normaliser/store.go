@@ -46,8 +46,9 @@ type Validity interface {
 // Registry changes what is valid.
 type Registry interface {
 	// Lock locks the paths against other processes, in an order that cannot
-	// deadlock, and waits for whoever holds them until ctx ends.
-	Lock(ctx context.Context, paths []store.Path) (unlock func(), err error)
+	// deadlock, and waits for whoever holds them until ctx ends. It calls waits
+	// once before it does.
+	Lock(ctx context.Context, paths []store.Path, waits func()) (unlock func(), err error)
 	// Register moves the outputs of a build into the store and makes them
 	// valid, together with the successor of the derivation and the duration of
 	// the build, and forgets its failures. It does not release the result.

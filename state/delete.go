@@ -17,7 +17,7 @@ import (
 // realised again. Nothing is deleted if something else refers to one of paths
 // (store.ErrReferenced). It waits for whoever holds the locks of paths.
 func (s *State) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, error) {
-	unlock, err := s.Lock(ctx, paths)
+	unlock, err := s.Lock(ctx, paths, nil)
 	if err != nil {
 		return nil, err
 	}

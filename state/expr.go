@@ -3,10 +3,10 @@ package state
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"storefs/db"
+	"storefs/rawfile"
 	"storefs/store"
 	"storefs/storeexpr"
 	"storefs/tree"
@@ -37,6 +37,9 @@ func (s *State) Expr(p store.Path) (storeexpr.Expr, error) {
 	return e, nil
 }
 
+// exprSize is more than most expressions have.
+const exprSize = 4 << 10
+
 func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 	valid, err := s.db.Valid(p)
 	if err != nil {
@@ -45,7 +48,7 @@ func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 	if !valid {
 		return nil, store.ErrNotValid
 	}
-	text, err := os.ReadFile(s.Real(p))
+	text, err := rawfile.Read(s.Real(p), exprSize)
 	if err != nil {
 		return nil, err
 	}

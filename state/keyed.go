@@ -12,10 +12,11 @@ type keyedMutex struct {
 	held map[string]chan struct{} // closed by unlock
 }
 
-// lock locks names, which must be sorted and without duplicates.
-func (k *keyedMutex) lock(ctx context.Context, names []string) (unlock func(), err error) {
+// lock locks names, which must be sorted and without duplicates. It calls waits,
+// if that is not nil, before each time that it waits.
+func (k *keyedMutex) lock(ctx context.Context, names []string, waits func()) (unlock func(), err error) {
 	for i, n := range names {
-		if err := k.lockOne(ctx, n); err != nil {
+		if err := k.lockOne(ctx, n, waits); err != nil {
 			k.unlock(names[:i])
 			return nil, err
 		}
@@ -23,7 +24,7 @@ func (k *keyedMutex) lock(ctx context.Context, names []string) (unlock func(), e
 	return func() { k.unlock(names) }, nil
 }
 
-func (k *keyedMutex) lockOne(ctx context.Context, name string) error {
+func (k *keyedMutex) lockOne(ctx context.Context, name string, waits func()) error {
 	for {
 		k.mu.Lock()
 		held, ok := k.held[name]
@@ -36,6 +37,9 @@ func (k *keyedMutex) lockOne(ctx context.Context, name string) error {
 			return nil
 		}
 		k.mu.Unlock()
+		if waits != nil {
+			waits()
+		}
 		select {
 		case <-held:
 		case <-ctx.Done():

@@ -25,15 +25,19 @@ const lockFile = "outputs"
 const lockPoll = 20 * time.Millisecond
 
 // Lock locks paths, for whoever is about to make or delete them, against other
-// goroutines and other processes, in sorted order. unlock must be called once.
-func (s *State) Lock(ctx context.Context, paths []store.Path) (unlock func(), err error) {
+// goroutines and other processes, in sorted order. waits, if not nil, is called
+// once if they are not to be had at once. unlock must be called once.
+func (s *State) Lock(ctx context.Context, paths []store.Path, waits func()) (unlock func(), err error) {
+	if waits != nil {
+		waits = sync.OnceFunc(waits)
+	}
 	names := baseNames(paths)
-	release, err := s.locks.lock(ctx, names)
+	release, err := s.locks.lock(ctx, names, waits)
 	if err != nil {
 		return nil, err
 	}
 	for i, n := range names {
-		if err := lockByte(ctx, s.locked, n); err != nil {
+		if err := lockByte(ctx, s.locked, n, waits); err != nil {
 			s.unlock(names[:i], release)
 			return nil, fmt.Errorf("lock %s: %w", n, diskError(err))
 		}
@@ -51,11 +55,14 @@ func (s *State) unlock(names []string, release func()) {
 }
 
 // lockByte waits until no other process has the byte of name locked.
-func lockByte(ctx context.Context, f *os.File, name string) error {
+func lockByte(ctx context.Context, f *os.File, name string, waits func()) error {
 	for {
 		err := setLock(f, name, unix.F_WRLCK)
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
 			return err
+		}
+		if waits != nil {
+			waits()
 		}
 		select {
 		case <-ctx.Done():

@@ -39,7 +39,7 @@ func TestLockExcludes(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, uint64(w)))
 			for range 30 {
 				pick := r.Perm(len(paths))[:2]
-				unlock, err := s.Lock(ctx, []store.Path{paths[pick[0]], paths[pick[1]]})
+				unlock, err := s.Lock(ctx, []store.Path{paths[pick[0]], paths[pick[1]]}, nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -69,11 +69,11 @@ func TestLockExcludes(t *testing.T) {
 func TestLockIsCancelled(t *testing.T) {
 	s := newState(t)
 	paths := lockPaths(t, 2)
-	unlock := must(s.Lock(context.Background(), paths[1:]))(t)
+	unlock := must(s.Lock(context.Background(), paths[1:], nil))(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		_, err := s.Lock(ctx, paths)
+		_, err := s.Lock(ctx, paths, nil)
 		done <- err
 	}()
 	time.Sleep(10 * time.Millisecond)
@@ -82,9 +82,9 @@ func TestLockIsCancelled(t *testing.T) {
 		t.Fatalf("got %v, want Canceled", err)
 	}
 	// The first of the two is free again.
-	must(s.Lock(context.Background(), paths[:1]))(t)()
+	must(s.Lock(context.Background(), paths[:1], nil))(t)()
 	unlock()
-	must(s.Lock(context.Background(), paths))(t)()
+	must(s.Lock(context.Background(), paths, nil))(t)()
 }
 
 // locker locks name as another process would, until its input ends.
@@ -94,7 +94,7 @@ func locker(path, name string) error {
 		return err
 	}
 	defer f.Close()
-	if err := lockByte(context.Background(), f, name); err != nil {
+	if err := lockByte(context.Background(), f, name, nil); err != nil {
 		return err
 	}
 	fmt.Println("locked")
@@ -119,13 +119,13 @@ func TestLockOfAnotherProcess(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := s.Lock(ctx, paths); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Lock(ctx, paths, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v, want DeadlineExceeded", err)
 	}
 	in.Close()
 	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	unlock, err := s.Lock(ctx, paths)
+	unlock, err := s.Lock(ctx, paths, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 	for i, o := range objects {
 		paths[i] = o.info.Path
 	}
-	unlock, err := s.placing.lock(ctx, baseNames(paths))
+	unlock, err := s.placing.lock(ctx, baseNames(paths), nil)
 	if err != nil {
 		return err
 	}
@@ -79,10 +79,10 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 	}
 	var placed []store.Path
 	for _, o := range fresh {
+		placed = append(placed, o.info.Path)
 		if err = s.moveIn(o); err != nil {
 			break
 		}
-		placed = append(placed, o.info.Path)
 		r.Infos = append(r.Infos, o.info)
 	}
 	if err == nil {

@@ -86,7 +86,7 @@ func (s *State) setAside(path, name, trash string) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	names := []string{name}
-	unlock, err := s.placing.lock(context.Background(), names)
+	unlock, err := s.placing.lock(context.Background(), names, nil)
 	if err != nil {
 		return err
 	}

@@ -241,7 +241,7 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 		return fmt.Errorf("what was made has the hash %s, %s was registered: %w", o.Info.NarHash, info.NarHash, store.ErrHashMismatch)
 	}
 	// Only now: whatever made it may have held the lock meanwhile.
-	unlock, err := s.Lock(ctx, []store.Path{info.Path})
+	unlock, err := s.Lock(ctx, []store.Path{info.Path}, nil)
 	if err != nil {
 		return err
 	}
