@@ -106,6 +106,9 @@ func (r *frameReader) next() (f frame, err error) {
 	return f, nil
 }
 
+// has reports whether a frame, or the beginning of one, is there already.
+func (r *frameReader) has() bool { return len(r.buf) > 0 }
+
 // fill reads until n bytes are there.
 func (r *frameReader) fill(n int) error {
 	for len(r.buf) < n {

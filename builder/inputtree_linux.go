@@ -1,6 +1,6 @@
 package builder
 
-import "sync"
+import "slices"
 
 const (
 	// maxTreeMounts is the most mounts that trees have together. The kernel
@@ -18,11 +18,10 @@ const (
 // and unmount an input takes the kernel ten microseconds, so that many of them take
 // longer than all the rest of a sandbox: what is mounted once serves one build
 // after the other. None of them has a right to change it, and each has the file
-// systems that it may write to for itself.
+// systems that it may write to for itself. They are the spawner's one thread's.
 type inputTrees struct {
-	abandon func(*sandbox) // ends one that waited
+	abandon func(*sandbox) // ends one that waited, sooner or later
 
-	mu     sync.Mutex
 	trees  map[uint64]*inputTree // by number of the scratch directory
 	mounts int                   // of all of them
 	spaces int                   // likewise
@@ -31,35 +30,30 @@ type inputTrees struct {
 
 type inputTree struct {
 	stubs  uint64
-	mounts int    // in all of its namespaces
-	used   uint64 // the turn of its last use
-	busy   bool   // a build uses it
-	gone   bool   // it is not among the trees any more
-	spaces int    // namespaces that there are, or are being made
-	// ready are what waits in those that no build is in. There is room for all.
-	ready chan preparation
+	mounts int        // in all of its namespaces
+	used   uint64     // the turn of its last use
+	busy   bool       // a build uses it
+	gone   bool       // it is not among the trees any more
+	spaces int        // namespaces that there are, or are being made
+	ready  []*sandbox // what waits, or comes to, in those that no build is in
 }
 
 // take returns the tree for l, or nil if this is the first build that wants it:
 // it may be the last as well. A scratch directory has one build at a time.
 func (t *inputTrees) take(l *launch) *inputTree {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.turn++
 	if tree := t.trees[l.number]; tree != nil && tree.stubs == l.stubs {
 		tree.used, tree.busy = t.turn, true
 		return tree
 	}
 	t.drop(l.number)
-	t.trees[l.number] = &inputTree{stubs: l.stubs, used: t.turn, ready: make(chan preparation, maxTreeSpaces)}
+	t.trees[l.number] = &inputTree{stubs: l.stubs, used: t.turn}
 	return nil
 }
 
 // grow reports whether another namespace may be made for a tree, and counts it.
 func (t *inputTrees) grow(tree *inputTree, mounts int) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tree.gone || tree.spaces == maxTreeSpaces {
+	if tree.gone || tree.isFull() {
 		return false
 	}
 	tree.spaces, t.spaces = tree.spaces+1, t.spaces+1
@@ -68,71 +62,47 @@ func (t *inputTrees) grow(tree *inputTree, mounts int) bool {
 	return true
 }
 
-// next returns what waits in a namespace of a tree, or nil if another namespace
-// may be made. If it is being made there, next waits for it: the build that was
-// there is over.
+// next returns what waits in a namespace of a tree, or nil.
 func (t *inputTrees) next(tree *inputTree) *sandbox {
-	for {
-		var p preparation
-		select {
-		case p = <-tree.ready:
-		default:
-			t.mu.Lock()
-			all := tree.spaces == maxTreeSpaces
-			t.mu.Unlock()
-			if !all {
-				return nil
-			}
-			p = <-tree.ready
-		}
-		if p.err != nil {
-			continue
-		}
-		if p.sandbox.waits() {
-			return p.sandbox
+	for len(tree.ready) > 0 {
+		s := tree.ready[0]
+		tree.ready = slices.Delete(tree.ready, 0, 1)
+		if s.arrive() == nil && s.waits() {
+			return s
 		}
 		t.lose(tree)
-		p.sandbox.tree = nil
-		go t.abandon(p.sandbox)
+		s.tree = nil
+		t.abandon(s)
 	}
+	return nil
 }
+
+// isFull reports whether a tree has all the namespaces that it may have.
+func (tree *inputTree) isFull() bool { return tree.spaces == maxTreeSpaces }
 
 // leave says that the build that took a tree is over. Its owner hears of that
 // later: the next build that takes the tree comes after.
 func (t *inputTrees) leave(tree *inputTree) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	tree.busy = false
 	t.bound()
 }
 
 // wanted reports whether a tree is still among the trees.
 func (t *inputTrees) wanted(tree *inputTree) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	return !tree.gone
 }
 
-// add adds what waits in a namespace of a tree, or why nothing does: then that
-// namespace is lost.
-func (t *inputTrees) add(tree *inputTree, p preparation) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case !tree.gone:
-		if p.err != nil {
-			t.remove(tree)
-		}
-		tree.ready <- p
-	case p.err == nil:
-		go t.abandon(p.sandbox)
+// add adds what waits in a namespace of a tree.
+func (t *inputTrees) add(tree *inputTree, s *sandbox) {
+	if tree.gone {
+		t.abandon(s)
+		return
 	}
+	tree.ready = append(tree.ready, s)
 }
 
 // lose says that a namespace of a tree has gone.
 func (t *inputTrees) lose(tree *inputTree) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if !tree.gone {
 		t.remove(tree)
 	}
@@ -146,8 +116,6 @@ func (t *inputTrees) remove(tree *inputTree) {
 
 // forget drops the tree of a scratch directory, if there is one.
 func (t *inputTrees) forget(scratch uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.drop(scratch)
 }
 
@@ -176,14 +144,8 @@ func (t *inputTrees) drop(scratch uint64) {
 	delete(t.trees, scratch)
 	t.mounts, t.spaces = t.mounts-tree.mounts, t.spaces-tree.spaces
 	tree.gone = true
-	for {
-		select {
-		case p := <-tree.ready:
-			if p.err == nil {
-				go t.abandon(p.sandbox)
-			}
-		default:
-			return
-		}
+	for _, waits := range tree.ready {
+		t.abandon(waits)
 	}
+	tree.ready = nil
 }

@@ -16,6 +16,7 @@ import (
 type sandbox struct {
 	pid     int
 	control int // a socket: at its other end the process waits for its log
+	log     int // the spawner's; -1: none. See spawnerProcess.see
 	space   space
 	network *network
 	tree    *inputTree // of its inputs; nil: none
@@ -50,10 +51,11 @@ const (
 	launchCalls   = 10
 )
 
-// prepare makes a sandbox that waits: in a copy of the template or, where left has
-// that, in the space that an earlier one has left, which is the new one's then.
-func (m *sandboxMaker) prepare(left space) (s *sandbox, err error) {
-	s = &sandbox{control: -1, space: left, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
+// begin begins to make a sandbox that waits: in a copy of the template or, where
+// left has that, in the space that an earlier one has left, which is the new one's
+// then. It goes on by itself.
+func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
+	s = &sandbox{control: -1, log: -1, space: left, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
 	defer func() {
 		if err != nil {
 			m.abandon(s)
@@ -74,25 +76,30 @@ func (m *sandboxMaker) prepare(left space) (s *sandbox, err error) {
 	if err != nil {
 		return s, fmt.Errorf("start a process: %w", err)
 	}
+	return s, nil
+}
+
+// arrive returns when a sandbox that was begun waits, or why it does not.
+func (s *sandbox) arrive() error {
 	fds, err := receiveFDs(s.control)
 	if err == nil {
 		if len(fds) == 2 {
 			s.space = space{fds[0], fds[1]}
 		}
-		return s, nil
+		return nil
 	}
 	if !errors.Is(err, io.EOF) {
-		return s, err
+		return err
 	}
 	status, err := s.bury()
 	s.pid = 0
 	if err != nil {
-		return s, err
+		return err
 	}
 	if _, err := s.program.failed(); err != nil {
-		return s, err
+		return err
 	}
-	return s, fmt.Errorf("a sandbox ended with status %#x", uint32(status))
+	return fmt.Errorf("a sandbox ended with status %#x", uint32(status))
 }
 
 // receiveFDs takes a message, and the descriptors that come with it.
@@ -100,6 +107,9 @@ func receiveFDs(socket int) ([]int, error) {
 	var b [1]byte
 	oob := make([]byte, unix.CmsgSpace(2*4))
 	n, oobn, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
+	if errors.Is(err, unix.ECONNRESET) { // it died with something unread
+		return nil, io.EOF
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -226,17 +236,6 @@ func (p *program) write(file, text string) {
 	open := p.call("open "+file, unix.SYS_OPENAT, atFDCWD, p.text(file), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	p.pass(open, 1, 0)
 	p.call("write "+file, unix.SYS_WRITE, 0, p.text(text), uintptr(len(text))).least = len(text)
-}
-
-// wait waits until the process is a zombie, with all others of its pid namespace
-// dead.
-func (s *sandbox) wait() error {
-	for {
-		err := unix.Waitid(unix.P_PID, s.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // bury waits for the process to be a zombie and ends that. Its pid means nothing

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // sandboxMaker has what sandboxes are made of. It lives in a spawner, which has
-// the rights that this takes.
+// the rights that this takes, and is of its one thread.
 type sandboxMaker struct {
 	store    string
 	template int // descriptor of the mount namespace that each sandbox has a copy of
@@ -23,26 +24,41 @@ type sandboxMaker struct {
 	keep     bool // mount namespaces, for trees
 	trees    inputTrees
 	last     *program // what finish adds
-	prepared chan preparation
+
+	// begun are processes that come to wait, or that wait, for any build.
+	begun []*sandbox
+	// left is what builds that are over have had, and doomed what is to end: work
+	// for when there is no build to begin.
+	left, doomed []*sandbox
+	// stuck says that no sandbox could be made when none was wanted.
+	stuck bool
 }
 
-// preparation is a sandbox that waits for its build, or why there is none.
-type preparation struct {
-	sandbox *sandbox
-	err     error
-}
-
-// preparedSandboxes is how many sandboxes wait: for more builds than there are
-// processors, it is not their making that takes the time.
+// preparedSandboxes is how many sandboxes wait for any build: for more builds than
+// there are processors, it is not their making that takes the time.
 func preparedSandboxes() int { return min(max(2, runtime.NumCPU()), 8) }
 
-// prepareAhead makes sandboxes before there are builds for them, so that these do
-// not wait for what is the same for all. It goes on for as long as the process.
-func (m *sandboxMaker) prepareAhead() {
-	for {
-		s, err := m.prepare(space{-1, -1})
-		m.prepared <- preparation{s, err}
+// work does a piece of what nobody waits for, and reports whether there was any.
+func (m *sandboxMaker) work() bool {
+	switch {
+	case len(m.left) > 0:
+		s := m.left[0]
+		m.left = slices.Delete(m.left, 0, 1)
+		m.recycle(s)
+	case len(m.doomed) > 0:
+		s := m.doomed[0]
+		m.doomed = slices.Delete(m.doomed, 0, 1)
+		m.abandon(s)
+	case len(m.begun) < preparedSandboxes() && !m.stuck:
+		s, err := m.begin(space{-1, -1})
+		m.stuck = err != nil
+		if err == nil {
+			m.begun = append(m.begun, s)
+		}
+	default:
+		return false
 	}
+	return true
 }
 
 // start gives l a sandbox. With l nil, it is tried what that takes, and ends.
@@ -53,7 +69,9 @@ func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
 		tree = m.trees.take(l)
 	}
 	if tree != nil {
-		s = m.trees.next(tree)
+		if s = m.trees.next(tree); s == nil && tree.isFull() && m.hasten(tree) {
+			s = m.trees.next(tree)
+		}
 	}
 	if s == nil {
 		if s, err = m.take(); err != nil {
@@ -77,17 +95,42 @@ func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
 	return s, nil
 }
 
+// hasten recycles what builds have left in the namespaces of a tree, and reports
+// whether there was anything.
+func (m *sandboxMaker) hasten(tree *inputTree) (found bool) {
+	for i := 0; i < len(m.left); {
+		s := m.left[i]
+		if s.tree != tree {
+			i++
+			continue
+		}
+		m.left = slices.Delete(m.left, i, i+1)
+		m.recycle(s)
+		found = true
+	}
+	return found
+}
+
 // take returns a sandbox that waits, and has nothing of any build.
 func (m *sandboxMaker) take() (*sandbox, error) {
-	p := <-m.prepared
-	if p.err == nil && p.sandbox.waits() {
-		return p.sandbox, nil
+	for len(m.begun) > 0 {
+		s := m.begun[0]
+		m.begun = slices.Delete(m.begun, 0, 1)
+		if s.arrive() == nil && s.waits() {
+			return s, nil
+		}
+		// Whatever was wrong may be long ago, and its reason gone.
+		m.abandon(s)
 	}
-	if p.err == nil {
-		m.abandon(p.sandbox)
+	s, err := m.begin(space{-1, -1})
+	if err == nil {
+		if err = s.arrive(); err == nil {
+			m.stuck = false
+			return s, nil
+		}
+		m.abandon(s)
 	}
-	// Whatever was wrong may be long ago, and its reason gone.
-	return m.prepare(space{-1, -1})
+	return nil, err
 }
 
 // enter makes this thread, which must be locked, the one that starts builds.
@@ -129,18 +172,22 @@ func (m *sandboxMaker) recycle(s *sandbox) {
 		s.space.close()
 		return
 	}
-	next, err := m.prepare(s.space)
-	if err == nil {
-		next.tree, next.stays = s.tree, true
+	next, err := m.begin(s.space)
+	if err != nil {
+		m.trees.lose(s.tree)
+		return
 	}
-	m.trees.add(s.tree, preparation{next, err})
+	next.tree, next.stays = s.tree, true
+	m.trees.add(s.tree, next)
 }
 
 // release takes back what any build can have.
 func (m *sandboxMaker) release(s *sandbox) {
 	s.program.free()
-	if s.control >= 0 {
-		unix.Close(s.control)
+	for _, fd := range []int{s.control, s.log} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 	if s.network != nil {
 		m.networks.give(s.network)
@@ -150,7 +197,7 @@ func (m *sandboxMaker) release(s *sandbox) {
 // newSandboxMaker brings this process to where sandboxes can be made.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	m := &sandboxMaker{store: c.Store, keep: c.Spare && !inOwnDir(c.Store)}
-	m.trees = inputTrees{trees: make(map[uint64]*inputTree), abandon: m.abandon}
+	m.trees = inputTrees{trees: make(map[uint64]*inputTree), abandon: func(s *sandbox) { m.doomed = append(m.doomed, s) }}
 	var err error
 	if m.files, err = foundFileLimit(); err != nil {
 		return nil, err
@@ -187,8 +234,6 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 		return nil, err
 	}
 	m.networks = newNetworks(c.Spare)
-	m.prepared = make(chan preparation, preparedSandboxes()-1)
-	go m.prepareAhead()
 	return m, nil
 }
 

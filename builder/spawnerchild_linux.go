@@ -2,10 +2,11 @@ package builder
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,10 @@ import (
 
 // spawnerName is the argv[0] by which a process knows that it is a spawner.
 const spawnerName = "storefs-spawner"
+
+// maxLeft is the most builds that are over, and have namespaces and networks that
+// the next ones could have, while there is always something else to do.
+const maxLeft = 8
 
 // spawnerFD is the descriptor of a spawner's connection to its owner.
 const spawnerFD = 3
@@ -30,14 +35,22 @@ type spawnerConfig struct {
 
 // spawnerProcess is the program of the spawner: the first process of a pid
 // namespace, so that the kernel ends every builder with it, and the owner of a
-// small heap, so that none of its children has much to carry.
+// small heap, so that none of its children has much to carry. All that it does
+// follows from what its one thread has waited for: to hand it to others would
+// take as long as most of it.
 type spawnerProcess struct {
-	conn    ownerConn
-	sending sync.Mutex
-	maker   *sandboxMaker
+	conn   ownerConn
+	maker  *sandboxMaker
+	builds []*spawned
+	idle   bool // there is nothing to do that nobody waits for
+}
 
-	mu   sync.Mutex
-	pids map[uint64]int // of the builds that run
+// spawned is a build that runs.
+type spawned struct {
+	id  uint64
+	box *sandbox
+	end int // descriptor of the process, which can be read when it has ended
+	log int // kept open until then: the owner is not to be woken for the end of that first
 }
 
 // beSpawner serves its owner until that has gone.
@@ -48,9 +61,6 @@ func beSpawner() {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		os.Exit(1)
 	}
-	// Its goroutines wait in system calls, which keep what Go calls a processor
-	// until it is taken from them. Whoever comes back from one finds another.
-	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
 	unix.CloseOnExec(spawnerFD)
 	// Children are waited for by those who have started them. Go's runtime would
 	// have a thread woken by the signal, for nothing. Not to be handled is not the
@@ -94,18 +104,70 @@ func serveOwner(conn ownerConn) error {
 	if err := maker.enter(); err != nil {
 		return err
 	}
-	p := &spawnerProcess{conn: conn, maker: maker, pids: make(map[uint64]int)}
+	p := &spawnerProcess{conn: conn, maker: maker}
 	if err := p.try(); err != nil {
 		return err
 	}
-	p.send(frame{kind: frameReady})
+	conn.send(frame{kind: frameReady})
 	for {
-		f, err := reader.next()
-		if err != nil {
+		if err := p.serve(reader); err != nil {
 			return nil
 		}
-		p.take(f)
 	}
+}
+
+// serve waits for something to do, and does it: what somebody waits for first. The
+// error says that the owner has gone.
+func (p *spawnerProcess) serve(reader *frameReader) error {
+	fds := make([]unix.PollFd, 1, 1+len(p.builds))
+	fds[0] = unix.PollFd{Fd: int32(p.conn), Events: unix.POLLIN}
+	for _, b := range p.builds {
+		fds = append(fds, unix.PollFd{Fd: int32(b.end), Events: unix.POLLIN})
+	}
+	timeout := 0
+	if p.idle {
+		timeout = -1
+	}
+	n, err := unix.Poll(fds, timeout)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		return nil
+	case err != nil:
+		return err
+	case n == 0:
+		p.idle = !p.maker.work()
+		return nil
+	}
+	p.idle = false
+	ended := false
+	for i := len(p.builds) - 1; i >= 0; i-- {
+		if fds[1+i].Revents != 0 {
+			p.see(p.builds[i])
+			p.builds = slices.Delete(p.builds, i, i+1)
+			ended = true
+		}
+	}
+	if fds[0].Revents != 0 {
+		for {
+			f, err := reader.next()
+			if err != nil {
+				return err
+			}
+			p.take(f)
+			if !reader.has() {
+				break
+			}
+		}
+	}
+	for len(p.maker.left) > maxLeft {
+		p.maker.work()
+	}
+	if ended {
+		// The kernel likes to run who is woken by the processor that wakes it: what
+		// follows, that nobody waits for, takes longer than to find another one.
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	}
+	return nil
 }
 
 // try makes a sandbox of which nothing comes.
@@ -128,48 +190,51 @@ func (p *spawnerProcess) try() error {
 	return nil
 }
 
-func (p *spawnerProcess) send(f frame) {
-	p.sending.Lock()
-	defer p.sending.Unlock()
-	p.conn.send(f)
-}
-
-// take does what a frame says. Builds are begun one after the other: it takes less
-// time than to hand them on, and the kernel would let them wait for each other.
+// take does what a frame says.
 func (p *spawnerProcess) take(f frame) {
 	switch f.kind {
 	case frameBuild:
 		l, err := parseLaunch(f.body)
-		var s *sandbox
 		if err == nil {
-			s, err = p.maker.start(l, f.fd)
+			err = p.launch(l, f)
 		}
 		if err != nil {
 			unix.Close(f.fd)
 			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
-			p.send(frame{kind: frameFailed, id: f.id, body: m.append(nil)})
-			return
+			p.conn.send(frame{kind: frameFailed, id: f.id, body: m.append(nil)})
 		}
-		p.mu.Lock()
-		p.pids[f.id] = s.pid
-		p.mu.Unlock()
-		go p.see(f.id, s, f.fd)
 	case frameKill:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if pid := p.pids[f.id]; pid != 0 {
-			_ = unix.Kill(pid, unix.SIGKILL)
+		for _, b := range p.builds {
+			if b.id == f.id {
+				_ = unix.Kill(b.box.pid, unix.SIGKILL)
+			}
 		}
 	case frameForget:
 		p.maker.trees.forget(f.id)
 	}
 }
 
-// see waits for the end of a build, and tells of it. It keeps the log open until
-// then: its owner is not to be woken for the end of that first.
-func (p *spawnerProcess) see(id uint64, s *sandbox, log int) {
-	answer := frame{kind: frameEnded, id: id}
-	e, err := p.end(id, s)
+func (p *spawnerProcess) launch(l *launch, f frame) error {
+	s, err := p.maker.start(l, f.fd)
+	if err != nil {
+		return err
+	}
+	end, err := unix.PidfdOpen(s.pid, 0)
+	if err != nil {
+		p.maker.abandon(s)
+		return fmt.Errorf("watch the builder: %w", err)
+	}
+	s.log = f.fd
+	p.builds = append(p.builds, &spawned{id: f.id, box: s, end: end})
+	return nil
+}
+
+// see tells of the end of a build. The log stays open for a while: its owner is
+// not to be woken for the end of that as well.
+func (p *spawnerProcess) see(b *spawned) {
+	answer := frame{kind: frameEnded, id: b.id}
+	s := b.box
+	e, err := s.reap()
 	switch {
 	case err != nil:
 		answer.kind, answer.body = frameFailed, message{says: saysFailed, errno: errnoOf(err), text: err.Error()}.append(nil)
@@ -184,22 +249,7 @@ func (p *spawnerProcess) see(id uint64, s *sandbox, log int) {
 	if s.tree != nil {
 		p.maker.trees.leave(s.tree)
 	}
-	p.send(answer)
-	// The kernel likes to run who is woken by the processor that wakes it: what
-	// follows, that nobody waits for, takes longer than to find another one.
-	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	p.maker.recycle(s)
-	unix.Close(log)
-}
-
-// end waits for the end of a process. While it is a zombie its pid is its own.
-func (p *spawnerProcess) end(id uint64, s *sandbox) (ending, error) {
-	err := s.wait()
-	p.mu.Lock()
-	delete(p.pids, id)
-	p.mu.Unlock()
-	if err != nil {
-		return ending{}, fmt.Errorf("wait for the builder: %w", err)
-	}
-	return s.reap()
+	p.conn.send(answer)
+	unix.Close(b.end)
+	p.maker.left = append(p.maker.left, s)
 }
