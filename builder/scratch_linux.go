@@ -102,13 +102,11 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 		}
 	}
 	s.links = s.links[:0]
-	wanted := make(map[string]byte, len(inputs))
 	for _, in := range inputs {
-		name, letter := in.Path.Base(), inputLetter(in.Kind)
-		if letter != letterSymlink {
-			wanted[name] = letter
+		if inputLetter(in.Kind) != letterSymlink {
 			continue
 		}
+		name := in.Path.Base()
 		target, err := os.Readlink(filepath.Join(real, name))
 		if err == nil {
 			err = os.Symlink(target, s.path("store", name))
@@ -120,7 +118,7 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 		changed = true
 	}
 	if s.fitted == 0 || s.inputs != key {
-		if err := s.exchange(wanted); err != nil {
+		if err := s.exchange(inputs); err != nil {
 			return err
 		}
 		s.inputs, s.fitted = key, number
@@ -134,8 +132,14 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 	return err
 }
 
-// exchange makes the stubs those that are wanted.
-func (s *scratch) exchange(wanted map[string]byte) error {
+// exchange makes the stubs those of inputs.
+func (s *scratch) exchange(inputs []store.Info) error {
+	wanted := make(map[string]byte, len(inputs))
+	for _, in := range inputs {
+		if letter := inputLetter(in.Kind); letter != letterSymlink {
+			wanted[in.Path.Base()] = letter
+		}
+	}
 	surplus := make(map[byte][]string)
 	for name, letter := range s.stubs {
 		if w, ok := wanted[name]; !ok {
@@ -197,12 +201,12 @@ func (s *scratch) parking(letter byte, n int) string {
 // directory is then like a new one. All of the builder's processes must be dead.
 func (s *scratch) empty() (bool, error) {
 	for _, d := range s.left {
-		keep := func(fs.DirEntry) bool { return false }
+		keep := func([]byte, uint8) bool { return false }
 		stubs := 0
 		if d == s.store() {
 			s.links = s.links[:0]
-			keep = func(e fs.DirEntry) bool {
-				if !s.isStub(e) {
+			keep = func(name []byte, typ uint8) bool {
+				if !s.isStub(name, typ) {
 					return false
 				}
 				stubs++
@@ -217,9 +221,12 @@ func (s *scratch) empty() (bool, error) {
 	return true, nil
 }
 
-func (s *scratch) isStub(e fs.DirEntry) bool {
-	letter, ok := s.stubs[e.Name()]
-	return ok && e.IsDir() == (letter == letterDirectory) && (e.IsDir() || e.Type().IsRegular())
+func (s *scratch) isStub(name []byte, typ uint8) bool {
+	letter, ok := s.stubs[string(name)]
+	if letter == letterDirectory {
+		return ok && typ == unix.DT_DIR
+	}
+	return ok && typ == unix.DT_REG
 }
 
 // renew makes its directories as old as if they were made now.

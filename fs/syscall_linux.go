@@ -91,10 +91,15 @@ const asker = "getfattr"
 // asks reports whether call is a question for extended attributes, or comes from
 // getfattr(1).
 func (c caller) asks(call string) bool {
-	switch parseCall(call).nr {
+	s := parseCall(call)
+	switch s.nr {
 	case unix.SYS_GETXATTR, unix.SYS_LGETXATTR, unix.SYS_LISTXATTR, unix.SYS_LLISTXATTR,
 		unix.SYS_GETXATTRAT, unix.SYS_LISTXATTRAT:
 		return true
+	case unix.SYS_OPENAT:
+		if s.args[2]&unix.O_DIRECTORY == 0 {
+			return false // it opens directories only
+		}
 	}
 	return string(c.comm()) == asker
 }
