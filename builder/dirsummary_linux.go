@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -98,10 +99,11 @@ func (d *leftDir) list(each func(name []byte, typ uint8)) error {
 			return os.NewSyscallError("getdents", err)
 		}
 		for rest := d.buf[:n]; len(rest) > 0; {
-			e := (*unix.Dirent)(unsafe.Pointer(unsafe.SliceData(rest)))
-			name, _, _ := bytes.Cut(rest[unsafe.Offsetof(e.Name):e.Reclen], []byte{0})
-			typ := e.Type
-			rest = rest[e.Reclen:]
+			var e unix.Dirent // what follows is shorter than that
+			size := binary.NativeEndian.Uint16(rest[unsafe.Offsetof(e.Reclen):])
+			typ := rest[unsafe.Offsetof(e.Type)]
+			name, _, _ := bytes.Cut(rest[unsafe.Offsetof(e.Name):size], []byte{0})
+			rest = rest[size:]
 			if string(name) == "." || string(name) == ".." {
 				continue
 			}

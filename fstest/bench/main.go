@@ -80,7 +80,13 @@ func (b *bench) run(storefs string, disk bool, work string, parts []string) (err
 	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	if b.dir, err = os.MkdirTemp("", "storefs-bench-"); err != nil {
+	// Sandboxes have a /tmp of their own: a store directory below it is made anew
+	// in each of them, which no mount namespace survives.
+	where := os.TempDir()
+	if where == "/tmp" {
+		where = "/var/tmp"
+	}
+	if b.dir, err = os.MkdirTemp(where, "storefs-bench-"); err != nil {
 		return err
 	}
 	defer removeAll(b.dir)
