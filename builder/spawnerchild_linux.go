@@ -50,7 +50,6 @@ type spawned struct {
 	id  uint64
 	box *sandbox
 	end int // descriptor of the process, which can be read when it has ended
-	log int // kept open until then: the owner is not to be woken for the end of that first
 }
 
 // beSpawner serves its owner until that has gone.
