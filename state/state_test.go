@@ -23,7 +23,12 @@ func newState(t testing.TB) *State {
 	if err := Init(dir, testStore); err != nil {
 		t.Fatal(err)
 	}
-	return openState(t, dir)
+	s := openState(t, dir)
+	// Or what a test makes in its real/ would be taken for a leftover.
+	if err := s.Swept(); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // memoryDir is a temporary directory in memory, if there is one: ext4 takes
