@@ -11,9 +11,6 @@ const (
 	// maxBatch bounds the writes of one transaction, and so the memory that it
 	// takes and the time for which its first caller waits.
 	maxBatch = 4096
-	// useInterval is how old an unwritten use may become when nothing else is
-	// written that could take it along.
-	useInterval = time.Minute
 	// company is how long writes that are all patient wait for others, at most,
 	// and enough is how many of them do not wait any longer. A commit takes half
 	// a millisecond, for one as for fifty.
@@ -84,6 +81,7 @@ func (d *DB) commitLoop() {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
 	<-wait.C
+	failed := false // uses wait for the next tick
 	for {
 		d.awaitCompany(wait)
 		d.mu.Lock()
@@ -96,24 +94,28 @@ func (d *DB) commitLoop() {
 		closing := d.closing
 		d.mu.Unlock()
 		d.file.tend()
-		if len(queued) > 0 {
-			d.commit(queued)
+		switch {
+		case len(queued) > 0:
+			failed = d.commit(queued) != nil
 			if len(queued) > 1 {
 				// Those who were answered may come with the next one at once: they
 				// had better share a record than the first have one alone.
 				runtime.Gosched()
 			}
 			continue
-		}
-		if closing {
-			d.commit(nil) // the uses
+		case closing:
+			for d.commit(nil) == nil && d.hasUses() {
+			}
 			d.lastError = d.file.close()
 			return
+		case !failed && d.areUsesDue():
+			failed = d.commit(nil) != nil
+			continue
 		}
 		select {
 		case <-d.wake:
 		case <-tick.C:
-			d.commit(nil)
+			failed = d.commit(nil) != nil
 		case <-d.file.due.C:
 			d.file.begin()
 		case r := <-d.file.done:
@@ -143,23 +145,25 @@ func (d *DB) awaitCompany(wait *time.Timer) {
 	}
 }
 
-// commit writes what is queued, and answers the callers.
-func (d *DB) commit(queued []*write) {
-	uses := d.takeUses()
-	err := d.try(queued, uses)
+// commit writes what is queued, and some uses, and answers the callers.
+func (d *DB) commit(queued []*write) error {
+	used := d.nextUses()
+	err := d.try(queued, used)
 	if err != nil {
 		err = fmt.Errorf("write %s: %w", d.path, diskError(err))
-		d.returnUses(uses)
+	} else {
+		d.wroteUses(len(used))
 	}
 	for _, w := range queued {
 		if !w.rejected {
 			w.done <- err
 		}
 	}
+	return err
 }
 
 // try does so. It answers the writes that are refused itself.
-func (d *DB) try(queued []*write, uses map[string]int64) error {
+func (d *DB) try(queued []*write, used []string) error {
 	b := newBatch(d.file.next(), d.over.Load().changes)
 	barrier, settle := false, false
 	err := d.view(func(r reader) error {
@@ -181,7 +185,7 @@ func (d *DB) try(queued []*write, uses map[string]int64) error {
 			settle = settle || q.settle && len(b.list) > before
 		}
 		w.over = b.over
-		return putUses(w, uses)
+		return putUses(w, used, d.uses.taken)
 	})
 	if err != nil || len(b.list) == 0 {
 		return err

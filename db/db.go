@@ -62,8 +62,8 @@ type DB struct {
 
 	mu      sync.Mutex
 	pending []*write
-	hasty   bool             // something in pending is not patient
-	used    map[string]int64 // base → seconds since 1970: uses not yet written
+	hasty   bool // something in pending is not patient
+	uses    uses
 	closing bool
 	wake    chan struct{} // one token: there may be something in pending
 	stopped chan struct{} // closed when the committer has returned
@@ -85,7 +85,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 	}
 	d := &DB{
 		views: views{bolt: b}, path: path, dir: dir, barrier: opts.Barrier,
-		used:    make(map[string]int64),
+		uses:    uses{used: make(map[string]int64)},
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 	}

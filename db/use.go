@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"encoding/binary"
 	"maps"
 	"slices"
 	"strings"
@@ -46,6 +45,27 @@ func packageName(name string) string {
 	return name
 }
 
+const (
+	// useInterval is how old an unwritten use may become when nothing else is
+	// written that could take it along.
+	useInterval = time.Minute
+	// maxUsed is how many are kept in memory before they are written: some 30 MB.
+	maxUsed = 1 << 18
+	// useBatch is how many of them a commit takes along: it must not take long
+	// for others.
+	useBatch = 4096
+)
+
+// uses are those that are not written yet, in seconds since 1970 by base name.
+type uses struct {
+	used map[string]int64
+	// taken are those that are being written; nobody changes it. LastUse looks
+	// there, too.
+	taken map[string]int64
+	order []string // the rest of taken, in order; the committer's
+	due   bool     // there are too many
+}
+
 // Touch notes that paths are in use at t. It does not wait: the uses are
 // written with the next commit, at Close, or after a minute, and a kill loses
 // those of the last minute.
@@ -53,9 +73,19 @@ func (d *DB) Touch(t time.Time, paths ...store.Path) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range paths {
-		if base, err := d.base(p); err == nil {
-			d.used[base] = max(d.used[base], t.Unix())
+		base, err := d.base(p)
+		if err != nil {
+			continue
 		}
+		if last, ok := d.uses.used[base]; !ok {
+			d.uses.used[strings.Clone(base)] = t.Unix()
+		} else if t.Unix() > last {
+			d.uses.used[base] = t.Unix()
+		}
+	}
+	if len(d.uses.used) >= maxUsed && !d.uses.due {
+		d.uses.due = true
+		d.wakeCommitter()
 	}
 }
 
@@ -68,7 +98,7 @@ func (d *DB) LastUse(p store.Path) (time.Time, error) {
 	// The unwritten ones first: between the two looks they may be written, but
 	// never the other way.
 	d.mu.Lock()
-	last := d.used[base]
+	last := max(d.uses.used[base], d.uses.taken[base])
 	d.mu.Unlock()
 	err = d.view(func(tx reader) error {
 		if v, ok := tx.uint(bucketUse, base); ok {
@@ -82,38 +112,57 @@ func (d *DB) LastUse(p store.Path) (time.Time, error) {
 	return time.Unix(last, 0), nil
 }
 
-func (d *DB) takeUses() map[string]int64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.used) == 0 {
-		return nil
+// nextUses are the base names of those that are to be written next, in order.
+func (d *DB) nextUses() []string {
+	u := &d.uses
+	if len(u.order) == 0 {
+		d.mu.Lock()
+		u.taken, u.due = nil, false
+		if len(u.used) > 0 {
+			u.taken, u.used = u.used, make(map[string]int64)
+		}
+		d.mu.Unlock()
+		u.order = slices.Sorted(maps.Keys(u.taken))
 	}
-	uses := d.used
-	d.used = make(map[string]int64)
-	return uses
+	return u.order[:min(len(u.order), useBatch)]
 }
 
-func (d *DB) returnUses(uses map[string]int64) {
+// wroteUses says that the next n are written.
+func (d *DB) wroteUses(n int) {
+	u := &d.uses
+	if u.order = u.order[n:]; len(u.order) == 0 {
+		d.mu.Lock()
+		u.taken, u.order = nil, nil
+		d.mu.Unlock()
+	}
+}
+
+// areUsesDue reports whether uses are to be written now.
+func (d *DB) areUsesDue() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for b, t := range uses {
-		d.used[b] = max(d.used[b], t)
-	}
+	return len(d.uses.order) > 0 || d.uses.due
+}
+
+// hasUses reports whether there are any that are not written.
+func (d *DB) hasUses() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.uses.order)+len(d.uses.used) > 0
 }
 
 // putUses writes the uses of paths that are valid still, in their order: within
 // a transaction a page grows as large as it must, and what is put into it not at
 // its end moves all that follows.
-func putUses(w writer, uses map[string]int64) error {
-	for _, b := range slices.Sorted(maps.Keys(uses)) {
-		t := uses[b]
+func putUses(w writer, names []string, times map[string]int64) error {
+	for _, b := range names {
 		if !w.has(bucketValid, b) {
 			continue
 		}
-		if old, ok := w.uint(bucketUse, b); ok && int64(old) >= t {
+		if old, ok := w.uint(bucketUse, b); ok && int64(old) >= times[b] {
 			continue
 		}
-		if err := w.put(bucketUse, b, binary.BigEndian.AppendUint64(nil, uint64(t))); err != nil {
+		if err := w.putUint(bucketUse, b, uint64(times[b])); err != nil {
 			return err
 		}
 	}
