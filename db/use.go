@@ -49,8 +49,8 @@ const (
 	// useInterval is how old an unwritten use may become when nothing else is
 	// written that could take it along.
 	useInterval = time.Minute
-	// maxUsed is how many are kept in memory before they are written: some 30 MB.
-	maxUsed = 1 << 18
+	// maxUsed is how many are kept in memory before they are written: some 8 MB.
+	maxUsed = 1 << 16
 	// useBatch is how many of them a commit takes along: it must not take long
 	// for others.
 	useBatch = 4096
