@@ -24,13 +24,21 @@ type process struct {
 }
 
 // start starts program as a server with these arguments, in a session of its
-// own: signals of a terminal reach it through the holder only, once.
-func start(program string, args, env []string) (*process, error) {
+// own: signals of a terminal reach it through the holder only, once. What first,
+// if not nil, sends is in its socket before it lives, and so is its own, even if
+// this process is killed at any moment.
+func start(program string, args, env []string, first func(*socket) error) (*process, error) {
 	ours, theirs, err := newPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
+	if first != nil {
+		if err := first(ours); err != nil {
+			ours.close()
+			return nil, err
+		}
+	}
 	p := &process{pidfd: -1, socket: ours, child: true}
 	child, err := os.StartProcess(program, args, &os.ProcAttr{
 		Env:   append(env, envLink+"=3"),

@@ -108,15 +108,12 @@ func (h *holder) say(format string, args ...any) {
 
 // start starts a server in the place of none.
 func (h *holder) start() error {
-	p, err := start(h.program, h.Args, h.env)
+	p, err := start(h.program, h.Args, h.env, func(s *socket) error { return s.send(packetTake, "", h.files...) })
 	if err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
 	h.current = p
 	h.listen(p)
-	// At once: what waits in the socket is the server's, though this process
-	// may be killed before it is taken out.
-	h.begin()
 	return nil
 }
 
@@ -290,7 +287,7 @@ func (h *holder) upgrade(program string) {
 		h.refuse("another upgrade is under way")
 		return
 	}
-	next, err := start(program, h.Args, h.env)
+	next, err := start(program, h.Args, h.env, nil)
 	if err != nil {
 		h.refuse(err.Error())
 		return
