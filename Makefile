@@ -38,7 +38,8 @@ lint: ## gofumpt, vet, staticcheck (import rules are a test in fstest)
 	$(GO) vet ./...
 	$(TOOLS) staticcheck ./...
 
-TEST      := env CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -p 2 -timeout 12m
+# Not from Go's cache (-count 1): tests build and run the program, which it does not see.
+TEST      := env CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -count 1 -p 2 -timeout 12m
 
 # Package fs goes first, alone, and as root in a mount namespace of its own: one
 # that anybody else makes meanwhile would keep a copy of each of its mounts.

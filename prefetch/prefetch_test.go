@@ -268,8 +268,12 @@ func TestForgetting(t *testing.T) {
 	now = now.Add(3 * halfLife)
 	tr.learn(now, paths("b"), nil)
 	expect(t, "after three half-lives", names(tr), "often b")
-	// What was made in vain goes soon.
-	for range 2 {
+	// What was made in vain goes soon, but not at once.
+	once := Trail{}
+	once.learn(now, paths("a", "b"), nil)
+	once.learn(now, paths("a"), map[store.Path]bool{path("b"): true})
+	expect(t, "when it was made in vain once", names(once), "a b")
+	for range 3 {
 		tr.learn(now, paths("b"), map[store.Path]bool{path("often"): true})
 	}
 	expect(t, "when it was made in vain", names(tr), "b")

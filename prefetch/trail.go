@@ -69,7 +69,9 @@ func (t *Trail) learn(now time.Time, touched []store.Path, missed map[store.Path
 		s := &t.Steps[i]
 		s.Weight, s.Last = s.fade(now), now.Unix()
 		if missed[s.Path] {
-			s.Weight /= 4
+			// Not by so much that one miss is enough to forget it: a touch goes
+			// unseen where the kernel knows the path from before it was deleted.
+			s.Weight /= 2
 		}
 		index[s.Path] = i
 	}
