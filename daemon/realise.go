@@ -124,6 +124,10 @@ func (v *view) pump(out *streamWriter) {
 			return
 		}
 	}
+	// What came before the goals were known may still wait: with it, catchUp
+	// says nothing twice.
+	events, _ := v.sub.Next(v.unplanned)
+	held = append(held, events...)
 	v.send(out, append(v.catchUp(held), held...))
 	passOn(context.Background(), v.open, v.sub, out,
 		func() []Seen { return remaining(v.now()) },
