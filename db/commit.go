@@ -25,7 +25,8 @@ type write struct {
 	barrier  bool        // makes paths valid: the barrier comes before its commit
 	settle   bool        // leaves nothing in the log
 	patient  func() bool // whether it may wait for company; nil: it may not
-	synced   func()      // may be nil
+	queued   func()      // may be nil
+	synced   func()      // likewise
 	rejected bool
 	done     chan error
 }
@@ -51,6 +52,9 @@ func (d *DB) queue(w *write) error {
 	}
 	d.mu.Unlock()
 	d.wakeCommitter()
+	if w.queued != nil {
+		w.queued()
+	}
 	return <-w.done
 }
 

@@ -271,3 +271,31 @@ func TestPatientIsRegistered(t *testing.T) {
 		t.Errorf("valid: %v, %v", ok, err)
 	}
 }
+
+// What refers to something that is registered with it, or before it, goes where
+// that goes.
+func TestQueued(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+		first, second := testInfo(t, "first"), testInfo(t, "second")
+		second.References = []store.Path{first.Path}
+		if fails {
+			first.References = []store.Path{testInfo(t, "none").Path}
+		}
+		patient := func() bool { return true }
+		var wg sync.WaitGroup
+		var errSecond error
+		queued := func() {
+			wg.Go(func() {
+				errSecond = d.Register(context.Background(), Registration{Infos: []store.Info{second}})
+			})
+		}
+		err := d.Register(context.Background(), Registration{Infos: []store.Info{first}, Patient: patient, Queued: queued})
+		wg.Wait()
+		for _, err := range []error{err, errSecond} {
+			if fails != errors.Is(err, store.ErrNotValid) || !fails && err != nil {
+				t.Errorf("fails %v: %v", fails, err)
+			}
+		}
+	}
+}

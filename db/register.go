@@ -28,6 +28,10 @@ type Registration struct {
 	// for others to share a commit with. It is asked once, and must be quick; who
 	// would like to say something else later calls Hurry.
 	Patient func() bool
+	// Queued, if not nil, is called once, when whatever is registered from then on
+	// comes after this: it may refer to this, and is refused if this is. It must
+	// be quick.
+	Queued func()
 	// Synced, if not nil, is called after the barrier, before the commit; more
 	// than once if the commit is tried again. It must be quick.
 	Synced func()
@@ -51,7 +55,7 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, patient: r.Patient, do: func(w writer) error {
+	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, patient: r.Patient, queued: r.Queued, do: func(w writer) error {
 		if err := p.check(w.reader); err != nil {
 			return err
 		}

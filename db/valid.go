@@ -3,6 +3,7 @@ package db
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -129,6 +130,12 @@ func (d *DB) seconds(bucket string, p store.Path) ([]store.Path, error) {
 // sorted by path. The error wraps store.ErrNotValid if one of paths is not
 // valid, and names it.
 func (d *DB) Requisites(paths []store.Path) ([]store.Info, error) {
+	return d.RequisitesWith(paths, func(store.Path) (store.Info, bool) { return store.Info{}, false })
+}
+
+// RequisitesWith is Requisites for paths of which some are not valid yet: what is
+// known of those, others says.
+func (d *DB) RequisitesWith(paths []store.Path, others func(store.Path) (store.Info, bool)) ([]store.Info, error) {
 	bases, err := d.bases(paths)
 	if err != nil {
 		return nil, err
@@ -150,6 +157,11 @@ func (d *DB) Requisites(paths []store.Path) ([]store.Info, error) {
 			b := todo[len(todo)-1]
 			todo = todo[:len(todo)-1]
 			r, err := tx.record(b)
+			if errors.Is(err, store.ErrNotValid) {
+				if i, ok := others(d.join(b)); ok {
+					r, err = d.record(i)
+				}
+			}
 			if err != nil {
 				return fmt.Errorf("look up %s: %w", d.join(b), err)
 			}

@@ -35,6 +35,7 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	}
 	res, err := n.run(ctx, j, d)
 	if err != nil {
+		j.run.awaitInputs(ctx)
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
@@ -48,8 +49,10 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 			tidy = nil
 			n.running.Go(res.Release)
 		},
-		Synced: func() { n.setPhase(j, event.PhaseRegister) },
+		InPlace: func() { n.post(func(gr *graph) { gr.place(j.goal) }) },
+		Synced:  func() { n.setPhase(j, event.PhaseRegister) },
 	})
+	j.run.awaitInputs(ctx)
 	if err != nil {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: tidy}
 	}

@@ -63,7 +63,7 @@ func TestEvents(t *testing.T) {
 		sub.Close()
 		events, _ := sub.Next(t.Context())
 		for goal, want := range map[string][]string{
-			"good.drv": {"added expected 3s", "started expected 3s", "phase build", "log building good", "phase sync", "phase register", "done built 1s"},
+			"good.drv": {"added expected 3s", "started expected 3s", "phase build", "log building good", "phase sync", "freed", "phase register", "done built 1s"},
 			"bad.drv":  {"added", "started", "phase build", "log building bad", "failed bad.drv 1s"},
 			"top.drv":  {"added", "failed top.drv,bad.drv"},
 			"late.drv": {"added expected 1ns", "dropped"},

@@ -3,6 +3,7 @@ package normaliser
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,6 +38,7 @@ type world struct {
 	exprs    map[store.Path]storeexpr.Expr
 	known    map[store.Path][2]string // output → drv, output name
 	valid    map[store.Path]store.Info
+	arrived  map[store.Path]store.Info // being registered
 	succ     map[store.Path]store.Path
 	subs     map[store.Path][]substitute.Substitute
 	failures map[store.Path]*store.Failure
@@ -44,20 +46,22 @@ type world struct {
 	locks    map[store.Path]chan struct{}
 	kinds    map[store.Path]store.Kind
 
-	takes       map[string]time.Duration // by name; default one second
-	fails       map[string]bool
-	hashes      map[string]string // NAR contents of a rebuilt output
-	unreachable bool
-	quick       bool          // builds take no time
-	hold        chan struct{} // that no build ends before, if there is one
-	stubborn    time.Duration // that a cancelled build takes to end
-	onBuilt     func(name string)
-	slow        map[string]time.Duration // expressions that take time to read
-	setBatches  int
-	patient     map[string]bool // by name, when it was registered
-	transaction time.Duration   // that failures are written in
-	register    time.Duration   // that it takes to register an outcome
-	jobs        map[string]builder.Job
+	takes         map[string]time.Duration // by name; default one second
+	fails         map[string]bool
+	hashes        map[string]string // NAR contents of a rebuilt output
+	unreachable   bool
+	quick         bool          // builds take no time
+	hold          chan struct{} // that no build ends before, if there is one
+	stubborn      time.Duration // that a cancelled build takes to end
+	onBuilt       func(name string)
+	slow          map[string]time.Duration // expressions that take time to read
+	setBatches    int
+	patient       map[string]bool // by name, when it was registered
+	transaction   time.Duration   // that failures are written in
+	register      time.Duration   // that it takes to register an outcome
+	unregistrable map[string]bool // of which outcomes that fails
+	registered    chan struct{}   // closed when the last registration that began has ended
+	jobs          map[string]builder.Job
 
 	log       struct{ begun, built, cancelled, read []string } // names in order
 	now, most int                                              // builds running
@@ -68,7 +72,7 @@ type world struct {
 func newWorld() *world {
 	return &world{
 		exprs: map[store.Path]storeexpr.Expr{}, known: map[store.Path][2]string{},
-		valid: map[store.Path]store.Info{}, succ: map[store.Path]store.Path{},
+		valid: map[store.Path]store.Info{}, arrived: map[store.Path]store.Info{}, unregistrable: map[string]bool{}, succ: map[store.Path]store.Path{},
 		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
 		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
 		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
@@ -230,6 +234,9 @@ func (w *world) Requisites(paths []store.Path) ([]store.Info, error) {
 		}
 		i, ok := w.valid[p]
 		if !ok {
+			i, ok = w.arrived[p]
+		}
+		if !ok {
 			return nil, fmt.Errorf("%s: %w", p, store.ErrNotValid)
 		}
 		found[p] = i
@@ -265,11 +272,37 @@ func (w *world) Lock(ctx context.Context, paths []store.Path, waits func()) (fun
 }
 
 func (w *world) Register(ctx context.Context, b Built) error {
+	drv, r := b.Drv, b.Result
+	w.mu.Lock()
+	for _, o := range r.Outputs {
+		w.arrived[o.Info.Path] = o.Info
+	}
+	before, after := w.registered, make(chan struct{})
+	w.registered = after
+	defer close(after)
+	w.mu.Unlock()
+	b.InPlace()
 	time.Sleep(w.register)
+	if before != nil {
+		<-before
+	}
 	b.Synced()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	drv, r := b.Drv, b.Result
+	for _, o := range r.Outputs {
+		delete(w.arrived, o.Info.Path)
+	}
+	if w.unregistrable[short(drv)] {
+		return errors.New("the disk is full")
+	}
+	for _, in := range b.Derivation.Inputs {
+		for _, o := range in.Outputs {
+			out := outPath(short(in.Path), o)
+			if _, ok := w.valid[out]; !ok {
+				return fmt.Errorf("%s: %w", out, store.ErrNotValid)
+			}
+		}
+	}
 	delete(w.failures, drv)
 	w.patient[short(drv)] = b.Patient()
 	for _, o := range r.Outputs {

@@ -1,6 +1,7 @@
 package normaliser
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -44,8 +45,9 @@ type state uint8
 const (
 	// waiting: some input has not ended, or it was made in this very turn.
 	waiting state = iota
-	// buildable: all inputs have ended well (for path goals: have ended), and
-	// it is in the ready queue of its pool.
+	// buildable: all inputs have ended well (for path goals: have ended; for what
+	// is to be built: they are at least in place), and it is in the ready queue of
+	// its pool.
 	buildable
 	// running: its worker runs, and holds a slot of its pool.
 	running
@@ -139,11 +141,13 @@ type goal struct {
 	inputs     []*edge
 	unfinished int  // live edges in inputs
 	built      int  // those of them whose goals are registering
+	inPlace    int  // those of them whose goals are placed
 	ripe       bool // it is in graph.ripe
 	waiters    []*edge
 	live       int // live edges in waiters
 	requests   map[*request]struct{}
 
+	placed   bool  // its outputs are where they will stay, and are registered before what comes now
 	pool     *pool // while buildable, running, or locked
 	idle     bool  // in pool.idle
 	queue    flags // of pool.ready, while buildable or locked and not idle
@@ -183,15 +187,28 @@ type run struct {
 	cancel func()
 	since  time.Time     // when it got its slot
 	freed  time.Time     // when it gave its slot back for good; zero if it has it
-	slots  *pool         // that it had a slot of
 	hasty  atomic.Bool   // somebody waits for its registration
 	phase  phase         // written by the worker
 	resume chan struct{} // closed when it has a slot again, after locked
 	wanted chan struct{} // closed when it is no longer in the background; nil if it is not
+	inputs chan struct{} // closed when all inputs have ended; nil if they had when it began
+}
+
+// awaitInputs waits until all inputs have ended, or ctx has. If one failed, that
+// says more than what follows from it; if none did, whoever waits for the goal
+// hears of them first.
+func (r *run) awaitInputs(ctx context.Context) {
+	if r.inputs == nil {
+		return
+	}
+	select {
+	case <-r.inputs:
+	case <-ctx.Done():
+	}
 }
 
 // patient reports whether the registration of what was built may wait for others.
-func (r *run) patient() bool { return !r.hasty.Load() && !r.slots.starved.Load() }
+func (r *run) patient() bool { return !r.hasty.Load() }
 
 // held is how long it has had its slot.
 func (r *run) held() time.Duration {
@@ -222,6 +239,20 @@ func (g *goal) cost() time.Duration {
 }
 
 func (g *goal) wanted() bool { return g.live > 0 || len(g.requests) > 0 }
+
+// waits is how many inputs it waits for. A builder needs no more than that its
+// inputs are in place: it need not wait for the disk.
+func (g *goal) waits() int {
+	if g.startsEarly() {
+		return g.unfinished - g.inPlace
+	}
+	return g.unfinished
+}
+
+// startsEarly reports whether it may begin before its inputs are registered.
+func (g *goal) startsEarly() bool {
+	return g.kind == kindExpr && g.mode == modeBuild && !g.replan
+}
 
 // inherited are the flags that its inputs get.
 func (g *goal) inherited() flags {

@@ -153,6 +153,9 @@ func (gr *graph) link(g, in *goal) {
 	if in.state == registering {
 		g.built++
 	}
+	if in.placed {
+		g.inPlace++
+	}
 	if in.doomed && g.mode != modeTry && g.kind != kindPath {
 		gr.doomed = append(gr.doomed, doom{g, in})
 	}
@@ -172,12 +175,23 @@ func compact(edges []*edge) []*edge {
 // unlink ends a need before its input has ended.
 func (gr *graph) unlink(e *edge, cancel bool) {
 	e.dead = true
-	e.from.unfinished--
+	e.from.lessToWaitFor(e.to)
 	e.to.live--
 	if e.to.state == registering {
 		e.from.built--
 	}
 	gr.released = append(gr.released, release{e.to, cancel})
+}
+
+// lessToWaitFor: in has ended, or is not needed any more.
+func (g *goal) lessToWaitFor(in *goal) {
+	g.unfinished--
+	if in.placed {
+		g.inPlace--
+	}
+	if g.unfinished == 0 && g.run != nil && g.run.inputs != nil {
+		close(g.run.inputs)
+	}
 }
 
 // unlinkInputs ends all needs of g.
@@ -227,7 +241,7 @@ func shift[T any](q []T) []T {
 func (gr *graph) proceed(g *goal) {
 	switch {
 	case g.state != waiting:
-	case g.unfinished > 0:
+	case g.waits() > 0:
 		gr.ripen(g)
 	case gr.closing:
 		gr.drop(g)
@@ -250,7 +264,7 @@ func (gr *graph) afterEnd(g *goal) {
 		}
 		e.dead = true
 		w := e.from
-		w.unfinished--
+		w.lessToWaitFor(g)
 		switch g.state {
 		case done:
 			if w.mode == modeClosure && (w.outcome == "" || g.outcome == event.OutcomeBuilt) {
@@ -307,6 +321,14 @@ func (gr *graph) doom(g, blame *goal) {
 	}
 	if g.blame == nil {
 		g.blame, g.failure, g.depth = blame, blame.failure, blame.depth+1
+	}
+	if g.hasWorker() {
+		// It began when this input was in place, and has come to nothing with it.
+		if !g.cancelled {
+			g.cancelled = true
+			g.run.cancel()
+		}
+		return
 	}
 	if g.flags&flagKeepGoing == 0 || g.unfinished == 0 {
 		gr.fail(g)
@@ -403,7 +425,7 @@ func (gr *graph) held(p *pool) bool {
 
 // start gives free slots to the goals that need them most.
 func (gr *graph) start() {
-	defer gr.starve()
+	defer gr.hasten()
 	if gr.closing {
 		return
 	}

@@ -189,6 +189,8 @@ func (gr *graph) close() {
 			gr.drop(g)
 		case locking, locked:
 			g.run.cancel()
+		case registering:
+			gr.hurryUp(g)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func (gr *graph) check() error {
 	var wanted users
 	for k, g := range gr.goals {
 		counts[g.state]++
-		liveIn, liveOut, built, easy := 0, 0, 0, false
+		liveIn, liveOut, built, inPlace, easy := 0, 0, 0, 0, false
 		for _, e := range g.inputs {
 			if e.dead {
 				continue
@@ -32,6 +32,9 @@ func (gr *graph) check() error {
 			if e.to.state == registering {
 				built++
 				easy = easy || e.to.run.patient()
+			}
+			if e.to.placed {
+				inPlace++
 			}
 			if e.from != g || e.to.state.ended() || gr.goals[e.to.key] != e.to {
 				return fmt.Errorf("%s waits for %s, which is %v", g.path, e.to.path, e.to.state)
@@ -50,11 +53,15 @@ func (gr *graph) check() error {
 			return fmt.Errorf("%s is %v but still in the graph", g.path, g.state)
 		case built != g.built:
 			return fmt.Errorf("%s counts %d inputs that are registering, and has %d", g.path, g.built, built)
+		case inPlace != g.inPlace:
+			return fmt.Errorf("%s counts %d inputs that are in place, and has %d", g.path, g.inPlace, inPlace)
+		case g.placed && !g.hasWorker():
+			return fmt.Errorf("%s is in place, and %v", g.path, g.state)
 		case g.isRipe() && easy && !g.ripe:
 			return fmt.Errorf("%s waits for registrations that take their time", g.path)
 		case liveIn != g.unfinished || liveOut != g.live:
 			return fmt.Errorf("%s counts %d inputs, %d waiters; has %d, %d", g.path, g.unfinished, g.live, liveIn, liveOut)
-		case g.state == waiting && liveIn == 0, g.state != waiting && liveIn > 0:
+		case g.state == waiting && g.waits() == 0, g.state != waiting && g.waits() > 0:
 			return fmt.Errorf("%s is %v with %d inputs", g.path, g.state, liveIn)
 		case g.hasWorker() != (g.run != nil):
 			return fmt.Errorf("%s is %v, worker %v", g.path, g.state, g.run)

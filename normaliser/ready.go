@@ -3,7 +3,6 @@ package normaliser
 import (
 	"container/heap"
 	"math/bits"
-	"sync/atomic"
 )
 
 // pool is a number of slots, with the buildable goals that want some. The users
@@ -16,8 +15,6 @@ import (
 type pool struct {
 	slots   int
 	perUser int // slots that one user may hold; 0: no limit
-	// starved: there is a free slot, and no goal that could have it.
-	starved atomic.Bool
 	used    int
 	held    [maxUsers]int // slots by the user for whose sake they are held
 	// ready are the goals by who wants them: a goal that several users want may

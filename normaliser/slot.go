@@ -55,14 +55,21 @@ func (s *slotHolder) giveBack() {
 // nothing else than this goal, and is needed more than anything that could have
 // the slot now, gets it: builders take longer than a transaction.
 func (gr *graph) takeBack(g *goal) {
+	if g.state != running {
+		return // it has been taken
+	}
 	kept := gr.counts[registering] >= maxRegistering
-	if first := g.pool.first(); first != nil {
+	hasty := kept || len(g.requests) > 0 || gr.closing
+	if first := g.pool.first(); first != nil && !g.placed {
 		for _, e := range g.waiters {
 			w := e.from
-			kept = kept || !e.dead && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first)
+			if !e.dead && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first) {
+				kept = true
+				hasty = hasty || !w.startsEarly()
+			}
 		}
 	}
-	if kept || len(g.requests) > 0 {
+	if hasty {
 		gr.hurryUp(g)
 	}
 	if kept {
@@ -74,6 +81,26 @@ func (gr *graph) takeBack(g *goal) {
 	for _, e := range g.waiters {
 		if !e.dead {
 			gr.ripen(e.from)
+		}
+	}
+}
+
+// place lets those begin who need no more of g than that its outputs are in place.
+// If g has kept its slot for one of them, that is free now.
+func (gr *graph) place(g *goal) {
+	if g.placed || !g.hasWorker() {
+		return
+	}
+	g.placed = true
+	for _, e := range g.waiters {
+		if !e.dead {
+			e.from.inPlace++
+		}
+	}
+	gr.takeBack(g)
+	for _, e := range g.waiters {
+		if !e.dead {
+			gr.proceed(e.from)
 		}
 	}
 }
@@ -96,7 +123,7 @@ func (gr *graph) hurryUp(g *goal) {
 
 // isRipe reports whether g waits for registrations and for nothing else.
 func (g *goal) isRipe() bool {
-	return g.state == waiting && g.unfinished > 0 && g.unfinished == g.built
+	return g.state == waiting && g.unfinished > 0 && g.unfinished == g.built && !g.startsEarly()
 }
 
 // ripen notes g if it is ripe.
@@ -107,17 +134,9 @@ func (gr *graph) ripen(g *goal) {
 	}
 }
 
-// starve notes whether builders are fewer than slots: then there is time for
-// registrations, and what the slots wait for may be among them.
-func (gr *graph) starve() {
-	for _, p := range []*pool{&gr.builds, &gr.subs} {
-		starved := gr.closing || p.used < p.slots && p.first() == nil
-		if !p.starved.Swap(starved) && starved && gr.counts[registering] > 0 {
-			gr.hurry()
-		}
-	}
-	// What is ripe, and needed more than what will have the next slot, is not to
-	// wait for registrations that take their time.
+// hasten sees to it that what is ripe, and needed more than what will have the next
+// slot, does not wait for registrations that take their time.
+func (gr *graph) hasten() {
 	for len(gr.ripe) > 0 {
 		g := gr.ripe[0]
 		if first := gr.poolOf(g).first(); g.isRipe() && first != nil && g.flags&flagUrgent <= first.flags&flagUrgent && g.level <= first.level {

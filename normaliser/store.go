@@ -37,7 +37,8 @@ type Validity interface {
 	Valid(p store.Path) (bool, error)
 	Info(p store.Path) (store.Info, error)
 	// Requisites is the closure of paths under references, sorted by path; the
-	// error wraps store.ErrNotValid if one of them is not valid.
+	// error wraps store.ErrNotValid if one of them is not valid. It knows outputs
+	// from Built.InPlace on.
 	Requisites(paths []store.Path) ([]store.Info, error)
 	// Successor is the closure that expr was found to normalise to.
 	Successor(expr store.Path) (store.Path, bool, error)
@@ -64,14 +65,17 @@ type Built struct {
 	Drv        store.Path
 	Derivation *storeexpr.Derivation
 	Result     *builder.Result
-	// Patient reports whether there is other work, and nobody who waits for this
-	// or only for what is being registered: then it may wait some milliseconds for
-	// others to share a transaction with. It is asked once; when it becomes
-	// otherwise, Hurry is called.
+	// Patient reports whether nobody waits for this to be registered: then it may
+	// wait some milliseconds for others to share a transaction with. It is asked
+	// once; when it becomes otherwise, Hurry is called.
 	Patient func() bool
 	// Moved is to be called, at most once, when the outputs are where they will
 	// stay, or are not needed, and the registration begins.
 	Moved func()
+	// InPlace is to be called, at most once, when builds that need the outputs can
+	// begin: Requisites knows them, and what is registered from then on comes after
+	// this, and is refused if this is.
+	InPlace func()
 	// Synced is to be called when the outputs are on disk and only the
 	// registration itself is left, once or more often.
 	Synced func()

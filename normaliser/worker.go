@@ -62,9 +62,12 @@ type ending struct {
 // launch begins the worker of g, which has just become running.
 func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
-	g.run = &run{cancel: cancel, since: time.Now(), resume: make(chan struct{}), slots: g.pool}
+	g.run = &run{cancel: cancel, since: time.Now(), resume: make(chan struct{})}
 	if g.background() {
 		g.run.wanted = make(chan struct{})
+	}
+	if g.unfinished > 0 {
+		g.run.inputs = make(chan struct{})
 	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
@@ -198,7 +201,12 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	switch {
 	case cancelled && (gr.closing || unwanted), e.plan != nil && (gr.closing || unwanted):
 		gr.drop(g)
-	case cancelled:
+	case e.err != nil && g.blame != nil:
+		gr.set(g, waiting)
+		g.run, g.cancelled = nil, false
+		gr.doom(g, g.blame)
+		return
+	case cancelled && !g.placed:
 		// Somebody wanted it again while it was being stopped.
 		gr.set(g, waiting)
 	case e.err != nil:

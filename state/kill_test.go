@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,6 +52,28 @@ func registerOne(s *State, name string, remove bool) error {
 }
 
 func registerNew(s *State, name string) (*storeexpr.Derivation, error) {
+	return register(s, name, nil, nil)
+}
+
+// registerTwo builds and registers a derivation, and, before that is registered,
+// another one of it.
+func registerTwo(s *State, name string) ([]*storeexpr.Derivation, error) {
+	var second *storeexpr.Derivation
+	var errSecond error
+	var wg sync.WaitGroup
+	first, err := register(s, name, nil, func(d *storeexpr.Derivation) {
+		wg.Go(func() { second, errSecond = register(s, "of-"+name, d.OutputList(), nil) })
+	})
+	wg.Wait()
+	if err = cmp.Or(err, errSecond); err != nil {
+		return nil, err
+	}
+	return []*storeexpr.Derivation{first, second}, nil
+}
+
+// register registers a derivation whose outputs refer to needs, and calls inPlace
+// when builds could begin that need it.
+func register(s *State, name string, needs []store.Path, inPlace func(*storeexpr.Derivation)) (*storeexpr.Derivation, error) {
 	ctx := context.Background()
 	src, err := s.AddText(ctx, "source", []byte(name), nil)
 	if err != nil {
@@ -74,10 +97,13 @@ func registerNew(s *State, name string) (*storeexpr.Derivation, error) {
 			return nil, err
 		}
 		text := strings.Repeat("x", 9000) + string(src.Path)
+		for _, p := range needs {
+			text += "\n" + string(p)
+		}
 		if err := os.WriteFile(filepath.Join(scratch, "a", "b", "file"), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
-		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: []store.Path{src.Path}})
+		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: append(needs, src.Path)})
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +113,11 @@ func registerNew(s *State, name string) (*storeexpr.Derivation, error) {
 	}
 	// Some wait for others.
 	patient := func() bool { return len(name)%2 == 0 }
-	_, _, err = s.Register(ctx, Outcome{Drv: drv, Derivation: d, Outputs: outs, Duration: time.Second, Patient: patient})
+	o := Outcome{Drv: drv, Derivation: d, Outputs: outs, Duration: time.Second, Patient: patient}
+	if inPlace != nil {
+		o.InPlace = func() { inPlace(d) }
+	}
+	_, _, err = s.Register(ctx, o)
 	return d, err
 }
 

@@ -33,6 +33,11 @@ type Outcome struct {
 	// Moved, if not nil, is called when nothing in scratch is needed any more,
 	// before the registration, which may still fail. It must be quick.
 	Moved func()
+	// InPlace, if not nil, is called when the outputs are where they will stay,
+	// and State.Requisites knows them: what is built from them may be registered
+	// from then on. The registration may still fail, and theirs with it. It must
+	// be quick.
+	InPlace func()
 	// Synced, if not nil, is called when the outputs are on disk, before they are
 	// registered; once more if that has to be done again. It must be quick.
 	Synced func()
@@ -77,7 +82,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	if err != nil {
 		return nil, "", err
 	}
-	b.reg.Synced, b.reg.Patient = o.Synced, o.Patient
+	b.reg.Synced, b.reg.Patient, b.reg.Queued = o.Synced, o.Patient, o.InPlace
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}
@@ -126,7 +131,7 @@ func (b *batch) normalForm(drv store.Path, d *storeexpr.Derivation) (store.Path,
 		if i, ok := b.own[p]; ok {
 			return i.References, nil
 		}
-		i, err := b.state.db.Info(p)
+		i, err := b.state.info(p)
 		return i.References, err
 	})
 	if err != nil {

@@ -91,7 +91,9 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 		}
 		// What is renamed is as good as registered: a caller that goes away
 		// now changes nothing.
+		s.arrivals.add(r.Infos)
 		err = s.db.Register(context.WithoutCancel(ctx), r)
+		s.arrivals.remove(r.Infos)
 	}
 	if err != nil {
 		for _, p := range placed {

@@ -31,13 +31,15 @@ func acknowledger(dir string) error {
 	for w := range 4 {
 		wg.Go(func() {
 			for i := 0; ; i++ {
-				d, err := registerNew(s, fmt.Sprintf("x-%d-%d-%d", start, w, i))
+				all, err := registerTwo(s, fmt.Sprintf("x-%d-%d-%d", start, w, i))
 				if err != nil {
 					errs <- err
 					return
 				}
-				for _, o := range d.OutputList() {
-					fmt.Println(o)
+				for _, d := range all {
+					for _, o := range d.OutputList() {
+						fmt.Println(o)
+					}
 				}
 			}
 		})

@@ -45,9 +45,10 @@ type State struct {
 	// takes validity away.
 	gate sync.RWMutex
 	// placing are the names in real/ that somebody works on.
-	placing keyedMutex
-	locks   keyedMutex
-	scratch atomic.Uint64
+	placing  keyedMutex
+	arrivals arrivals
+	locks    keyedMutex
+	scratch  atomic.Uint64
 
 	swept    chan struct{} // closed when real/ holds what is valid, and nothing else
 	sweepErr error         // why not; written before swept is closed

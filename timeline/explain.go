@@ -32,7 +32,11 @@ func (r *Run) CriticalPath() []Step {
 	// input could do.
 	for g := last; g != nil && len(steps) <= len(r.order); {
 		ready, in := r.ready(g)
-		steps = append(steps, Step{Goal: g, Waited: max(0, g.Started.Sub(ready)), Took: g.Ended.Sub(g.Started)})
+		end := g.Usable()
+		if g == last {
+			end = g.Ended // the caller waits for that
+		}
+		steps = append(steps, Step{Goal: g, Waited: max(0, g.Started.Sub(ready)), Took: end.Sub(g.Started)})
 		g = in
 	}
 	slices.Reverse(steps)

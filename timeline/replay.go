@@ -19,7 +19,7 @@ func (r *Run) Replay(slots int) time.Duration {
 		}
 	}
 	// Two kinds of moments: a slot becomes free, and, a little later, what was
-	// built is registered, so that others may use it.
+	// built is in the store, so that others may use it.
 	var now time.Duration
 	var moments momentQueue
 	for free := max(1, slots); ; {
@@ -61,7 +61,7 @@ func (r *Run) jobs() []*job {
 	var all []*job
 	for _, g := range r.order {
 		if g.ran() {
-			j := &job{slot: g.Slot(), rest: g.Ended.Sub(g.Freed)}
+			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed))}
 			byPath[g.Path] = j
 			all = append(all, j)
 		}

@@ -47,6 +47,17 @@ func (g *Goal) Slot() time.Duration { return g.Freed.Sub(g.Started) }
 // ran reports whether it had a slot, and has ended.
 func (g *Goal) ran() bool { return !g.Started.IsZero() && !g.Ended.IsZero() }
 
+// Usable is when what it made could be built from: from the moment that it is
+// brought into the store, before it is registered.
+func (g *Goal) Usable() time.Time {
+	for _, p := range g.Phases {
+		if p.Name == event.PhaseSync {
+			return p.Start
+		}
+	}
+	return g.Ended
+}
+
 // Take notes e.
 func (r *Run) Take(e event.Event) {
 	if e.Goal == "" {
@@ -114,13 +125,13 @@ func (r *Run) Counts() map[string]int {
 	return counts
 }
 
-// ready is when the last thing that g needs had ended, or when g came if that
+// ready is when the last thing that g needs could be used, or when g came if that
 // was later; last is that thing, nil if nothing of it ran.
 func (r *Run) ready(g *Goal) (at time.Time, last *Goal) {
 	at = g.Added
 	for _, p := range r.needs[g.Path] {
-		if in := r.goals[p]; in != nil && in.ran() && !in.Ended.Before(at) {
-			at, last = in.Ended, in
+		if in := r.goals[p]; in != nil && in.ran() && !in.Usable().Before(at) {
+			at, last = in.Usable(), in
 		}
 	}
 	return at, last

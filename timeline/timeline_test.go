@@ -20,8 +20,8 @@ func goal(name string) store.Path {
 	return store.Path("/nix/store/" + strings.Repeat("0", 32) + "-" + name + ".drv")
 }
 
-// ran is a goal that had a slot from start on, took so long, and was registered
-// after a tenth of a second.
+// ran is a goal that had a slot from start on, took so long, could be built from
+// then, and was registered after a tenth of a second.
 type ran struct {
 	name        string
 	start, took float64
@@ -87,7 +87,7 @@ func TestCriticalPath(t *testing.T) {
 	for _, s := range example().CriticalPath() {
 		got = append(got, fmt.Sprintf("%s %v %v", s.Goal.Path.Name(), s.Waited, s.Took))
 	}
-	want := "[a.drv 0s 1.1s c.drv 400ms 2.1s d.drv 0s 1.1s]"
+	want := "[a.drv 0s 1s c.drv 500ms 2s d.drv 100ms 1.1s]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("%v, want %s", got, want)
 	}
@@ -99,9 +99,9 @@ func TestCriticalPath(t *testing.T) {
 func TestExplain(t *testing.T) {
 	var b strings.Builder
 	example().Explain(&b, 1, time.Duration.String)
-	want := "critical path: 3 of the goals, 4.3s at work and 400ms waiting for a slot\n" +
-		"     1.1s a\n     2.1s c, after 400ms without a slot\n     1.1s d\n" +
-		"one more slot than 1 would have saved about 1.9s of 6.2s, had the machine room for it\n"
+	want := "critical path: 3 of the goals, 4.1s at work and 600ms waiting for a slot\n" +
+		"       1s a\n       2s c, after 500ms without a slot\n     1.1s d\n" +
+		"one more slot than 1 would have saved about 2s of 6s, had the machine room for it\n"
 	if b.String() != want {
 		t.Errorf("%s\nwant %s", b.String(), want)
 	}
@@ -148,7 +148,7 @@ func TestReplay(t *testing.T) {
 			for _, n := range g.needs {
 				depth[g.name] = max(depth[g.name], depth[n])
 			}
-			depth[g.name] += g.took + 0.1
+			depth[g.name] += g.took
 			longest = max(longest, depth[g.name])
 			work += g.took
 			goals = append(goals, g)

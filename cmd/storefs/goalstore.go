@@ -39,7 +39,7 @@ func (g goalStore) Valid(p store.Path) (bool, error)      { return g.DB().Valid(
 func (g goalStore) Info(p store.Path) (store.Info, error) { return g.DB().Info(p) }
 
 func (g goalStore) Requisites(paths []store.Path) ([]store.Info, error) {
-	return g.DB().Requisites(paths)
+	return g.State.Requisites(paths)
 }
 
 func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
@@ -47,7 +47,7 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 }
 
 func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
-	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Moved: b.Moved, Synced: b.Synced}
+	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Moved: b.Moved, InPlace: b.InPlace, Synced: b.Synced}
 	for _, out := range b.Result.Outputs {
 		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}
