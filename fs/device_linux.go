@@ -61,7 +61,7 @@ func mountDirect(dir string, allowOther bool) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,%s", fd, os.Geteuid(), os.Getegid(), mountOpts(allowOther))
+	opts := fmt.Sprintf("fd=%d,rootmode=40555,user_id=%d,group_id=%d,%s", fd, os.Geteuid(), os.Getegid(), mountOpts(allowOther))
 	// Read-only as a property of the superblock: else every read makes the
 	// attributes (its access time) out of date.
 	if err := unix.Mount(fsName, dir, "fuse."+fsName, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {

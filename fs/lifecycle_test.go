@@ -275,7 +275,7 @@ cd /
 export HOME=$T/tmp TMPDIR=$T/tmp
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 setpriv --reuid 65534 --regid 65534 --clear-groups $3 $T/fs.test -test.count=1 -test.run "$4" 2>&1`
-	const tests = "TestKill|TestWritesStartNothing|TestWhatIsSeen|TestManyCallers|TestDeadMount|TestUnmountEnds|TestUnmountBusy|TestLiveMount|TestMountpointIsRefused|TestListingFollows|TestControl|TestPassthrough|TestOpensAreShared|TestTakeOver|TestDetach"
+	const tests = "TestKill|TestWritesStartNothing|TestWhatIsSeen|TestManyCallers|TestDeadMount|TestUnmountEnds|TestUnmountBusy|TestLiveMount|TestMountpointIsRefused|TestMountRootIsKnown|TestListingFollows|TestControl|TestPassthrough|TestOpensAreShared|TestTakeOver|TestDetach"
 	for _, c := range []struct{ name, in string }{{"fusermount3", ""}, {"user namespace", "unshare -Urm"}} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.in != "" {

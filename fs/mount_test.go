@@ -153,3 +153,17 @@ func until(t testing.TB, what string, f func() bool) {
 
 func uid() int { return os.Geteuid() }
 func gid() int { return os.Getegid() }
+
+// The kernel knows the permissions of the root as soon as there is a mount: who
+// comes first must not depend on an answer that a notification overtakes.
+func TestMountRootIsKnown(t *testing.T) {
+	needFuse(t)
+	dir, server := start(t, newFakeStore(t))
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, unix.STATX_MODE, &st); err != nil || st.Mode != unix.S_IFDIR|0o555 {
+		t.Errorf("mode %o, %v", st.Mode, err)
+	}
+	if err := server.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -164,6 +164,16 @@ func (m mounted) setReadAhead(log *slog.Logger) {
 	}
 }
 
+// introduce makes the kernel ask for the attributes of the root, of which it
+// knows no permissions if fusermount3 has mounted it. It takes no answer that a
+// notification overtakes: were the first of them given to a caller, that one
+// would get EACCES. Nobody else may hold the mount yet: a thread that waits for
+// its own process could not be killed then.
+func (m mounted) introduce() {
+	var st unix.Stat_t
+	_ = unix.Stat(m.dir, &st)
+}
+
 // dead reports whether the process of the FUSE mount at dir has ended. A mount
 // that does not answer in time is alive: the goroutine that asks is left to
 // wait for it, as a system call cannot be given up.

@@ -120,6 +120,9 @@ func mount(opts Options) (*Server, error) {
 		s.at.setReadAhead(log)
 	}
 	go s.serve()
+	if !c.taken && !c.direct {
+		s.at.introduce()
+	}
 	if opts.Export != "" {
 		s.export, err = s.openExport(opts)
 		switch {
