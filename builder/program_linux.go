@@ -17,7 +17,8 @@ type program struct {
 	calls  []call
 	what   []string // of each call, for its error
 	result *result
-	memory []byte // what is left of the last piece
+	piece  []byte // the first piece of memory
+	memory []byte // what is left of the last one
 	pins   runtime.Pinner
 }
 
@@ -58,6 +59,19 @@ func newProgram(n int) *program {
 // exec, in whichever process ran it.
 func (p *program) free() { p.pins.Unpin() }
 
+// clear makes p as it was when it was new, and reports whether it could: it cannot
+// if one piece of memory was not enough. See free.
+func (p *program) clear() bool {
+	if len(p.piece) > 0 && (len(p.memory) == 0 || &p.memory[len(p.memory)-1] != &p.piece[len(p.piece)-1]) {
+		return false
+	}
+	clear(p.piece[:len(p.piece)-len(p.memory)])
+	p.memory = p.piece
+	p.calls, p.what = p.calls[:0], p.what[:0]
+	*p.result = result{}
+	return true
+}
+
 // call adds a call. what says what it does, for its error.
 func (p *program) call(what string, number uintptr, args ...uintptr) *call {
 	if len(p.calls) == cap(p.calls) {
@@ -97,6 +111,9 @@ func (p *program) bytes(n int) []byte {
 	if n > len(p.memory) {
 		p.memory = make([]byte, max(n, pieceSize))
 		p.pins.Pin(unsafe.SliceData(p.memory))
+		if p.piece == nil {
+			p.piece = p.memory
+		}
 	}
 	b := p.memory[:n:n]
 	p.memory = p.memory[n:]

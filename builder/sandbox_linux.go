@@ -55,7 +55,7 @@ const (
 // left has that, in the space that an earlier one has left, which is the new one's
 // then. It goes on by itself.
 func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
-	s = &sandbox{control: -1, log: -1, space: left, program: newProgram(compiledCalls + maxLastCalls + launchCalls)}
+	s = &sandbox{control: -1, log: -1, space: left, program: m.program()}
 	defer func() {
 		if err != nil {
 			m.abandon(s)
@@ -77,6 +77,17 @@ func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 		return s, fmt.Errorf("start a process: %w", err)
 	}
 	return s, nil
+}
+
+// program returns one with room for all that a sandbox needs.
+func (m *sandboxMaker) program() *program {
+	last := len(m.programs) - 1
+	if last < 0 {
+		return newProgram(compiledCalls + maxLastCalls + launchCalls)
+	}
+	p := m.programs[last]
+	m.programs = m.programs[:last]
+	return p
 }
 
 // arrive returns when a sandbox that was begun waits, or why it does not.

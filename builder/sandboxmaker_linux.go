@@ -23,13 +23,15 @@ type sandboxMaker struct {
 	networks *networks
 	keep     bool // mount namespaces, for trees
 	trees    inputTrees
-	last     *program // what finish adds
+	last     *program   // what finish adds
+	programs []*program // that are of use again
 
 	// begun are processes that come to wait, or that wait, for any build.
 	begun []*sandbox
-	// left is what builds that are over have had, and doomed what is to end: work
-	// for when there is no build to begin.
-	left, doomed []*sandbox
+	// left is what builds that are over have had, again what of it the next builds of
+	// the same tree may have, and doomed what is to end: work for when there is no
+	// build to begin.
+	left, again, doomed []*sandbox
 	// stuck says that no sandbox could be made when none was wanted.
 	stuck bool
 }
@@ -44,7 +46,13 @@ func (m *sandboxMaker) work() bool {
 	case len(m.left) > 0:
 		s := m.left[0]
 		m.left = slices.Delete(m.left, 0, 1)
-		m.recycle(s)
+		if m.reclaim(s) {
+			m.again = append(m.again, s)
+		}
+	case len(m.again) > 0:
+		s := m.again[0]
+		m.again = slices.Delete(m.again, 0, 1)
+		m.renew(s)
 	case len(m.doomed) > 0:
 		s := m.doomed[0]
 		m.doomed = slices.Delete(m.doomed, 0, 1)
@@ -98,16 +106,19 @@ func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
 // hasten recycles what builds have left in the namespaces of a tree, and reports
 // whether there was anything.
 func (m *sandboxMaker) hasten(tree *inputTree) (found bool) {
-	for i := 0; i < len(m.left); {
-		s := m.left[i]
-		if s.tree != tree {
-			i++
-			continue
+	m.left = slices.DeleteFunc(m.left, func(s *sandbox) bool {
+		if s.tree == tree && m.reclaim(s) {
+			m.again = append(m.again, s)
 		}
-		m.left = slices.Delete(m.left, i, i+1)
-		m.recycle(s)
-		found = true
-	}
+		return s.tree == tree
+	})
+	m.again = slices.DeleteFunc(m.again, func(s *sandbox) bool {
+		if s.tree == tree {
+			m.renew(s)
+			found = true
+		}
+		return s.tree == tree
+	})
 	return found
 }
 
@@ -163,12 +174,23 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 	s.space.close()
 }
 
-// recycle takes back what a build had, which has left its tree. All of its processes are dead. Had they been
+// reclaim takes back what a build had, which has left its tree, and reports whether
+// the next one may have its space. All of its processes are dead. Had they been
 // the last in its mount namespace, the death of the last one would have waited for
 // the end of all mounts, and the build with it: here nobody does.
-func (m *sandboxMaker) recycle(s *sandbox) {
+func (m *sandboxMaker) reclaim(s *sandbox) bool {
 	m.release(s)
 	if s.tree == nil || !s.stays || !m.trees.wanted(s.tree) {
+		s.space.close()
+		return false
+	}
+	return true
+}
+
+// renew begins the next sandbox in a space that reclaim has taken back. It is apart
+// from that so that who asks for a build does not wait for both.
+func (m *sandboxMaker) renew(s *sandbox) {
+	if !m.trees.wanted(s.tree) {
 		s.space.close()
 		return
 	}
@@ -183,7 +205,12 @@ func (m *sandboxMaker) recycle(s *sandbox) {
 
 // release takes back what any build can have.
 func (m *sandboxMaker) release(s *sandbox) {
-	s.program.free()
+	if len(m.programs) < maxLeft && s.program.clear() {
+		m.programs = append(m.programs, s.program)
+	} else {
+		s.program.free()
+	}
+	s.program = nil
 	for _, fd := range []int{s.control, s.log} {
 		if fd >= 0 {
 			unix.Close(fd)

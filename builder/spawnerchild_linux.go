@@ -175,7 +175,7 @@ func (p *spawnerProcess) try() error {
 	if err != nil {
 		return err
 	}
-	defer p.maker.recycle(s)
+	defer p.maker.reclaim(s)
 	e, err := s.reap()
 	if err != nil {
 		return err
