@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -126,6 +127,56 @@ func TestCallerGoesBeforeInputsAreRegistered(t *testing.T) {
 		}
 		if got := time.Since(begin); got > time.Minute {
 			t.Errorf("to close took %v", got)
+		}
+	})
+}
+
+// With KeepGoing, what cannot be built any more ends when all of its inputs have
+// ended, and not when they are in place.
+func TestDoomedWaitsForRegistrations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = time.Minute
+		w.drv("bad")
+		w.fails["bad"] = true
+		w.drv("good")
+		w.takes["good"] = 5 * time.Second
+		top := w.drv("top", "bad", "good")
+		n := w.start(t, 2)
+		begin := time.Now()
+		_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}, KeepGoing: true})
+		if err == nil || time.Since(begin) != 65*time.Second || !w.isValid("good") {
+			t.Errorf("after %v: %v, good is valid: %v", time.Since(begin), err, w.isValid("good"))
+		}
+	})
+}
+
+// What waited for a slot when one of its inputs came to nothing gets none.
+func TestDoomedGetsNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = time.Minute
+		w.unregistrable["unkept"] = true
+		for i, name := range []string{"unkept", "kept", "busy"} {
+			w.drv(name)
+			w.expected[path(name+".drv")] = time.Duration(3-i) * time.Hour
+		}
+		w.takes["busy"] = 59*time.Second + 500*time.Millisecond
+		targets := []store.Path{w.drv("top", "unkept", "kept"), path("busy.drv")}
+		var bus event.Bus
+		sub := bus.Subscribe(func(e event.Event) bool { return e.Kind == event.Started })
+		n := w.startWith(t, Options{Jobs: 1, Events: &bus})
+		_, err := n.Realise(t.Context(), Request{Targets: targets, KeepGoing: true})
+		sub.Close()
+		events, _ := sub.Next(t.Context())
+		var got []string
+		for _, e := range events {
+			got = append(got, short(e.Goal))
+		}
+		// unkept ends after 61 s, busy gives its slot back half a second later, and
+		// kept is registered after 62 s.
+		if want := []string{"unkept", "kept", "busy"}; err == nil || !slices.Equal(got, want) {
+			t.Errorf("%v: started %v, want %v", err, got, want)
 		}
 	})
 }

@@ -249,9 +249,10 @@ func (g *goal) waits() int {
 	return g.unfinished
 }
 
-// startsEarly reports whether it may begin before its inputs are registered.
+// startsEarly reports whether it may begin before its inputs are registered. What
+// will not begin waits until they are, or are not.
 func (g *goal) startsEarly() bool {
-	return g.kind == kindExpr && g.mode == modeBuild && !g.replan
+	return g.kind == kindExpr && g.mode == modeBuild && !g.replan && g.blame == nil
 }
 
 // inherited are the flags that its inputs get.

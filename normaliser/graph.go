@@ -338,6 +338,10 @@ func (gr *graph) doom(g, blame *goal) {
 		return
 	}
 	g.doomed = true
+	if g.state == buildable {
+		gr.set(g, waiting)
+	}
+	gr.ripen(g)
 	for r := range g.requests {
 		if !r.KeepGoing {
 			gr.endRequest(r, nil, false)
