@@ -58,8 +58,10 @@ func (s *Status) Headline() string {
 func (s *Status) Text(now time.Time) string {
 	var b strings.Builder
 	b.WriteString(s.Headline() + "\n")
-	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d done, %d failed since the owner began; %d jobs\n",
-		len(s.Running), s.Buildable, s.Waiting, s.Done, s.Failed, s.Jobs)
+	fmt.Fprintf(&b, "goals: %d running, %d ready, %d waiting; %d jobs\n", len(s.Running), s.Buildable, s.Waiting, s.Jobs)
+	if counts := s.Counts.String(); counts != "" {
+		fmt.Fprintf(&b, "since the owner began: %s\n", counts)
+	}
 	if s.Held != "" {
 		fmt.Fprintf(&b, "nothing is started beside what runs: %s\n", s.Held)
 	}

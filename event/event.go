@@ -52,8 +52,11 @@ const (
 
 // Outcomes of a goal that is done.
 const (
-	OutcomeBuilt       = "built"
-	OutcomeReused      = "reused" // it was valid when its turn came
+	OutcomeBuilt  = "built"
+	OutcomeReused = "reused" // it had been realised before its turn came
+	// OutcomeCutOff: it had never been realised, but what it makes was valid: what
+	// is new in it, or below it, makes no difference to that.
+	OutcomeCutOff      = "cut off"
 	OutcomeSubstituted = "substituted"
 )
 

@@ -29,9 +29,9 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	}
 	defer unlock()
 	// Another process may have built it before we got the lock.
-	reused, err := n.reuse(ctx, j, d)
-	if err != nil || reused {
-		return ending{outcome: event.OutcomeReused, err: err}
+	outcome, err := n.reuse(ctx, j, d)
+	if err != nil || outcome != "" {
+		return ending{outcome: outcome, err: err}
 	}
 	res, err := n.run(ctx, j, d)
 	if err != nil {
@@ -112,23 +112,21 @@ func (gr *graph) lockedOut(g *goal) {
 	}
 }
 
-// reuse reports whether the wanted outputs are valid. If all outputs are, the
-// derivation gets its successor.
-func (n *Normaliser) reuse(ctx context.Context, j *job, d *storeexpr.Derivation) (bool, error) {
+// reuse is what became of a derivation whose wanted outputs are valid, "" if
+// some are not.
+func (n *Normaliser) reuse(ctx context.Context, j *job, d *storeexpr.Derivation) (outcome string, err error) {
 	wanted, err := wantedOutputs(j.path, d, j.wants)
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	for _, o := range wanted {
-		if valid, err := n.store.Valid(o); err != nil || !valid {
-			return false, err
-		}
+	if valid, err := allValid(n.store, wanted); err != nil || !valid {
+		return "", err
 	}
-	valid, err := n.allValid(j.path)
-	if err == nil && valid {
-		err = n.normalised(ctx, j.path)
+	cut, err := cutOff(n.store, j.path, d)
+	if err != nil {
+		return "", err
 	}
-	return true, err
+	return n.keep(ctx, j.path, cut)
 }
 
 // run gives the job to the builder.

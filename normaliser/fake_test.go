@@ -60,6 +60,8 @@ type world struct {
 	transaction   time.Duration   // that failures are written in
 	register      time.Duration   // that it takes to register an outcome
 	unregistrable map[string]bool // of which outcomes that fails
+	abnormal      map[string]bool // that Normalised fails for
+	normalising   chan struct{}   // that Normalised waits for, if there is one
 	registered    chan struct{}   // closed when the last registration that began has ended
 	jobs          map[string]builder.Job
 
@@ -138,6 +140,15 @@ func (w *world) closure(name string, elements ...string) store.Path {
 	}
 	p := path(name + ".store")
 	w.exprs[p] = c
+	return p
+}
+
+// twin adds a derivation that makes what the derivation of another name makes.
+func (w *world) twin(name, of string, inputs ...string) store.Path {
+	p := w.drv(name, inputs...)
+	d, _ := w.derivation(p)
+	other, _ := w.derivation(path(of + ".drv"))
+	d.Outputs = slices.Clone(other.Outputs)
 	return p
 }
 
@@ -254,21 +265,46 @@ func (w *world) Successor(p store.Path) (store.Path, bool, error) {
 
 func (w *world) Lock(ctx context.Context, paths []store.Path, waits func()) (func(), error) {
 	waits = sync.OnceFunc(waits)
-	for _, p := range paths {
+	released := make(chan struct{})
+	var mine []store.Path
+	unlock := func() {
 		w.mu.Lock()
-		held := w.locks[p]
-		w.mu.Unlock()
-		if held == nil {
-			continue
+		defer w.mu.Unlock()
+		for _, p := range mine {
+			delete(w.locks, p)
 		}
-		waits()
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		close(released)
+	}
+	for _, p := range slices.Sorted(slices.Values(paths)) {
+		for {
+			w.mu.Lock()
+			held := w.locks[p]
+			if held == nil || isClosed(held) {
+				w.locks[p] = released
+				mine = append(mine, p)
+				w.mu.Unlock()
+				break
+			}
+			w.mu.Unlock()
+			waits()
+			select {
+			case <-held:
+			case <-ctx.Done():
+				unlock()
+				return nil, ctx.Err()
+			}
 		}
 	}
-	return func() {}, nil
+	return unlock, nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 func (w *world) Register(ctx context.Context, b Built) error {
@@ -296,8 +332,15 @@ func (w *world) Register(ctx context.Context, b Built) error {
 		return errors.New("the disk is full")
 	}
 	for _, in := range b.Derivation.Inputs {
-		for _, o := range in.Outputs {
-			out := outPath(short(in.Path), o)
+		d, ok := w.derivation(in.Path)
+		if !ok || len(in.Outputs) == 0 {
+			continue
+		}
+		outs, err := wantedOutputs(in.Path, d, wants{names: in.Outputs})
+		if err != nil {
+			return err
+		}
+		for _, out := range outs {
 			if _, ok := w.valid[out]; !ok {
 				return fmt.Errorf("%s: %w", out, store.ErrNotValid)
 			}
@@ -320,8 +363,18 @@ func (w *world) Register(ctx context.Context, b Built) error {
 func (w *world) Hurry() {}
 
 func (w *world) Normalised(ctx context.Context, drv store.Path) error {
+	if w.normalising != nil {
+		select {
+		case <-w.normalising:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.abnormal[short(drv)] {
+		return errors.New("the disk is full")
+	}
 	w.succ[drv] = "closure"
 	return nil
 }

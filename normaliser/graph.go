@@ -19,9 +19,10 @@ type graph struct {
 	goals    map[key]*goal
 	live     *liveGoals // the keys of goals, for planners
 	counts   [numStates]int
-	builds   pool // of builders
-	subs     pool // of substitution, and of builders that only a substitute needs
-	walks    pool // of walks and of what else is local and quick
+	settled  event.Counts // of goals that have ended
+	builds   pool         // of builders
+	subs     pool         // of substitution, and of builders that only a substitute needs
+	walks    pool         // of walks and of what else is local and quick
 	requests map[*request]struct{}
 	users    users
 	jobs     map[int]int // Request.Jobs → requests with it
@@ -267,7 +268,7 @@ func (gr *graph) afterEnd(g *goal) {
 		w.lessToWaitFor(g)
 		switch g.state {
 		case done:
-			if w.mode == modeClosure && (w.outcome == "" || g.outcome == event.OutcomeBuilt) {
+			if w.mode == modeClosure && effort(g.outcome) > effort(w.outcome) {
 				w.outcome = g.outcome
 			}
 			gr.proceed(w)
@@ -363,6 +364,7 @@ func (gr *graph) fail(g *goal) {
 	f := g.tell()
 	remembered := gr.isFailure(g)
 	gr.set(g, failed)
+	gr.count(g)
 	gr.events.Publish(event.Event{Kind: event.Failed, Goal: g.path, Failure: f, Duration: held})
 	if remembered {
 		gr.memory.set(f)
@@ -390,6 +392,7 @@ func (gr *graph) isFailure(g *goal) bool {
 func (gr *graph) finish(g *goal, outcome string, held time.Duration) {
 	g.outcome = cmp.Or(outcome, event.OutcomeReused)
 	gr.set(g, done)
+	gr.count(g)
 	gr.events.Publish(event.Event{Kind: event.Done, Goal: g.path, Text: g.outcome, Duration: held})
 	if g.outcome == event.OutcomeBuilt && g.kind == kindExpr {
 		gr.memory.cleared(g.path)

@@ -17,7 +17,8 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 		return node{}, nil, err
 	}
 	if len(missing) == 0 && rec.kind != kindCheck {
-		return node{mode: modeNone}, nil, nil
+		rec.cutOff, err = cutOff(p.store, rec.path, d)
+		return node{mode: modeNone}, nil, err
 	}
 	expected, _ := p.store.Expected(rec.path)
 	cores, _, err := d.Cores()

@@ -61,6 +61,7 @@ type Normaliser struct {
 	memory      *failureLog
 	live        *liveGoals
 	callers     *callers
+	settled     settled
 
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended

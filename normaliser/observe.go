@@ -1,6 +1,10 @@
 package normaliser
 
-import "slices"
+import (
+	"slices"
+
+	"storefs/event"
+)
 
 // observe gives req a flag of its own, by which it learns of goals. A request
 // for which there is no flag left learns of all goals.
@@ -34,6 +38,25 @@ func (gr *graph) unobserve(req *request) {
 		delete(gr.observers, req.observer)
 		gr.observing &^= req.observer
 		gr.spent |= req.observer
+	}
+}
+
+// count counts g, which has ended, for everybody and for the requests that need it
+// and want to know.
+func (gr *graph) count(g *goal) {
+	add := func(c *event.Counts) {
+		if g.state == failed {
+			c.Failed++
+		} else {
+			c.Add(g.outcome)
+		}
+	}
+	add(&gr.settled)
+	for b := g.flags & gr.observing; b != 0; b &= b - 1 {
+		add(&gr.observers[b&-b].counts)
+	}
+	for _, r := range gr.allSeeing {
+		add(&r.counts)
 	}
 }
 

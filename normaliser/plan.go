@@ -64,6 +64,7 @@ type record struct {
 	wants  wants
 	index  int32 // realised, or its node
 	active bool  // its frame is on the stack
+	cutOff bool  // all of its outputs are valid, and it has no successor
 }
 
 // ref is something that a goal needs.
@@ -187,17 +188,6 @@ func (p *planner) enter(r ref) (index int32, pushed bool) {
 	rec.active = true
 	p.stack = append(p.stack, frame{rec: rec, node: n, refs: refs})
 	return realised, true
-}
-
-// reused counts the expressions that need nothing.
-func (p *planner) reused() int {
-	n := 0
-	for k, rec := range p.seen {
-		if k.kind == kindExpr && rec.index == realised {
-			n++
-		}
-	}
-	return n
 }
 
 // broken makes a node of something that failed before it was a goal.

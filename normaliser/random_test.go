@@ -283,7 +283,7 @@ func TestRandomGraphs(t *testing.T) {
 					}
 				}
 			}()
-			res, err := n.Realise(t.Context(), Request{Targets: targets, KeepGoing: keepGoing})
+			res, err := n.Realise(t.Context(), Request{Targets: targets, KeepGoing: keepGoing, Planned: func([]store.Path) {}})
 			close(stop)
 			<-checked
 			if (err == nil) == slices.Contains(want, false) {
@@ -301,6 +301,10 @@ func TestRandomGraphs(t *testing.T) {
 			if keepGoing || err == nil {
 				if keepGoing && len(w.begun()) != len(m.begun) {
 					c.Errorf("built %v, the model %v", sorted(w.begun()), m.begun)
+				}
+				// A substitute that was given up may have ended later.
+				if all := n.Status().Counts; all.Built != len(w.built()) || res.Counts != all && len(w.subs) == 0 {
+					c.Errorf("counted of the request: %v; of all: %v; built %d", res.Counts, all, len(w.built()))
 				}
 				for i, target := range res.Targets {
 					if target.Realised != want[i] || (target.Failure == nil) != want[i] {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"storefs/event"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -49,30 +51,59 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 		waits = waits || index[i] != realised
 	}
 	refused := p.plan.refused()
-	res.Reused = p.reused()
+	if !waits || refused != nil {
+		n.settle(ctx, res, index, p.found())
+		for i := range res.Targets {
+			if index[i] != realised {
+				f := *refused
+				res.Targets[i].Failure = &f
+				res.Failures = append(res.Failures, &f)
+			}
+		}
+		return res, true, res.err()
+	}
+	req, err := n.submit(r, p, index, call)
+	if err != nil {
+		return res, true, err
+	}
+	if req == nil {
+		return res, false, nil
+	}
+	var beside sync.WaitGroup
+	beside.Go(func() { n.settle(ctx, res, index, p.found()) })
+	v, err := n.await(ctx, req, index, res)
+	beside.Wait()
+	res.Failures = append(res.Failures, v.roots...)
+	res.Counts = res.Counts.Plus(v.counts)
+	if err != nil {
+		return res, true, errors.Join(res.err(), err)
+	}
+	return res, true, res.err()
+}
+
+// settle finishes the targets that need no goal, counts what needs none, and
+// gives what was cut off its successor. Where that fails, a target fails; what is
+// none counts as reused, and is cut off the next time.
+func (n *Normaliser) settle(ctx context.Context, res *Result, index []int32, f found) {
+	failed := n.keepAll(ctx, f.cutOff)
+	c := event.Counts{Reused: f.reused + len(failed), CutOff: len(f.cutOff) - len(failed)}
 	for i := range res.Targets {
 		t := &res.Targets[i]
-		if index[i] != realised && refused != nil {
-			f := *refused
-			t.Failure = &f
+		if index[i] != realised {
+			continue
 		}
-		if index[i] == realised && t.Failure == nil {
-			n.completeTarget(ctx, t)
+		if err := failed[t.Path]; err != nil {
+			t.Failure = targetFailure(t.Path, err)
+			c.Failed, c.Reused = c.Failed+1, c.Reused-1
 		}
 		if t.Failure != nil {
 			res.Failures = append(res.Failures, t.Failure)
+			continue
 		}
+		t.Realised = true
 	}
-	if !waits || refused != nil {
-		return res, true, res.err()
-	}
-	merged, err := n.await(ctx, r, p, index, res, call)
-	if err != nil {
-		err = errors.Join(res.err(), err)
-	} else {
-		err = res.err()
-	}
-	return res, merged, err
+	res.Counts = c
+	n.settled.add(c)
 }
 
 // gone is the error of a caller whose context ended.
@@ -109,7 +140,12 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Targe
 			out.Paths = paths
 		}
 	}
-	return p.walk(r)
+	i, err := p.walk(r)
+	if err == nil && i == realised && r.kind == kindPath {
+		// It is valid; as a target, it counts.
+		p.seen[r.key] = &record{key: r.key, wants: wantAll, index: realised}
+	}
+	return i, err
 }
 
 // outputs are what the expression t stands for.
@@ -127,42 +163,14 @@ func (n *Normaliser) outputs(t store.Path) ([]store.Path, error) {
 	return nil, fmt.Errorf("read %s: neither a derivation nor a closure: %w", t, store.ErrBadExpr)
 }
 
-// completeTarget finishes a target that needed no goal: a derivation whose
-// outputs are all valid gets its successor if it has none.
-func (n *Normaliser) completeTarget(ctx context.Context, t *Target) {
-	if t.Path.IsExpr() {
-		if err := n.normalised(ctx, t.Path); err != nil {
-			t.Failure = targetFailure(t.Path, err)
-			return
-		}
-	}
-	t.Realised = true
-}
-
-// normalised gives a derivation all of whose outputs are valid its successor.
-func (n *Normaliser) normalised(ctx context.Context, p store.Path) error {
-	e, err := n.store.Expr(p)
-	if err != nil {
-		return err
-	}
-	if _, ok := e.(*storeexpr.Derivation); !ok {
-		return nil
-	}
-	if _, ok, err := n.store.Successor(p); err != nil || ok {
-		return err
-	}
-	return n.store.Normalised(ctx, p)
-}
-
 func targetFailure(t store.Path, err error) *store.Failure {
 	f := asFailure(t, err)
 	f.Chain = []store.Path{t}
 	return f
 }
 
-// await posts the plan and waits for what comes of it, unless it does not hold
-// any more.
-func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []int32, res *Result, call *call) (merged bool, _ error) {
+// submit posts the plan. The request is nil if the plan does not hold any more.
+func (n *Normaliser) submit(r Request, p *planner, index []int32, call *call) (*request, error) {
 	req := &request{Request: r, reply: make(chan verdict, 1)}
 	pl := p.plan
 	begun := make(chan bool, 1)
@@ -174,11 +182,16 @@ func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []i
 		begun <- ok
 	}
 	if !n.post(begin) {
-		return true, errClosing
+		return nil, errClosing
 	}
 	if !<-begun {
-		return false, nil
+		return nil, nil
 	}
+	return req, nil
+}
+
+// await waits for what comes of a request.
+func (n *Normaliser) await(ctx context.Context, req *request, index []int32, res *Result) (verdict, error) {
 	var v verdict
 	select {
 	case v = <-req.reply:
@@ -187,7 +200,7 @@ func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []i
 		if n.post(func(gr *graph) { n.leave(gr, req); close(left) }) {
 			<-left // Planned is not called any more
 		}
-		return true, n.gone(ctx, ctx.Err())
+		return verdict{}, n.gone(ctx, ctx.Err())
 	}
 	for i := range res.Targets {
 		if index[i] != realised {
@@ -201,8 +214,7 @@ func (n *Normaliser) await(ctx context.Context, r Request, p *planner, index []i
 			}
 		}
 	}
-	res.Failures = append(res.Failures, v.roots...)
-	return true, v.err
+	return v, v.err
 }
 
 // err is the error of Realise for the result.
@@ -325,7 +337,7 @@ func (gr *graph) endRequest(req *request, err error, cancel bool) {
 		}
 		gr.setSlots()
 	}
-	v := verdict{err: err, failures: make([]*store.Failure, len(req.targets)), realised: make([]bool, len(req.targets))}
+	v := verdict{err: err, counts: req.counts, failures: make([]*store.Failure, len(req.targets)), realised: make([]bool, len(req.targets))}
 	failed := false
 	for i, g := range req.targets {
 		if g == nil {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"storefs/builder"
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -60,9 +61,11 @@ type Result struct {
 	// Failures are the root causes, each once, with the chain from the first
 	// target that it reached. Without KeepGoing there is at most one.
 	Failures []*store.Failure `json:"failures,omitempty"`
-	// Reused is how many expressions were realised already, of those that were
-	// looked at: what they need was not looked at.
-	Reused int `json:"reused,omitempty"`
+	// Counts are what became of the goals of the request, and how many expressions
+	// and targets were found, when it came, to need nothing, and so were no goals:
+	// what those need in turn was not looked at. Without Request.Planned, goals are
+	// not counted.
+	Counts event.Counts `json:"counts"`
 }
 
 // Target is what came of one target.
@@ -85,7 +88,8 @@ type request struct {
 	pending  int     // goals in targets that have not ended
 	observer flags   // its flag, if it has Planned
 	observed []store.Path
-	left     bool // its caller is gone
+	counts   event.Counts // of its goals that have ended, if it has Planned
+	left     bool         // its caller is gone
 	ended    bool
 	grace    *time.Timer
 	reply    chan verdict // buffered: the caller may be gone
@@ -96,5 +100,6 @@ type verdict struct {
 	failures []*store.Failure // by target
 	realised []bool           // by target
 	roots    []*store.Failure
+	counts   event.Counts
 	err      error // besides the failures
 }

@@ -18,6 +18,9 @@ type Status struct {
 	Done      int `json:"done"`      // since it began, and the following two
 	Failed    int `json:"failed"`
 	Dropped   int `json:"dropped"`
+	// Counts are what became of all goals since it began, with what requests found
+	// to need nothing: see Result.
+	Counts event.Counts `json:"counts"`
 
 	Jobs           int `json:"jobs"`           // slots for builds
 	SubstituteJobs int `json:"substituteJobs"` // slots for substitution
@@ -54,6 +57,7 @@ func (n *Normaliser) Status() Status {
 	answered := make(chan struct{})
 	if n.post(func(gr *graph) { s = gr.status(n.callers); close(answered) }) {
 		<-answered
+		s.Counts = s.Counts.Plus(n.settled.get())
 	}
 	return s
 }
@@ -66,6 +70,7 @@ func (gr *graph) status(c *callers) Status {
 		Done:           gr.counts[done],
 		Failed:         gr.counts[failed],
 		Dropped:        gr.counts[dropped],
+		Counts:         gr.settled,
 		Jobs:           gr.builds.slots,
 		SubstituteJobs: gr.subs.slots,
 		Held:           gr.hold,

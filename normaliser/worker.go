@@ -114,8 +114,13 @@ func (n *Normaliser) replan(ctx context.Context, j *job) ending {
 		p.noTry = j.path
 	}
 	top, err := p.walk(ref{key: j.key, wants: j.wants})
-	if err != nil || top == realised {
-		return ending{outcome: event.OutcomeReused, err: err}
+	if err != nil {
+		return ending{err: err}
+	}
+	if top == realised {
+		rec := p.seen[j.key]
+		outcome, err := n.keep(ctx, j.path, rec != nil && rec.cutOff)
+		return ending{outcome: outcome, err: err}
 	}
 	return ending{plan: &p.plan, top: top}
 }
@@ -123,25 +128,15 @@ func (n *Normaliser) replan(ctx context.Context, j *job) ending {
 // substituted finishes a derivation whose missing outputs all came from
 // substitutes.
 func (n *Normaliser) substituted(ctx context.Context, j *job) ending {
-	valid, err := n.allValid(j.path)
-	if err == nil && valid {
-		err = n.normalised(ctx, j.path)
+	d, err := n.derivation(j.path)
+	if err != nil {
+		return ending{err: err}
+	}
+	cut, err := cutOff(n.store, j.path, d)
+	if err == nil {
+		_, err = n.keep(ctx, j.path, cut)
 	}
 	return ending{outcome: event.OutcomeSubstituted, err: err}
-}
-
-// allValid reports whether all outputs of a derivation are valid.
-func (n *Normaliser) allValid(drv store.Path) (bool, error) {
-	outs, err := n.outputs(drv)
-	if err != nil {
-		return false, err
-	}
-	for _, o := range outs {
-		if valid, err := n.store.Valid(o); err != nil || !valid {
-			return false, err
-		}
-	}
-	return true, nil
 }
 
 // substitute takes the next substitute of a path whose expression still needs
@@ -222,7 +217,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		g.run, g.cancelled = nil, false
 		gr.expand(g, j, e)
 		return
-	case e.outcome != event.OutcomeBuilt && !j.wants.covers(g.wants) && !unwanted && !gr.closing:
+	case e.outcome != event.OutcomeBuilt && e.outcome != event.OutcomeCutOff && !j.wants.covers(g.wants) && !unwanted && !gr.closing:
 		// More was wanted of it meanwhile than it looked for.
 		g.replan = true
 		gr.set(g, waiting)

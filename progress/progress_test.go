@@ -74,12 +74,14 @@ func TestPlain(t *testing.T) {
 	reused := done(40, "e", 0)
 	reused.Text = event.OutcomeReused
 	p.Take(reused)
+	reused.Goal, reused.Text = goal("f"), event.OutcomeCutOff // neither was made
+	p.Take(reused)
 	p.Take(done(90, "d", 89*time.Second))
 	p.Close()
 	want := `[1/4] built a 0.3s
 [2/4] failed b: builder exited with status 1
 [3/4] running: d 30s
-[5/5] built d 1m29s
+[6/6] built d 1m29s
 `
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)

@@ -114,15 +114,17 @@ func (r *Run) release(g *Goal, at time.Time) {
 // not matter.
 func (r *Run) Needs(needs map[store.Path][]store.Path) { r.needs = needs }
 
-// Counts are the goals by outcome.
-func (r *Run) Counts() map[string]int {
-	counts := map[string]int{}
+// Counts are the goals that have ended, by outcome.
+func (r *Run) Counts() event.Counts {
+	var c event.Counts
 	for _, g := range r.order {
-		if g.Outcome != "" {
-			counts[g.Outcome]++
+		if g.Outcome == "failed" {
+			c.Failed++
+		} else {
+			c.Add(g.Outcome)
 		}
 	}
-	return counts
+	return c
 }
 
 // ready is when the last thing that g needs could be used, or when g came if that

@@ -181,14 +181,19 @@ func TestTrace(t *testing.T) {
 	r.Take(event.Event{Kind: event.Started, Goal: goal("cut"), Time: begin.Add(time.Second)})
 	r.Take(event.Event{Kind: event.Valid, Paths: []store.Path{goal("x")}, Time: begin})
 	var b bytes.Buffer
-	if err := r.WriteTrace(&b); err != nil {
+	counts := event.Counts{Built: 4, Reused: 7, CutOff: 2}
+	if err := r.WriteTrace(&b, counts); err != nil {
 		t.Fatal(err)
 	}
 	var trace struct {
-		TraceEvents []entry `json:"traceEvents"`
+		TraceEvents []entry      `json:"traceEvents"`
+		OtherData   event.Counts `json:"otherData"`
 	}
 	if err := json.Unmarshal(b.Bytes(), &trace); err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
+	}
+	if trace.OtherData != counts {
+		t.Errorf("counts %+v, want %+v", trace.OtherData, counts)
 	}
 	// On each slot goals follow each other, and phases lie in their goal.
 	type slice struct{ start, end float64 }
@@ -225,7 +230,7 @@ func TestTrace(t *testing.T) {
 func TestCounts(t *testing.T) {
 	r := example()
 	r.Take(event.Event{Kind: event.Failed, Goal: goal("bad"), Time: begin})
-	if c := r.Counts(); c[event.OutcomeBuilt] != 4 || c["failed"] != 1 {
+	if c := r.Counts(); c != (event.Counts{Built: 4, Failed: 1}) {
 		t.Errorf("%v", c)
 	}
 }
@@ -248,7 +253,7 @@ func TestTraceAfterTheSlot(t *testing.T) {
 		r.Take(e)
 	}
 	var out bytes.Buffer
-	if err := r.WriteTrace(&out); err != nil {
+	if err := r.WriteTrace(&out, r.Counts()); err != nil {
 		t.Fatal(err)
 	}
 	var trace struct{ TraceEvents []entry }

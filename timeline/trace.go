@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"storefs/event"
 )
 
 // entry is one event of Chrome's trace format. Times are microseconds.
@@ -31,8 +33,9 @@ const (
 
 // WriteTrace writes the run in Chrome's trace format: each goal, with its
 // phases, on the slot that it had; after that, on tracks of their own, how it was
-// scanned and registered; before that, its waits for inputs and for a slot.
-func (r *Run) WriteTrace(w io.Writer) error {
+// scanned and registered; before that, its waits for inputs and for a slot. The
+// counts are of all goals, also of those that needed nothing and had no event.
+func (r *Run) WriteTrace(w io.Writer, counts event.Counts) error {
 	t := &trace{w: bufio.NewWriter(w)}
 	for _, g := range r.order {
 		if t.base.IsZero() || g.Added.Before(t.base) {
@@ -51,7 +54,12 @@ func (r *Run) WriteTrace(w io.Writer) error {
 	for i, g := range r.order {
 		r.traceGoal(t, g, fmt.Sprint(i))
 	}
-	t.text("\n]}\n")
+	t.text("\n]")
+	about, err := json.Marshal(counts)
+	if err != nil {
+		return err
+	}
+	t.text(`,"otherData":` + string(about) + "}\n")
 	if t.err == nil {
 		t.err = t.w.Flush()
 	}

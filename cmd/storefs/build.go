@@ -32,6 +32,8 @@ type buildCmd struct {
 func (*buildCmd) Help() string {
 	return `Realises and prints the paths, one a line: for a store expression all of its outputs, for TARGET or an output path just that. What was realised before is not built again; what failed before is tried again.
 
+The last line, if it took a while or with --explain, counts goals: built; reused, realised before; cut off, not realised before, but what it makes is there already, because what is new in it or below it makes no difference; substituted; failed. With --json they are "counts".
+
 Ctrl-C cancels the builds that nobody else waits for.`
 }
 
@@ -86,7 +88,8 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		}
 	})
 	meter.Close()
-	if line := report.summary(res); line != "" {
+	report.answered(res)
+	if line := report.summary(); line != "" {
 		meter.Say(line)
 	}
 	if rerr := report.write(ctx, a, client, targets(wanted), c.Jobs); err == nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"storefs/daemon"
@@ -30,6 +29,8 @@ type report struct {
 	flags reportFlags
 	start time.Time
 	run   *timeline.Run
+	// counts are what became of the goals, once that is known.
+	counts event.Counts
 }
 
 func newReport(f reportFlags) *report {
@@ -37,22 +38,23 @@ func newReport(f reportFlags) *report {
 }
 
 // summary is a line for people: what became of the goals. It is "" if nothing
-// was done, or if it was done before anybody could have wondered.
-func (r *report) summary(res normaliser.Result) string {
-	counts := r.run.Counts()
-	counts[event.OutcomeReused] += res.Reused
-	done := counts[event.OutcomeBuilt] + counts[event.OutcomeSubstituted] + counts["failed"]
-	took := time.Since(r.start)
-	if done == 0 || took < progress.Delay && !r.flags.detailed() {
+// was done, or if it was done before anybody could have wondered, unless somebody
+// asked.
+func (r *report) summary() string {
+	took, c := time.Since(r.start), r.counts
+	idle := c == event.Counts{Reused: c.Reused}
+	if c == (event.Counts{}) || (idle || took < progress.Delay) && !r.flags.detailed() {
 		return ""
 	}
-	var parts []string
-	for _, outcome := range []string{event.OutcomeBuilt, event.OutcomeSubstituted, event.OutcomeReused, "failed"} {
-		if n := counts[outcome]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, outcome))
-		}
+	return fmt.Sprintf("storefs: %v in %s", c, progress.Duration(took))
+}
+
+// answered takes the counts of a request. They are those of the events if it was
+// not answered, and otherwise also those of what was no goal.
+func (r *report) answered(res normaliser.Result) {
+	if r.counts = res.Counts; res.Targets == nil {
+		r.counts = r.run.Counts()
 	}
-	return fmt.Sprintf("storefs: %s in %s", strings.Join(parts, ", "), progress.Duration(took))
 }
 
 // write does what the flags ask for.
@@ -75,7 +77,7 @@ func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targe
 	if r.flags.Profile == "" {
 		return nil
 	}
-	return writeFile(r.flags.Profile, r.run.WriteTrace)
+	return writeFile(r.flags.Profile, func(w io.Writer) error { return r.run.WriteTrace(w, r.counts) })
 }
 
 func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []store.Path) error {

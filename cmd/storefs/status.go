@@ -20,7 +20,7 @@ type statusCmd struct {
 }
 
 func (*statusCmd) Help() string {
-	return `Shows who owns the store, where it is mounted, which goals run, and who waits for what: the processes that are blocked in the mount, and the commands that build.
+	return `Shows who owns the store, where it is mounted, which goals run, what became of others (see build --help), and who waits for what: the processes that are blocked in the mount, and the commands that build.
 
 In the mount, .storefs/status and .storefs/waiters show the same to everybody who may use it.`
 }
