@@ -40,9 +40,9 @@ func (b *bench) flat() error {
 	}, 1)
 }
 
-// order: a graph of jobs that sleep, whose elders' durations are recorded, beside
-// the least that it could take on two slots: the longest path, or half of the
-// work.
+// order: graphs of jobs that sleep, whose elders' durations are recorded, beside
+// the least that each could take on two slots: the longest path of what the jobs
+// sleep, or half of all of it. Every run is of another graph.
 func (b *bench) order() error {
 	dir, _, err := b.tools()
 	if err != nil {
@@ -55,44 +55,47 @@ func (b *bench) order() error {
 	file := filepath.Join(dir, "order.star")
 	var drv string
 	var least time.Duration
-	version := 0
-	instantiate := func() (err error) {
-		version++
+	instantiate := func(seed uint64, version int) (err error) {
 		var text string
-		text, least = sleepers(version)
+		text, least = sleepers(seed, version)
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			return err
 		}
 		drv, err = l.output("instantiate", file)
 		return err
 	}
-	build := func() error { return l.run("build", "-j2", drv) }
-	if err := instantiate(); err != nil {
-		return err
-	}
-	if err := build(); err != nil {
-		return err
-	}
+	var seed uint64
 	return b.measure(pair{
-		work: "a graph of known durations, real, -j2", peer: "max(path, work ÷ 2)",
-		before: instantiate, ours: build,
+		work: "graphs of known durations, real, -j2", peer: "max(path, work ÷ 2)",
+		before: func() error {
+			seed++
+			if err := instantiate(seed, 0); err != nil {
+				return err
+			}
+			if err := l.run("build", "-j64", drv); err != nil { // sleeping, they are not in each other's way
+				return err
+			}
+			return instantiate(seed, 1)
+		},
+		ours:   func() error { return l.run("build", "-j2", drv) },
 		theirs: func() error { time.Sleep(least); return nil },
-	}, min(b.runs, 3))
+	}, b.runs)
 }
 
-// sleepers is a graph whose jobs are always the same, but for a version, and the
-// least that it takes on two slots.
-func sleepers(version int) (text string, least time.Duration) {
-	const n = 30
-	r := rand.New(rand.NewPCG(3, 4))
+// sleepers is a graph whose jobs are always the same for a seed, but for a version,
+// and the least that it takes on two slots. Its durations are as builds have them,
+// a few of them long: 50 ms at least, half a second on average.
+func sleepers(seed uint64, version int) (text string, least time.Duration) {
+	const n = 40
+	r := rand.New(rand.NewPCG(seed, 4))
 	var s strings.Builder
 	fmt.Fprintf(&s, "tools = source(\"tools\")\ndef job(i, ms, needs):\n"+
-		"    return derivation(name = \"sleeper-%%d\" %% i, builder = tools + \"/bin/busybox\", args = [\"sh\", \"-c\", \"%%s/bin/busybox usleep %%d000; echo %d > $out\" %% (tools, ms)], env = {\"needs\": \" \".join([str(d) for d in needs])}, kind = \"regular\")\n", version)
+		"    return derivation(name = \"sleeper-%d-%%d\" %% i, builder = tools + \"/bin/busybox\", args = [\"sh\", \"-c\", \"%%s/bin/busybox usleep %%d000; echo %d > $out\" %% (tools, ms)], env = {\"needs\": \" \".join([str(d) for d in needs])}, kind = \"regular\")\n", seed, version)
 	var work, longest time.Duration
 	path := make([]time.Duration, n)
 	var all []string
 	for i := range n {
-		took := time.Duration(50+r.IntN(350)) * time.Millisecond
+		took := time.Duration(500*(0.1+r.ExpFloat64()*r.ExpFloat64())) * time.Millisecond
 		var needs []string
 		if i > 3 {
 			for _, in := range some(i, r.IntN(i), r.IntN(i)) {
