@@ -28,18 +28,23 @@ type file struct {
 	armed bool // due is set
 	busy  bool // somebody writes: done will tell
 	done  chan applied
-	mixed bool // the file says that the log may have more than it
+	aside taken // what the second layer of the overlay is
+	batch batch // the last one: its memory is used again
+	mixed bool  // the file says that the log may have more than it
 	err   error
 	stuck atomic.Bool // bbolt's writer lock could not be let go
 }
 
-// applied is what became of a part of the log.
+// taken is a part of the log that is to be written into the file.
+type taken struct {
+	at    position // behind it
+	pages int
+}
+
+// applied is what became of that.
 type applied struct {
-	changes *changes // nil: they were never in the log
-	seq     uint64
-	pages   int
-	tx      int
-	err     error
+	tx  int
+	err error
 }
 
 func newFile(v *views, log *redoLog, rest time.Duration) *file {
@@ -48,10 +53,15 @@ func newFile(v *views, log *redoLog, rest time.Duration) *file {
 	return f
 }
 
-// next is the number of the next record.
-func (f *file) next() uint64 { return f.log.seq + 1 }
+// newBatch begins the next record, and ends the use of the one before.
+func (f *file) newBatch() *batch {
+	clear(f.batch.list) // they keep what the file has in memory
+	f.batch = batch{seq: f.log.seq + 1, layer: f.views.over.Load().layers[0], list: f.batch.list[:0], body: f.batch.body[:0]}
+	return &f.batch
+}
 
-// write makes the batch durable, and then visible; with settle, in the file alone.
+// write makes the batch durable, and then visible; with settle, in the file
+// alone. If it fails, the batch is to be cut.
 func (f *file) write(b *batch, settle bool) error {
 	if errors.Is(f.err, ErrDamaged) {
 		return f.err
@@ -59,57 +69,42 @@ func (f *file) write(b *batch, settle bool) error {
 	if settle {
 		return f.direct(b, false)
 	}
-	f.log.body = b.encode(f.log.body[:0])
-	ever, now := f.log.fits(len(f.log.body))
-	if !ever || !f.mixed {
+	ever, now := f.log.fits(len(b.body))
+	if ever && !now && f.busy {
+		f.ended(<-f.done)
+		_, now = f.log.fits(len(b.body))
+	}
+	if !now || !f.mixed {
 		return f.direct(b, true)
 	}
-	if !now {
-		if err := f.flush(); err != nil {
-			return err
-		}
-	}
-	if err := f.log.append(f.log.body); err != nil {
+	if err := f.log.append(b.body); err != nil {
 		return err
 	}
 	o := *f.views.over.Load()
-	o.changes = b.over
+	o.seq = b.seq
 	f.views.over.Store(&o)
 	f.arm(f.rest)
 	return nil
 }
 
 // direct writes the batch, and all that is in the log, into bbolt's file, and
-// whether more may come into the log: what is too much for that, and the first
-// batch for it.
+// whether more may come into the log: what is too much for that, what it has no
+// room for, and the first batch for it.
 func (f *file) direct(b *batch, more bool) error {
 	if f.busy {
 		f.ended(<-f.done)
 	}
-	return f.empty(b.over, more)
+	return f.empty(b.seq, more)
 }
 
-// empty writes all changes into the file, while nobody else does.
-func (f *file) empty(all *changes, more bool) error {
-	r := f.apply(all, f.log.at(more))
+// empty writes all changes up to seq into the file, while nobody else does.
+func (f *file) empty(seq uint64, more bool) error {
+	r := f.apply(f.views.over.Load().layers, f.log.at(more), seq)
 	if f.err = r.err; f.err != nil {
 		return f.err
 	}
-	f.mixed, f.log.used = more, 0
-	f.views.over.Store(&overlay{changes: newChanges(), since: r.tx})
-	return nil
-}
-
-// flush writes all that is in the log into bbolt's file.
-func (f *file) flush() error {
-	for f.log.used > 0 {
-		if !f.busy {
-			f.begin()
-		}
-		if f.ended(<-f.done); f.err != nil {
-			return f.err
-		}
-	}
+	f.mixed, f.log.used, f.aside = more, 0, taken{}
+	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx})
 	return nil
 }
 
@@ -133,7 +128,7 @@ func (f *file) tend() {
 		f.begin()
 	default:
 	}
-	if !f.busy && f.err == nil && (f.views.over.Load().changes.Len() >= restChanges || f.log.used > f.log.head.pages/2) {
+	if !f.busy && f.err == nil && (f.views.over.Load().layers[0].count >= restChanges || f.log.used > f.log.head.pages/2) {
 		f.begin()
 	}
 }
@@ -145,13 +140,15 @@ func (f *file) begin() {
 	if f.busy || f.log.used == 0 {
 		return
 	}
+	o := *f.views.over.Load()
+	if o.layers[1] == nil { // otherwise it failed the last time
+		o.layers = [2]*layer{new(layer), o.layers[0]}
+		f.views.over.Store(&o)
+		f.aside = taken{f.log.at(true), f.log.used}
+	}
 	f.busy = true
-	all, at, pages := f.views.over.Load().changes, f.log.at(true), f.log.used
-	go func() {
-		r := f.apply(all, at)
-		r.pages = pages
-		f.done <- r
-	}()
+	older, at := [2]*layer{o.layers[1]}, f.aside.at
+	go func() { f.done <- f.apply(older, at, at.seq) }()
 }
 
 // ended takes out of the overlay what the file has.
@@ -161,19 +158,14 @@ func (f *file) ended(r applied) {
 		f.arm(retryTime)
 		return
 	}
-	f.log.used -= r.pages
-	left := newChanges()
+	f.log.used -= f.aside.pages
+	f.aside = taken{}
+	o := *f.views.over.Load()
+	o.layers[1], o.since = nil, r.tx
+	f.views.over.Store(&o)
 	if f.log.used > 0 {
-		left = f.views.over.Load().changes.Copy()
-		r.changes.Scan(func(c change) bool {
-			if last, ok := left.Get(c); ok && last.seq <= r.seq {
-				left.Delete(c)
-			}
-			return true
-		})
 		f.arm(f.rest)
 	}
-	f.views.over.Store(&overlay{changes: left, since: r.tx})
 }
 
 // close leaves nothing in the log, and says so in the file.
@@ -185,12 +177,12 @@ func (f *file) close() error {
 	if !f.mixed {
 		return f.err
 	}
-	return f.empty(f.views.over.Load().changes, false)
+	return f.empty(f.log.seq, false)
 }
 
-// apply writes changes, in order, into the file, and that it has the log so far.
-func (f *file) apply(all *changes, at position) applied {
-	r := applied{changes: all, seq: at.seq}
+// apply writes what the layers have, up to seq, into the file, in order, and that
+// it has the log so far.
+func (f *file) apply(layers [2]*layer, at position, seq uint64) (r applied) {
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
@@ -205,16 +197,12 @@ func (f *file) apply(all *changes, at position) applied {
 				f.stuck.Store(true)
 			}
 		}()
-		all.Scan(func(c change) bool {
-			b := tx.Bucket([]byte(c.bucket))
-			if c.value == nil {
-				err = b.Delete([]byte(c.key))
-			} else {
-				err = b.Put([]byte(c.key), c.value)
+		for i := len(layers) - 1; i >= 0 && err == nil; i-- {
+			if layers[i] != nil {
+				err = layers[i].putInto(tx, seq)
 			}
-			return err == nil
-		})
-		meta := tx.Bucket([]byte(bucketMeta))
+		}
+		meta := bucketMeta.in(tx)
 		if err == nil {
 			err = meta.Put([]byte(keyLog), at.encode())
 		}

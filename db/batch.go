@@ -1,39 +1,28 @@
 package db
 
-// batch is what one commit writes.
+// batch is what one commit writes. It is in the layer at once, but nobody who
+// reads looks for its record there before that is durable.
 type batch struct {
-	seq   uint64   // the record that it becomes
-	under *changes // what lies over the file without it; not to be changed
-	over  *changes // with it
-	list  []change // in the order in which they were written
+	seq   uint64 // the record that it becomes
+	layer *layer
+	list  []*entry // whose last version is of the batch, in the order in which they were written
+	body  []byte   // of the record: they, encoded
 }
 
-func newBatch(seq uint64, under *changes) *batch {
-	return &batch{seq: seq, under: under, over: under.Copy()}
+// mark is how far a batch is.
+type mark struct{ entries, bytes int }
+
+func (b *batch) add(bucket bucketID, key string, value []byte) {
+	b.list = append(b.list, b.layer.set(bucket, key, value, b.seq))
+	b.body = appendChange(b.body, bucket, key, value)
 }
 
-func (b *batch) add(c change) {
-	c.seq = b.seq
-	b.list = append(b.list, c)
-	b.over.Set(c)
-}
+func (b *batch) mark() mark { return mark{len(b.list), len(b.body)} }
 
-// cut takes back all but the first n changes.
-func (b *batch) cut(n int) {
-	if n == len(b.list) {
-		return
+// cut takes back what was written since m.
+func (b *batch) cut(m mark) {
+	for i := len(b.list) - 1; i >= m.entries; i-- {
+		b.layer.unset(b.list[i])
 	}
-	b.list = b.list[:n]
-	b.over = b.under.Copy()
-	for _, c := range b.list {
-		b.over.Set(c)
-	}
-}
-
-// encode is the record of the batch.
-func (b *batch) encode(buf []byte) []byte {
-	for _, c := range b.list {
-		buf = appendChange(buf, c)
-	}
-	return buf
+	b.list, b.body = b.list[:m.entries], b.body[:m.bytes]
 }

@@ -19,7 +19,7 @@ const checkChunk = 1024
 func (d *DB) Check(ctx context.Context, report func(p store.Path, message string)) error {
 	c := checker{db: d, report: report}
 	for _, b := range []struct {
-		name  string
+		name  bucketID
 		check func(tx reader, key string, value []byte)
 	}{
 		{bucketValid, c.valid},
@@ -41,7 +41,7 @@ type checker struct {
 	report func(p store.Path, message string)
 }
 
-func (c *checker) bucket(ctx context.Context, name string, check func(tx reader, key string, value []byte)) error {
+func (c *checker) bucket(ctx context.Context, name bucketID, check func(tx reader, key string, value []byte)) error {
 	var last []byte
 	for {
 		n := 0

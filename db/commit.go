@@ -167,14 +167,19 @@ func (d *DB) commit(queued []*write) error {
 }
 
 // try does so. It answers the writes that are refused itself.
-func (d *DB) try(queued []*write, used []string) error {
-	b := newBatch(d.file.next(), d.over.Load().changes)
+func (d *DB) try(queued []*write, used []string) (err error) {
+	b := d.file.newBatch()
+	defer func() {
+		if err != nil {
+			b.cut(mark{})
+		}
+	}()
 	barrier, settle := false, false
-	err := d.view(func(r reader) error {
+	err = d.view(func(r reader) error {
+		r.seq = b.seq
 		w := writer{r, b}
 		for _, q := range queued {
-			before := len(b.list)
-			w.over = b.over
+			before := b.mark()
 			err := q.ctx.Err()
 			if err == nil {
 				err = q.do(w)
@@ -185,10 +190,11 @@ func (d *DB) try(queued []*write, used []string) error {
 				q.done <- err
 				continue
 			}
-			barrier = barrier || q.barrier && len(b.list) > before
-			settle = settle || q.settle && len(b.list) > before
+			if b.mark() != before {
+				barrier = barrier || q.barrier
+				settle = settle || q.settle
+			}
 		}
-		w.over = b.over
 		return putUses(w, used, d.uses.taken)
 	})
 	if err != nil || len(b.list) == 0 {

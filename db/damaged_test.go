@@ -38,7 +38,7 @@ func TestDamageOfPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketDamaged)) }); err != nil {
+	if err := b.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketNames[bucketDamaged])) }); err != nil {
 		t.Fatal(err)
 	}
 	b.Close()

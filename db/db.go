@@ -89,7 +89,6 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 	}
-	d.over.Store(&overlay{changes: newChanges()})
 	err = guard(func() error { return d.prepare(opts.Create) })
 	if err == nil {
 		err = d.restore(cmp.Or(opts.rest, restTime), cmp.Or(opts.pages, logPages))
@@ -179,7 +178,7 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	var at *position
 	err := guard(func() error {
 		return d.bolt.View(func(tx *bolt.Tx) error {
-			v := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyLog))
+			v := bucketMeta.in(tx).Get([]byte(keyLog))
 			if v == nil {
 				return nil
 			}
@@ -201,15 +200,16 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 		return err
 	}
 	d.file = newFile(&d.views, log, rest)
+	d.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: log.seq})
 	d.file.mixed = at != nil && at.open && at.salt == log.head.salt
 	if len(later) == 0 {
 		return nil
 	}
-	all := newChanges()
+	all := new(layer)
 	for _, c := range later {
-		all.Set(c)
+		all.set(c.bucket, c.key, c.value, c.seq)
 	}
-	r := d.file.apply(all, log.at(true))
+	r := d.file.apply([2]*layer{all}, log.at(true), log.seq)
 	if r.err != nil {
 		log.file.Close()
 		return r.err

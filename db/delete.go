@@ -140,7 +140,7 @@ func (w writer) dropPath(base string) error {
 	if err := w.dropOutputs(base); err != nil {
 		return err
 	}
-	for _, b := range []string{bucketModulo, bucketUse, bucketFailures, bucketDamaged} {
+	for _, b := range []bucketID{bucketModulo, bucketUse, bucketFailures, bucketDamaged} {
 		if err := w.forget(b, base); err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (w writer) dropOutputs(drv string) error {
 			}
 			continue
 		}
-		for _, b := range []string{bucketOutputs, bucketDeclared, bucketKinds} {
+		for _, b := range []bucketID{bucketOutputs, bucketDeclared, bucketKinds} {
 			if err := w.forget(b, o); err != nil {
 				return err
 			}

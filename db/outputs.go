@@ -51,7 +51,7 @@ func (d *DB) Known(output store.Path) (Known, error) {
 			drv, name, _ := strings.Cut(string(v), "\x00")
 			k = Known{Drv: d.join(drv), Output: name, Declared: tx.kind(bucketDeclared, base)}
 			k.Kind = k.Declared
-			for _, b := range []string{bucketValid, bucketKinds} {
+			for _, b := range []bucketID{bucketValid, bucketKinds} {
 				if k.Kind == store.KindUnknown {
 					k.Kind = tx.kind(b, base)
 				}
@@ -67,7 +67,7 @@ func (d *DB) Known(output store.Path) (Known, error) {
 
 // kind is the first byte of what base maps to, in the buckets of kinds as well
 // as in that of valid paths.
-func (r reader) kind(bucket, base string) store.Kind {
+func (r reader) kind(bucket bucketID, base string) store.Kind {
 	v := r.get(bucket, base)
 	if len(v) == 0 {
 		return store.KindUnknown
@@ -180,7 +180,7 @@ func putOutput(w writer, o plannedOutput) error {
 }
 
 // set writes what is not so already.
-func (w writer) set(bucket, key, value string) error {
+func (w writer) set(bucket bucketID, key, value string) error {
 	if old := w.get(bucket, key); old != nil && string(old) == value {
 		return nil
 	}

@@ -1,93 +1,99 @@
 package db
 
-import (
-	"bytes"
-
-	"github.com/tidwall/btree"
-	bolt "go.etcd.io/bbolt"
-)
+import bolt "go.etcd.io/bbolt"
 
 // change is one key and what it maps to.
 type change struct {
-	bucket, key string
-	value       []byte // nil: to nothing
-	seq         uint64 // the record of the log that it is in; 0: none yet
-}
-
-// before orders changes by bucket and key. Most of those that are compared are in
-// the same bucket.
-func (c change) before(d change) bool {
-	if c.bucket != d.bucket {
-		return c.bucket < d.bucket
-	}
-	return c.key < d.key
-}
-
-// changes are what was changed since something, the last word about each key, in
-// order.
-type changes = btree.BTreeG[change]
-
-func newChanges() *changes {
-	// Few items in a node: each commit copies those nodes that it changes.
-	return btree.NewBTreeGOptions(change.before, btree.Options{Degree: 8, NoLocks: true})
+	bucket bucketID
+	key    string
+	value  []byte // nil: to nothing
+	seq    uint64 // the record of the log that it is in
 }
 
 // overlay is what is durable in the log and lies over bbolt's file. Nobody
-// changes it: each commit makes another one.
+// changes it: each commit makes another one, of the same layers.
 type overlay struct {
-	changes *changes
+	// layers are, with what is newer first: where the commits write, and what is
+	// being written into the file, nil if nothing is.
+	layers [2]*layer
+	seq    uint64 // what later records have written is not to be seen
 	// since is the first transaction of bbolt which has all that was taken out
 	// of the overlay.
 	since int
 }
 
-// reader is a transaction as the queries see it.
+// reader is a transaction as the queries see it. One goroutine at a time has it.
 type reader struct {
 	tx   *bolt.Tx
-	open map[string]*bolt.Bucket // those found before, by name
-	// over lies over tx; nil for nothing.
-	over *changes
+	open *[buckets]opened // what was asked for before
+	// layers lie over tx, up to seq.
+	layers [2]*layer
+	seq    uint64
 }
 
-func (r reader) bucket(name string) *bolt.Bucket {
-	b := r.open[name]
-	if b == nil {
-		b = r.tx.Bucket([]byte(name))
-		r.open[name] = b
+// opened is a bucket of a transaction, and a cursor for get, which bbolt would
+// make anew for each key.
+type opened struct {
+	bucket *bolt.Bucket
+	cursor *bolt.Cursor
+}
+
+func (r reader) bucket(b bucketID) opened {
+	o := &r.open[b]
+	if o.bucket == nil {
+		o.bucket = b.in(r.tx)
+		o.cursor = o.bucket.Cursor()
 	}
-	return b
+	return *o
 }
 
 // get returns what key maps to, nil if nothing. Copy what outlives the
 // transaction, and write into nothing of it.
-func (r reader) get(bucket, key string) []byte {
-	if r.over != nil && r.over.Len() > 0 {
-		if c, ok := r.over.Get(change{bucket: bucket, key: key}); ok {
-			return c.value
+func (r reader) get(bucket bucketID, key string) []byte {
+	for _, l := range r.layers {
+		if l == nil {
+			continue
+		}
+		if value, ok := l.get(bucket, key, r.seq); ok {
+			return value
 		}
 	}
-	return r.bucket(bucket).Get([]byte(key))
+	k, v := r.bucket(bucket).cursor.Seek([]byte(key))
+	if string(k) != key {
+		return nil
+	}
+	return v
 }
 
 // cursor walks the keys of a bucket in byte order, as bbolt's does.
-func (r reader) cursor(bucket string) *cursor {
-	c := &cursor{bucket: bucket, below: r.bucket(bucket).Cursor()}
-	if r.over != nil && r.over.Len() > 0 {
-		c.over = r.over.Iter()
-		c.both = true
+func (r reader) cursor(bucket bucketID) *cursor {
+	c := &cursor{below: r.bucket(bucket).bucket.Cursor(), bucket: bucket, seq: r.seq}
+	for i, l := range r.layers {
+		if l != nil && l.has(bucket) {
+			c.layers[i], c.both = l, true
+		}
 	}
 	return c
 }
 
-// cursor is valid as long as nothing is written to what it walks over.
+// cursor is where a walk is, in the file and in what lies over it. It is valid as
+// long as nothing is written to what it walks over.
 type cursor struct {
-	bucket string
+	bucket bucketID
 	below  *bolt.Cursor
 	key    []byte // where below is, nil at its end
 	value  []byte
 	both   bool // there is something over it
-	over   btree.IterG[change]
-	ahead  bool // over is at a change of the bucket
+	layers [2]*layer
+	seq    uint64
+	over   [2]place // in the layers
+	newest int      // the layer that is at the next key and has the last word about it; -1: none
+}
+
+// place is where a walk is in a layer.
+type place struct {
+	key   string // "" at its end
+	value []byte // nil: to nothing
 }
 
 // seek moves to key or, if it is not there, to the next one. The key is nil at
@@ -97,7 +103,9 @@ func (c *cursor) seek(key []byte) (k, v []byte) {
 	if !c.both {
 		return c.key, c.value
 	}
-	c.ahead = c.over.Seek(change{bucket: c.bucket, key: string(key)})
+	for i := range c.layers {
+		c.move(i, string(key))
+	}
 	return c.here()
 }
 
@@ -106,43 +114,55 @@ func (c *cursor) next() (k, v []byte) {
 		c.key, c.value = c.below.Next()
 		return c.key, c.value
 	}
-	c.pass(c.order())
+	c.pass()
 	return c.here()
 }
 
-// order tells who is at the next key: negative for below, positive for what lies
-// over it, 0 for both.
-func (c *cursor) order() int {
-	switch over := c.ahead && c.over.Item().bucket == c.bucket; {
-	case !over:
-		return -1
-	case c.key == nil:
-		return 1
-	default:
-		return bytes.Compare(c.key, []byte(c.over.Item().key))
+// move goes to the first key of a layer that is at or behind key.
+func (c *cursor) move(layer int, key string) {
+	if l := c.layers[layer]; l != nil {
+		c.over[layer] = l.from(c.bucket, key, c.seq)
 	}
 }
 
-// pass leaves the key behind at which those are whom order has told of.
-func (c *cursor) pass(order int) {
-	if order <= 0 && c.key != nil {
+// pass leaves the next key behind, wherever it is.
+func (c *cursor) pass() {
+	if c.newest < 0 {
+		c.key, c.value = c.below.Next()
+		return
+	}
+	key := c.over[c.newest].key
+	if string(c.key) == key {
 		c.key, c.value = c.below.Next()
 	}
-	if order >= 0 {
-		c.ahead = c.over.Next()
+	for i := range c.over {
+		if c.over[i].key == key {
+			c.move(i, key+"\x00") // the first key behind it that there can be
+		}
 	}
 }
 
 // here is the first key from here on that maps to something.
 func (c *cursor) here() (k, v []byte) {
 	for {
-		order := c.order()
-		if order < 0 {
+		c.newest = -1
+		for i, p := range c.over {
+			switch {
+			case p.key == "":
+			case c.newest >= 0:
+				if p.key < c.over[c.newest].key {
+					c.newest = i
+				}
+			case c.key == nil || p.key <= string(c.key):
+				c.newest = i
+			}
+		}
+		if c.newest < 0 {
 			return c.key, c.value
 		}
-		if item := c.over.Item(); item.value != nil {
-			return []byte(item.key), item.value
+		if p := c.over[c.newest]; p.value != nil {
+			return []byte(p.key), p.value
 		}
-		c.pass(order)
+		c.pass()
 	}
 }

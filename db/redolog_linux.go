@@ -41,7 +41,6 @@ type redoLog struct {
 	seq  uint64 // of the last record
 	page int    // where the next record begins
 	used int    // pages that hold, or lie between, records that bbolt's file has not
-	body []byte // of the record that is being made
 	buf  []byte
 }
 
@@ -283,17 +282,17 @@ func (l *redoLog) append(body []byte) error {
 // at is where the log is now.
 func (l *redoLog) at(open bool) position { return position{l.head.salt, l.seq, l.page, open} }
 
-// appendChange encodes c: the number of its bucket, with the highest bit for a
-// deletion, the key and the value, each behind its length.
-func appendChange(b []byte, c change) []byte {
-	code := byte(slices.Index(allBuckets[:], c.bucket))
-	if c.value == nil {
+// appendChange encodes a change: the number of its bucket, with the highest bit
+// for a deletion, the key and the value, each behind its length.
+func appendChange(b []byte, bucket bucketID, key string, value []byte) []byte {
+	code := byte(bucket)
+	if value == nil {
 		code |= 0x80
 	}
-	b = appendString(append(b, code), c.key)
-	if c.value != nil {
-		b = binary.AppendUvarint(b, uint64(len(c.value)))
-		b = append(b, c.value...)
+	b = appendString(append(b, code), key)
+	if value != nil {
+		b = binary.AppendUvarint(b, uint64(len(value)))
+		b = append(b, value...)
 	}
 	return b
 }
@@ -304,14 +303,11 @@ func decodeChanges(b []byte, seq uint64) ([]change, error) {
 	for len(d.b) > 0 {
 		code := d.b[0]
 		d.b = d.b[1:]
-		if int(code&0x7f) >= len(allBuckets) {
-			return nil, ErrDamaged
-		}
-		c := change{bucket: allBuckets[code&0x7f], key: d.string(), seq: seq}
+		c := change{bucket: bucketID(code & 0x7f), key: d.string(), seq: seq}
 		if code&0x80 == 0 {
 			c.value = append([]byte{}, d.string()...)
 		}
-		if d.bad {
+		if d.bad || c.bucket >= buckets {
 			return nil, ErrDamaged
 		}
 		all = append(all, c)

@@ -30,7 +30,7 @@ func randomRecord(n int) []change {
 func encodeAll(list []change) []byte {
 	var b []byte
 	for _, c := range list {
-		b = appendChange(b, c)
+		b = appendChange(b, c.bucket, c.key, c.value)
 	}
 	return b
 }

@@ -231,7 +231,7 @@ func (d *DB) putPath(w writer, base string, r record) error {
 
 // forget deletes key if it is there: deleting nothing would still make a
 // transaction out of nothing.
-func (w writer) forget(bucket, key string) error {
+func (w writer) forget(bucket bucketID, key string) error {
 	if !w.has(bucket, key) {
 		return nil
 	}

@@ -8,10 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/store"
 )
 
-// An output with its normal form, by so many callers at once who all wait for it.
+// An output with its normal form, by so many callers at once who all wait for it,
+// with the time of processors and the switches between threads that one takes.
 func BenchmarkRegister(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
@@ -22,6 +25,9 @@ func BenchmarkRegister(b *testing.B) {
 			defer d.Close()
 			var last atomic.Int64
 			var all sync.WaitGroup
+			b.ReportAllocs()
+			b.ResetTimer()
+			before := usage(b)
 			for range callers {
 				all.Go(func() {
 					for i := last.Add(1); i <= int64(b.N); i = last.Add(1) {
@@ -40,6 +46,20 @@ func BenchmarkRegister(b *testing.B) {
 				})
 			}
 			all.Wait()
+			after := usage(b)
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64(after.Nvcsw-before.Nvcsw)/float64(b.N), "switches/op")
+			b.ReportMetric(float64(d.file.log.seq)/float64(b.N), "commits/op")
 		})
 	}
+}
+
+func usage(b *testing.B) unix.Rusage {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u
 }

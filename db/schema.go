@@ -21,38 +21,43 @@ const (
 // name contains, stands between the two, so that all pairs of one name are
 // neighbours.
 const (
-	bucketMeta         = "meta"         // "version", "store", "count", "mark", "log"
-	bucketValid        = "valid"        // path → info
-	bucketReferrers    = "referrers"    // path NUL referrer
-	bucketSuccessors   = "successors"   // expression → closure
-	bucketPredecessors = "predecessors" // closure NUL expression
-	bucketSubstitutes  = "substitutes"  // path → expressions, newest first
-	bucketSubstituteOf = "substituteof" // expression NUL path
-	bucketOutputs      = "outputs"      // output → derivation NUL output name
-	bucketDerivers     = "derivers"     // output NUL derivation → output name
-	bucketDrvOutputs   = "drvoutputs"   // derivation NUL output → output name
-	bucketModulo       = "modulo"       // derivation → hashes modulo fixed outputs
-	bucketDeclared     = "declared"     // output → kind it was declared to have
-	bucketKinds        = "kinds"        // output that is not valid any more → kind it had
-	bucketFailures     = "failures"     // goal → failure
-	bucketDurations    = "durations"    // derivation → nanoseconds
-	bucketNameTimes    = "nametimes"    // name of a derivation without digest, and that without its version → nanoseconds
-	bucketUse          = "use"          // path → seconds since 1970
-	bucketDamaged      = "damaged"      // path → what was found to be wrong with it
-	bucketTrails       = "trails"       // program NUL first path → time, what it touched then
+	bucketMeta         bucketID = iota // "version", "store", "count", "mark", "log"
+	bucketValid                        // path → info
+	bucketReferrers                    // path NUL referrer
+	bucketSuccessors                   // expression → closure
+	bucketPredecessors                 // closure NUL expression
+	bucketSubstitutes                  // path → expressions, newest first
+	bucketSubstituteOf                 // expression NUL path
+	bucketOutputs                      // output → derivation NUL output name
+	bucketDerivers                     // output NUL derivation → output name
+	bucketDrvOutputs                   // derivation NUL output → output name
+	bucketModulo                       // derivation → hashes modulo fixed outputs
+	bucketDeclared                     // output → kind it was declared to have
+	bucketKinds                        // output that is not valid any more → kind it had
+	bucketFailures                     // goal → failure
+	bucketDurations                    // derivation → nanoseconds
+	bucketNameTimes                    // name of a derivation without digest, and that without its version → nanoseconds
+	bucketUse                          // path → seconds since 1970
+	bucketDamaged                      // path → what was found to be wrong with it
+	bucketTrails                       // program NUL first path → time, what it touched then
+	buckets
 )
 
-// allBuckets has new ones at its end: the log calls them by their number.
-var allBuckets = [...]string{
-	bucketMeta, bucketValid, bucketReferrers, bucketSuccessors, bucketPredecessors,
-	bucketSubstitutes, bucketSubstituteOf, bucketOutputs, bucketDerivers, bucketDrvOutputs,
-	bucketModulo, bucketDeclared, bucketKinds, bucketFailures, bucketDurations, bucketNameTimes, bucketUse,
-	bucketDamaged, bucketTrails,
+// bucketID is a bucket. The log calls it by that number: new ones come last.
+type bucketID byte
+
+// bucketNames are what bbolt's file calls them.
+var bucketNames = [buckets]string{
+	"meta", "valid", "referrers", "successors", "predecessors", "substitutes", "substituteof", "outputs", "derivers", "drvoutputs",
+	"modulo", "declared", "kinds", "failures", "durations", "nametimes", "use", "damaged", "trails",
 }
+
+// in is the bucket in a transaction of the file, nil if it is not there.
+func (b bucketID) in(tx *bolt.Tx) *bolt.Bucket { return tx.Bucket([]byte(bucketNames[b])) }
 
 // laterBuckets were not in the first files of this version. Those who do not
 // know them can work without.
-var laterBuckets = []string{bucketDamaged, bucketTrails}
+var laterBuckets = []bucketID{bucketDamaged, bucketTrails}
 
 const (
 	keyVersion = "version"
@@ -67,7 +72,7 @@ const (
 func (d *DB) prepare(create bool) error {
 	empty, incomplete := false, false
 	err := d.bolt.View(func(tx *bolt.Tx) error {
-		m := tx.Bucket([]byte(bucketMeta))
+		m := bucketMeta.in(tx)
 		if m == nil {
 			k, _ := tx.Cursor().First()
 			if empty = k == nil; empty && create {
@@ -81,13 +86,13 @@ func (d *DB) prepare(create bool) error {
 		if s := m.Get([]byte(keyStore)); string(s) != string(d.dir) {
 			return fmt.Errorf("it belongs to the store %s, not to %s", s, d.dir)
 		}
-		for _, b := range allBuckets {
-			if tx.Bucket([]byte(b)) == nil {
+		for b := range buckets {
+			if b.in(tx) == nil {
 				if slices.Contains(laterBuckets, b) {
 					incomplete = true
 					continue
 				}
-				return fmt.Errorf("%w: its bucket %q is missing", ErrDamaged, b)
+				return fmt.Errorf("%w: its bucket %q is missing", ErrDamaged, bucketNames[b])
 			}
 		}
 		return nil
@@ -99,12 +104,12 @@ func (d *DB) prepare(create bool) error {
 		return err
 	}
 	return diskError(d.bolt.Update(func(tx *bolt.Tx) error {
-		for _, b := range allBuckets {
-			if _, err := tx.CreateBucket([]byte(b)); err != nil {
+		for _, name := range bucketNames {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
 				return err
 			}
 		}
-		m := tx.Bucket([]byte(bucketMeta))
+		m := bucketMeta.in(tx)
 		for _, kv := range [][2]string{
 			{keyVersion, schemaVersion},
 			{keyStore, string(d.dir)},
@@ -121,7 +126,7 @@ func (d *DB) prepare(create bool) error {
 func (d *DB) addBuckets() error {
 	return diskError(d.bolt.Update(func(tx *bolt.Tx) error {
 		for _, b := range laterBuckets {
-			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
+			if _, err := tx.CreateBucketIfNotExists([]byte(bucketNames[b])); err != nil {
 				return err
 			}
 		}
@@ -129,11 +134,11 @@ func (d *DB) addBuckets() error {
 	}))
 }
 
-func (r reader) has(bucket, key string) bool { return r.get(bucket, key) != nil }
+func (r reader) has(bucket bucketID, key string) bool { return r.get(bucket, key) != nil }
 
 // pairs gives the second halves (and the values) of all pairs that begin with
 // first, in byte order, until f returns false.
-func (r reader) pairs(bucket, first string, f func(second string, value []byte) bool) {
+func (r reader) pairs(bucket bucketID, first string, f func(second string, value []byte) bool) {
 	prefix := []byte(first + "\x00")
 	c := r.cursor(bucket)
 	for k, v := c.seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.next() {
@@ -143,7 +148,7 @@ func (r reader) pairs(bucket, first string, f func(second string, value []byte) 
 	}
 }
 
-func (r reader) seconds(bucket, first string) []string {
+func (r reader) seconds(bucket bucketID, first string) []string {
 	var out []string
 	r.pairs(bucket, first, func(s string, _ []byte) bool {
 		out = append(out, s)
@@ -152,7 +157,7 @@ func (r reader) seconds(bucket, first string) []string {
 	return out
 }
 
-func (r reader) uint(bucket, key string) (uint64, bool) {
+func (r reader) uint(bucket bucketID, key string) (uint64, bool) {
 	v := r.get(bucket, key)
 	if len(v) != 8 {
 		return 0, false
@@ -167,28 +172,28 @@ type writer struct {
 	batch *batch
 }
 
-func (w writer) put(bucket, key string, value []byte) error {
+func (w writer) put(bucket bucketID, key string, value []byte) error {
 	if len(key) == 0 || len(key) > bolt.MaxKeySize || len(value) > bolt.MaxValueSize {
 		return fmt.Errorf("a key of %d bytes, a value of %d", len(key), len(value)) // bbolt would refuse it later
 	}
 	if value == nil {
 		value = []byte{}
 	}
-	w.batch.add(change{bucket: bucket, key: key, value: value})
+	w.batch.add(bucket, key, value)
 	return nil
 }
 
 // putPair writes a pair that maps to nothing.
-func (w writer) putPair(bucket, first, second string) error {
+func (w writer) putPair(bucket bucketID, first, second string) error {
 	return w.put(bucket, pair(first, second), nil)
 }
 
-func (w writer) putUint(bucket, key string, v uint64) error {
+func (w writer) putUint(bucket bucketID, key string, v uint64) error {
 	return w.put(bucket, key, binary.BigEndian.AppendUint64(nil, v))
 }
 
-func (w writer) del(bucket, key string) error {
-	w.batch.add(change{bucket: bucket, key: key})
+func (w writer) del(bucket bucketID, key string) error {
+	w.batch.add(bucket, key, nil)
 	return nil
 }
 

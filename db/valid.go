@@ -111,7 +111,7 @@ func (d *DB) Count() (int, error) {
 func (d *DB) Referrers(p store.Path) ([]store.Path, error) { return d.seconds(bucketReferrers, p) }
 
 // seconds gives the other halves of p's pairs, as paths.
-func (d *DB) seconds(bucket string, p store.Path) ([]store.Path, error) {
+func (d *DB) seconds(bucket bucketID, p store.Path) ([]store.Path, error) {
 	base, err := d.base(p)
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (v *views) view(f func(tx reader) error) error {
 		whole := false
 		defer func() {
 			// After a panic nothing of the transaction is to be relied on.
-			tx.over = nil
+			tx.layers = [2]*layer{}
 			if !whole || !v.give(tx, age) {
 				if e := tx.tx.Rollback(); err == nil {
 					err = e
@@ -55,7 +55,7 @@ func (v *views) take() (tx reader, age uint64, err error) {
 		// What is in the overlay, and was in it when the transaction began, may be
 		// in both. What was taken out of it must be in the transaction.
 		if o := v.over.Load(); tx.tx.ID() >= o.since {
-			tx.over = o.changes
+			tx.layers, tx.seq = o.layers, o.seq
 			return tx, age, nil
 		}
 		if err := tx.tx.Rollback(); err != nil {
@@ -76,7 +76,7 @@ func (v *views) transaction() (tx reader, age uint64, err error) {
 		return tx, age, nil
 	}
 	t, err := v.bolt.Begin(false)
-	return reader{tx: t, open: make(map[string]*bolt.Bucket, len(allBuckets))}, age, err
+	return reader{tx: t, open: new([buckets]opened)}, age, err
 }
 
 // give keeps a transaction that is of the given age, or says that it must be ended.
