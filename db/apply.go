@@ -13,7 +13,7 @@ const (
 	// the same pages, share the work.
 	restTime = 200 * time.Millisecond
 	// restChanges is how many of them do not wait.
-	restChanges = 16384
+	restChanges = 32768
 	// retryTime is how long it rests after an error.
 	retryTime = time.Second
 )

@@ -195,7 +195,14 @@ func (d *DB) try(queued []*write, used []string) (err error) {
 				settle = settle || q.settle
 			}
 		}
-		return putUses(w, used, d.uses.taken)
+		if err := putUses(w, used, d.uses.taken); err != nil {
+			return err
+		}
+		if b.valid == 0 {
+			return nil
+		}
+		count, _ := w.uint(bucketMeta, keyCount)
+		return w.putUint(bucketMeta, keyCount, count+uint64(b.valid))
 	})
 	if err != nil || len(b.list) == 0 {
 		return err

@@ -34,8 +34,8 @@ func (d *DB) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, err
 			}
 			deleted = append(deleted, d.join(b))
 		}
-		count, _ := w.uint(bucketMeta, keyCount)
-		return w.putUint(bucketMeta, keyCount, count-uint64(len(doomed)))
+		w.batch.valid -= len(doomed)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("delete: %w", err)

@@ -24,11 +24,9 @@ type overlay struct {
 
 // reader is a transaction as the queries see it. One goroutine at a time has it.
 type reader struct {
-	tx   *bolt.Tx
-	open *[buckets]opened // what was asked for before
-	// layers lie over tx, up to seq.
-	layers [2]*layer
-	seq    uint64
+	tx      *bolt.Tx
+	open    *[buckets]opened // what was asked for before
+	overlay                  // what lies over tx
 }
 
 // opened is a bucket of a transaction, and a cursor for get, which bbolt would
@@ -50,19 +48,28 @@ func (r reader) bucket(b bucketID) opened {
 // get returns what key maps to, nil if nothing. Copy what outlives the
 // transaction, and write into nothing of it.
 func (r reader) get(bucket bucketID, key string) []byte {
-	for _, l := range r.layers {
-		if l == nil {
-			continue
-		}
-		if value, ok := l.get(bucket, key, r.seq); ok {
-			return value
-		}
+	if value, ok := r.over(bucket, key); ok {
+		return value
 	}
 	k, v := r.bucket(bucket).cursor.Seek([]byte(key))
 	if string(k) != key {
 		return nil
 	}
 	return v
+}
+
+// over is what key maps to in the overlay. It is not ok if nothing is said about
+// it there.
+func (o *overlay) over(bucket bucketID, key string) (value []byte, ok bool) {
+	for _, l := range o.layers {
+		if l == nil {
+			continue
+		}
+		if value, ok := l.get(bucket, key, o.seq); ok {
+			return value, true
+		}
+	}
+	return nil, false
 }
 
 // cursor walks the keys of a bucket in byte order, as bbolt's does.

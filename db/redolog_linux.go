@@ -26,7 +26,7 @@ import (
 const (
 	logMagic  = "storefs redo log 1\n"
 	logPage   = 4096
-	logPages  = 512 // of a new log, with the first
+	logPages  = 2048 // of a new log, with the first
 	minPages  = 8
 	maxPages  = 1 << 16
 	logHeader = 16 // of a record: number 8, length 4, checksum 4

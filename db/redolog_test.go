@@ -256,8 +256,9 @@ func TestOlderVersion(t *testing.T) {
 
 // More than the log has room for, at once and little by little.
 func TestMoreThanTheLog(t *testing.T) {
+	const pages = 256
 	path := filepath.Join(t.TempDir(), "db.bolt")
-	d, err := Open(path, testDir, Options{Create: true, rest: time.Hour})
+	d, err := Open(path, testDir, Options{Create: true, rest: time.Hour, pages: pages})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,10 +274,10 @@ func TestMoreThanTheLog(t *testing.T) {
 	}
 	add(1)
 	add(5000)
-	for range 2 * logPages {
+	for range 2 * pages {
 		add(1)
 	}
-	add(logPages * logPage / 800)
+	add(pages * logPage / 800)
 	d.file.rest = 1
 	add(1)
 	if c, err := d.Count(); c != n || err != nil {
@@ -295,8 +296,9 @@ func TestMoreThanTheLog(t *testing.T) {
 // A file that cannot grow any more costs nothing that was answered, and what
 // cannot be kept is refused.
 func TestFullFile(t *testing.T) {
+	const pages = 256
 	path := filepath.Join(t.TempDir(), "db.bolt")
-	d, err := Open(path, testDir, Options{Create: true, rest: time.Hour})
+	d, err := Open(path, testDir, Options{Create: true, rest: time.Hour, pages: pages})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +315,7 @@ func TestFullFile(t *testing.T) {
 			t.Fatal("there is no end")
 		}
 	}
-	if len(kept) < logPages/2 {
+	if len(kept) < pages/2 {
 		t.Errorf("refused after %d: %v", len(kept), refused)
 	}
 	if err := d.Close(); err == nil {

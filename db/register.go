@@ -79,11 +79,17 @@ type plan struct {
 	drv, name string
 	duration  time.Duration
 	clear     []string
+	// since is the state of the file in which the callers looked, each for
+	// itself: see writer.hasNot.
+	since       int
+	unsucceeded bool // there was no normal form of expr
 }
 
 type planned struct {
-	base string
-	rec  record
+	base       string
+	value      []byte // its record
+	references []string
+	absent     bool // it was not valid
 }
 
 func (d *DB) plan(r Registration) (*plan, error) {
@@ -99,7 +105,10 @@ func (d *DB) plan(r Registration) (*plan, error) {
 		}
 		if !p.own[base] {
 			p.own[base] = true
-			p.paths = append(p.paths, planned{base, rec})
+			if rec.registered == 0 {
+				rec.registered = uint64(time.Now().Unix())
+			}
+			p.paths = append(p.paths, planned{base: base, value: rec.encode(), references: rec.references})
 		}
 	}
 	var err error
@@ -123,8 +132,20 @@ func (d *DB) plan(r Registration) (*plan, error) {
 		}
 		p.name, p.duration = t.Drv.Name(), t.Time
 	}
-	p.clear, err = d.bases(r.ClearFailures)
-	return p, err
+	if p.clear, err = d.bases(r.ClearFailures); err != nil {
+		return nil, err
+	}
+	return p, d.view(p.look)
+}
+
+// look asks for what is most probably not there, so that the committer need not.
+func (p *plan) look(tx reader) error {
+	p.since = tx.since
+	for i := range p.paths {
+		p.paths[i].absent = !tx.has(bucketValid, p.paths[i].base)
+	}
+	p.unsucceeded = p.expr != "" && !tx.has(bucketSuccessors, p.expr)
+	return nil
 }
 
 // check is everything that can be refused; it writes nothing.
@@ -136,7 +157,7 @@ func (p *plan) check(tx reader) error {
 		return fmt.Errorf("%s: %w", p.db.join(base), store.ErrNotValid)
 	}
 	for _, n := range p.paths {
-		for _, ref := range n.rec.references {
+		for _, ref := range n.references {
 			if err := valid(ref); err != nil {
 				return fmt.Errorf("%s refers to %w", p.db.join(n.base), err)
 			}
@@ -163,21 +184,14 @@ func (p *plan) check(tx reader) error {
 }
 
 func (p *plan) write(w writer) error {
-	added := uint64(0)
 	for _, n := range p.paths {
-		if w.has(bucketValid, n.base) {
+		if !w.hasNot(bucketValid, n.base, n.absent, p.since) {
 			continue
 		}
-		if err := p.db.putPath(w, n.base, n.rec); err != nil {
+		if err := w.putPath(n.base, n.value, n.references); err != nil {
 			return err
 		}
-		added++
-	}
-	if added > 0 {
-		count, _ := w.uint(bucketMeta, keyCount)
-		if err := w.putUint(bucketMeta, keyCount, count+added); err != nil {
-			return err
-		}
+		w.batch.valid++
 	}
 	for _, o := range p.outputs {
 		if err := putOutput(w, o); err != nil {
@@ -190,7 +204,8 @@ func (p *plan) write(w writer) error {
 		}
 	}
 	if p.expr != "" {
-		if err := putSuccessor(w, p.expr, p.closure); err != nil {
+		fresh := w.hasNot(bucketSuccessors, p.expr, p.unsucceeded, p.since)
+		if err := putSuccessor(w, p.expr, p.closure, fresh); err != nil {
 			return err
 		}
 	}
@@ -214,14 +229,11 @@ func (p *plan) write(w writer) error {
 }
 
 // putPath writes a valid path with its back references.
-func (d *DB) putPath(w writer, base string, r record) error {
-	if r.registered == 0 {
-		r.registered = uint64(time.Now().Unix())
-	}
-	if err := w.put(bucketValid, base, r.encode()); err != nil {
+func (w writer) putPath(base string, value []byte, references []string) error {
+	if err := w.put(bucketValid, base, value); err != nil {
 		return err
 	}
-	for _, ref := range r.references {
+	for _, ref := range references {
 		if err := w.putPair(bucketReferrers, ref, base); err != nil {
 			return err
 		}
@@ -246,6 +258,9 @@ func (d *DB) Replace(ctx context.Context, i store.Info) error {
 		return fmt.Errorf("replace: %w", err)
 	}
 	rec, err := d.record(i)
+	if rec.registered == 0 {
+		rec.registered = uint64(time.Now().Unix())
+	}
 	if err == nil {
 		err = d.update(ctx, true, func(w writer) error {
 			old, err := w.record(base)
@@ -262,7 +277,7 @@ func (d *DB) Replace(ctx context.Context, i store.Info) error {
 					return err
 				}
 			}
-			return d.putPath(w, base, rec)
+			return w.putPath(base, rec.encode(), rec.references)
 		})
 	}
 	if err != nil {

@@ -23,22 +23,25 @@ func BenchmarkRegister(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer d.Close()
-			var last atomic.Int64
+			work := make([]Registration, b.N)
+			for i := range work {
+				drv := testInfo(b, fmt.Sprint("x", i, ".drv"))
+				out := testInfo(b, fmt.Sprint("out", i))
+				closure := testInfo(b, fmt.Sprint("x", i, "-s.store"), out.Path)
+				work[i] = Registration{
+					Infos:     []store.Info{drv, out, closure},
+					Successor: &Successor{Expr: drv.Path, Closure: closure.Path},
+				}
+			}
+			var next atomic.Int64
 			var all sync.WaitGroup
 			b.ReportAllocs()
 			b.ResetTimer()
 			before := usage(b)
 			for range callers {
 				all.Go(func() {
-					for i := last.Add(1); i <= int64(b.N); i = last.Add(1) {
-						drv := testInfo(b, fmt.Sprint("x", i, ".drv"))
-						out := testInfo(b, fmt.Sprint("out", i))
-						closure := testInfo(b, fmt.Sprint("x", i, "-s.store"), out.Path)
-						err := d.Register(context.Background(), Registration{
-							Infos:     []store.Info{drv, out, closure},
-							Successor: &Successor{Expr: drv.Path, Closure: closure.Path},
-						})
-						if err != nil {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						if err := d.Register(context.Background(), work[i-1]); err != nil {
 							b.Error(err)
 							return
 						}

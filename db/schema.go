@@ -172,6 +172,17 @@ type writer struct {
 	batch *batch
 }
 
+// hasNot reports whether key maps to nothing. Who has looked before tells what was
+// seen, and since of the overlay then: what was not there at that time, nor is
+// in the overlay now, can only have come into the file through another overlay.
+func (w writer) hasNot(bucket bucketID, key string, absent bool, since int) bool {
+	if absent && since == w.since {
+		value, _ := w.over(bucket, key)
+		return value == nil
+	}
+	return !w.has(bucket, key)
+}
+
 func (w writer) put(bucket bucketID, key string, value []byte) error {
 	if len(key) == 0 || len(key) > bolt.MaxKeySize || len(value) > bolt.MaxValueSize {
 		return fmt.Errorf("a key of %d bytes, a value of %d", len(key), len(value)) // bbolt would refuse it later

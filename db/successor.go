@@ -31,9 +31,13 @@ func (d *DB) Predecessors(closure store.Path) ([]store.Path, error) {
 }
 
 // putSuccessor replaces an earlier normal form of expr: one of them was the
-// result of a build whose outputs are gone.
-func putSuccessor(w writer, expr, closure string) error {
-	if old := w.get(bucketSuccessors, expr); old != nil {
+// result of a build whose outputs are gone. If it is fresh, there is none.
+func putSuccessor(w writer, expr, closure string, fresh bool) error {
+	var old []byte
+	if !fresh {
+		old = w.get(bucketSuccessors, expr)
+	}
+	if old != nil {
 		if string(old) == closure {
 			return nil
 		}

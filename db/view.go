@@ -34,7 +34,7 @@ func (v *views) view(f func(tx reader) error) error {
 		whole := false
 		defer func() {
 			// After a panic nothing of the transaction is to be relied on.
-			tx.layers = [2]*layer{}
+			tx.overlay = overlay{}
 			if !whole || !v.give(tx, age) {
 				if e := tx.tx.Rollback(); err == nil {
 					err = e
@@ -55,7 +55,7 @@ func (v *views) take() (tx reader, age uint64, err error) {
 		// What is in the overlay, and was in it when the transaction began, may be
 		// in both. What was taken out of it must be in the transaction.
 		if o := v.over.Load(); tx.tx.ID() >= o.since {
-			tx.layers, tx.seq = o.layers, o.seq
+			tx.overlay = *o
 			return tx, age, nil
 		}
 		if err := tx.tx.Rollback(); err != nil {
