@@ -56,7 +56,11 @@ func newFile(v *views, log *redoLog, rest time.Duration) *file {
 // newBatch begins the next record, and ends the use of the one before.
 func (f *file) newBatch() *batch {
 	clear(f.batch.list) // they keep what the file has in memory
-	f.batch = batch{seq: f.log.seq + 1, layer: f.views.over.Load().layers[0], list: f.batch.list[:0], body: f.batch.body[:0]}
+	list, body := f.batch.list[:0], f.batch.body[:0]
+	if ever, _ := f.log.fits(cap(body)); !ever {
+		list, body = nil, nil // one that was too large for the log
+	}
+	f.batch = batch{seq: f.log.seq + 1, layer: f.views.over.Load().layers[0], list: list, body: body}
 	return &f.batch
 }
 
@@ -78,7 +82,12 @@ func (f *file) write(b *batch, settle bool) error {
 		return f.direct(b, true)
 	}
 	if err := f.log.append(b.body); err != nil {
-		return err
+		// Perhaps the disk has the record, perhaps not: nobody is told of either
+		// before the file has it, with its number.
+		if f.direct(b, true) != nil {
+			return err
+		}
+		return nil
 	}
 	o := *f.views.over.Load()
 	o.seq = b.seq
@@ -97,15 +106,31 @@ func (f *file) direct(b *batch, more bool) error {
 	return f.empty(b.seq, more)
 }
 
-// empty writes all changes up to seq into the file, while nobody else does.
+// empty writes all changes up to seq into the file, while nobody else does. That
+// is the number of the next record, which there will not be, or of the last one.
 func (f *file) empty(seq uint64, more bool) error {
-	r := f.apply(f.views.over.Load().layers, f.log.at(more), seq)
+	at := f.log.at(more)
+	at.seq = seq
+	r := f.apply(f.views.over.Load().layers, at)
 	if f.err = r.err; f.err != nil {
+		f.coming(0, 0)
 		return f.err
 	}
-	f.mixed, f.log.used, f.aside = more, 0, taken{}
+	f.mixed, f.log.used, f.log.seq, f.aside = more, 0, seq, taken{}
 	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx})
 	return nil
+}
+
+// coming says that a transaction is about to have a record that the overlay does
+// not show: whoever begins to read when it has come, and before that is taken out
+// of the overlay, sees either all of the record or nothing.
+func (f *file) coming(tx int, seq uint64) {
+	o := *f.views.over.Load()
+	if tx > 0 && seq <= o.seq {
+		return // as always beside the committer, who changes the overlay meanwhile
+	}
+	o.comes, o.comesWith = tx, seq
+	f.views.over.Store(&o)
 }
 
 // arm sees to it that the log is written into the file some time.
@@ -148,7 +173,7 @@ func (f *file) begin() {
 	}
 	f.busy = true
 	older, at := [2]*layer{o.layers[1]}, f.aside.at
-	go func() { f.done <- f.apply(older, at, at.seq) }()
+	go func() { f.done <- f.apply(older, at) }()
 }
 
 // ended takes out of the overlay what the file has.
@@ -180,9 +205,9 @@ func (f *file) close() error {
 	return f.empty(f.log.seq, false)
 }
 
-// apply writes what the layers have, up to seq, into the file, in order, and that
-// it has the log so far.
-func (f *file) apply(layers [2]*layer, at position, seq uint64) (r applied) {
+// apply writes what the layers have into the file, in order, up to a record, and
+// that it has the log so far.
+func (f *file) apply(layers [2]*layer, at position) (r applied) {
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
@@ -199,7 +224,7 @@ func (f *file) apply(layers [2]*layer, at position, seq uint64) (r applied) {
 		}()
 		for i := len(layers) - 1; i >= 0 && err == nil; i-- {
 			if layers[i] != nil {
-				err = layers[i].putInto(tx, seq)
+				err = layers[i].putInto(tx, at.seq)
 			}
 		}
 		meta := bucketMeta.in(tx)
@@ -213,6 +238,7 @@ func (f *file) apply(layers [2]*layer, at position, seq uint64) (r applied) {
 			return fmt.Errorf("change: %w", err)
 		}
 		r.tx = tx.ID()
+		f.coming(r.tx, at.seq)
 		// bbolt writes the pages, syncs, writes the meta page and syncs again: a
 		// kill at any moment leaves the state before or the one after.
 		return tx.Commit()

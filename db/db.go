@@ -209,7 +209,7 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	for _, c := range later {
 		all.set(c.bucket, c.key, c.value, c.seq)
 	}
-	r := d.file.apply([2]*layer{all}, log.at(true), log.seq)
+	r := d.file.apply([2]*layer{all}, log.at(true))
 	if r.err != nil {
 		log.file.Close()
 		return r.err

@@ -20,6 +20,10 @@ type overlay struct {
 	// since is the first transaction of bbolt which has all that was taken out
 	// of the overlay.
 	since int
+	// comes is the transaction of bbolt that is being committed, if it has more
+	// than the overlay shows: all up to the record comesWith.
+	comes     int
+	comesWith uint64
 }
 
 // reader is a transaction as the queries see it. One goroutine at a time has it.

@@ -56,6 +56,9 @@ func (v *views) take() (tx reader, age uint64, err error) {
 		// in both. What was taken out of it must be in the transaction.
 		if o := v.over.Load(); tx.tx.ID() >= o.since {
 			tx.overlay = *o
+			if o.comes > 0 && tx.tx.ID() >= o.comes {
+				tx.seq = o.comesWith
+			}
 			return tx, age, nil
 		}
 		if err := tx.tx.Rollback(); err != nil {

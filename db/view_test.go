@@ -115,3 +115,67 @@ func BenchmarkValid(b *testing.B) {
 		}
 	}
 }
+
+// What is written into the file at once, beside what is in the log, is seen
+// together with it.
+func TestViewsAreOfOneMoment(t *testing.T) {
+	ctx := context.Background()
+	d, err := Open(filepath.Join(t.TempDir(), "db.bolt"), testDir, Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	// Two keys that are always written together, now in the log, now into the
+	// file, and b, which is written into the file with them.
+	write := func(n int) error {
+		value := fmt.Append(nil, n)
+		settle := n%4 == 3
+		return d.queue(&write{ctx: ctx, settle: settle, do: func(w writer) error {
+			for _, key := range []string{"a", "b", "c"} {
+				if key == "b" && !settle {
+					continue
+				}
+				if err := w.put(bucketUse, key, value); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			last := 0
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				var got [3]int
+				if err := d.view(func(tx reader) error {
+					for i, key := range []string{"b", "a", "c"} {
+						_, _ = fmt.Sscan(string(tx.get(bucketUse, key)), &got[i])
+					}
+					return nil
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+				if b, a, c := got[0], got[1], got[2]; a != c || b > a || b < a-3 || a < last {
+					t.Errorf("saw %d of the file alone with %d and %d, after %d", b, a, c, last)
+					return
+				}
+				last = got[1]
+			}
+		})
+	}
+	for n := 3; n < 300; n++ {
+		if err := write(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	all.Wait()
+}
