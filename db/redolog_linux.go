@@ -26,7 +26,7 @@ import (
 const (
 	logMagic  = "storefs redo log 1\n"
 	logPage   = 4096
-	logPages  = 2048 // of a new log, with the first
+	logPages  = 1024 // of a new log, with the first
 	minPages  = 8
 	maxPages  = 1 << 16
 	logHeader = 16 // of a record: number 8, length 4, checksum 4
@@ -88,7 +88,7 @@ func decodePosition(b []byte) (position, error) {
 
 // openLog opens the log at path, which belongs to a file that is at p (nil: at
 // none yet), and gives what was written after that, in order. A new one gets so
-// many pages. The file is locked: nobody else has the log.
+// many pages, or fewer where there is no room for them. The file is locked: nobody else has the log.
 func openLog(path string, p *position, pages int) (l *redoLog, later []change, err error) {
 	l = &redoLog{page: 1}
 	l.file, err = os.OpenFile(path, os.O_RDWR, 0)
@@ -113,6 +113,10 @@ func openLog(path string, p *position, pages int) (l *redoLog, later []change, e
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errStrange), errors.Is(err, io.EOF):
 		// None, none of ours, or one that is made empty: nothing of it is needed.
 		err = l.create(path, pages)
+		for errors.Is(err, unix.ENOSPC) && pages > minPages {
+			pages = max(pages/4, minPages)
+			err = l.create(path, pages)
+		}
 		if err == nil {
 			return l, nil, nil
 		}
@@ -171,10 +175,14 @@ func (l *redoLog) create(path string, pages int) error {
 	if l.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
 		return err
 	}
-	ring := make([]byte, pages*logPage)
-	copy(ring, h.encode())
-	if _, err := l.file.WriteAt(ring, 0); err != nil {
-		return err
+	part := make([]byte, 64*logPage)
+	copy(part, h.encode())
+	for n := 0; n < pages; n += len(part) / logPage {
+		part = part[:min(len(part), (pages-n)*logPage)]
+		if _, err := l.file.WriteAt(part, int64(n)*logPage); err != nil {
+			return err
+		}
+		clear(part)
 	}
 	return l.file.Sync()
 }

@@ -22,7 +22,9 @@ func TestArrivals(t *testing.T) {
 
 		var wg sync.WaitGroup
 		var errSecond error
+		looked := make(chan struct{})
 		inPlace := func() {
+			defer close(looked)
 			if _, err := s.DB().Info(in); !errors.Is(err, store.ErrNotValid) {
 				t.Errorf("before it is registered: %v", err)
 			}
@@ -38,7 +40,7 @@ func TestArrivals(t *testing.T) {
 				_, _, errSecond = s.Register(ctx, Outcome{Drv: second, Derivation: e, Outputs: outs})
 			})
 		}
-		o := Outcome{Drv: first, Derivation: d, Outputs: build(t, s, d), InPlace: inPlace}
+		o := Outcome{Drv: first, Derivation: d, Outputs: build(t, s, d), InPlace: inPlace, Synced: func() { <-looked }}
 		real := s.real
 		if fails {
 			// What cannot be synced is not registered.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"storefs/db"
 	"storefs/nar"
@@ -81,7 +81,8 @@ func (b *bench) path(name string, i int) store.Path {
 }
 
 // registration: an output with its normal form in one awaited transaction, alone
-// and by 64 at once, beside as many transactions of SQLite.
+// and by 64 at once, beside as many transactions of SQLite; then both of ours
+// beside each other. Names and statements are made before.
 func (b *bench) registration() error {
 	if _, err := exec.LookPath("sqlite3"); err != nil {
 		return fmt.Errorf("sqlite3 is not installed (make deps)")
@@ -95,60 +96,74 @@ func (b *bench) registration() error {
 		return err
 	}
 	defer d.Close()
-	last, hash := 0, store.HashOf(store.SHA256, nil)
-	var mu sync.Mutex
-	register := func() error {
-		mu.Lock()
-		last++
-		i := last
-		mu.Unlock()
-		out, drv, closure := b.path("out", i), b.path("x.drv", i), b.path("x-s.store", i)
-		return d.Register(context.Background(), db.Registration{
-			Infos: []store.Info{
-				{Path: drv, Kind: store.KindRegular, NarHash: hash},
-				{Path: out, Kind: store.KindRegular, NarHash: hash, Deriver: drv},
-				{Path: closure, Kind: store.KindRegular, NarHash: hash, References: []store.Path{out}},
-			},
-			Successor: &db.Successor{Expr: drv, Closure: closure},
-		})
+	const n = 1024
+	last := 0
+	var work []db.Registration
+	before := func() error {
+		work = work[:0]
+		for range n {
+			last++
+			work = append(work, b.outcome(last))
+		}
+		return nil
+	}
+	register := func(callers int) func() error {
+		return func() error {
+			errs := make(chan error)
+			for c := range callers {
+				go func() {
+					var err error
+					for i := c; i < n; i += callers {
+						err = cmp.Or(err, d.Register(context.Background(), work[i]))
+					}
+					errs <- err
+				}()
+			}
+			var err error
+			for range callers {
+				err = cmp.Or(err, <-errs)
+			}
+			return err
+		}
+	}
+	file := filepath.Join(dir, "peer.sqlite")
+	var script string
+	empty := func() error {
+		script = sqliteScript(n)
+		return os.RemoveAll(file)
 	}
 	for _, at := range []int{1, 64} {
-		const n = 1024
-		file := fmt.Sprintf("%s/%d.sqlite", dir, at)
 		if err := b.measure(pair{
 			work: fmt.Sprintf("registration, awaited, %d at once", at), peer: "SQLite WAL FULL, one by one", each: n,
-			ours: func() error {
-				errs := make(chan error)
-				for range at {
-					go func() {
-						var err error
-						for range n / at {
-							if e := register(); e != nil {
-								err = e
-							}
-						}
-						errs <- err
-					}()
-				}
-				var err error
-				for range at {
-					if e := <-errs; e != nil {
-						err = e
-					}
-				}
-				return err
-			},
-			beforePeer: func() error { os.Remove(file); return nil },
-			theirs:     func() error { return sqlite(file, n) },
+			before: before, ours: register(at),
+			beforePeer: empty, theirs: func() error { return sqlite(file, script) },
 		}, b.runs); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.measure(pair{
+		work: "registration, awaited, 64 at once", peer: "one by one", each: n,
+		before: before, ours: register(64), beforePeer: before, theirs: register(1),
+	}, b.runs)
 }
 
-// sqlite does n transactions of three rows, like Nix: WAL, synced at each commit.
-func sqlite(file string, n int) error {
+// outcome is what is registered of the build with that number.
+func (b *bench) outcome(i int) db.Registration {
+	hash := store.HashOf(store.SHA256, nil)
+	out, drv, closure := b.path("out", i), b.path("x.drv", i), b.path("x-s.store", i)
+	return db.Registration{
+		Infos: []store.Info{
+			{Path: drv, Kind: store.KindRegular, NarHash: hash},
+			{Path: out, Kind: store.KindRegular, NarHash: hash, Deriver: drv},
+			{Path: closure, Kind: store.KindRegular, NarHash: hash, References: []store.Path{out}},
+		},
+		Successor: &db.Successor{Expr: drv, Closure: closure},
+	}
+}
+
+// sqliteScript is n transactions of three rows, like Nix: WAL, synced at each
+// commit.
+func sqliteScript(n int) string {
 	var s strings.Builder
 	s.WriteString("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;\n" +
 		"CREATE TABLE ValidPaths (id INTEGER PRIMARY KEY, path TEXT UNIQUE, hash TEXT, deriver TEXT);\n" +
@@ -158,8 +173,12 @@ func sqlite(file string, n int) error {
 			" INSERT INTO ValidPaths VALUES (%d, '/nix/store/%032d-x-s.store', '%064d', NULL); INSERT INTO Refs VALUES (%d, %d); COMMIT;\n",
 			2*i, i, i, i, 2*i+1, i, i, 2*i+1, 2*i)
 	}
+	return s.String()
+}
+
+func sqlite(file, script string) error {
 	cmd := exec.Command("sqlite3", file)
-	cmd.Stdin = strings.NewReader(s.String())
+	cmd.Stdin = strings.NewReader(script)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("sqlite3: %w: %s", err, out)
 	}
