@@ -106,7 +106,9 @@ func TestPowerLoss(t *testing.T) {
 		if err := mount(disk); err != nil {
 			t.Fatal(err)
 		}
-		acknowledged, err := interrupted(t, filepath.Join(at, "state"), time.Duration(5+r.IntN(150))*time.Millisecond, func() error {
+		// At any moment of its life, and at any moment when it has acknowledged
+		// something, however long that took.
+		acknowledged, err := interrupted(t, filepath.Join(at, "state"), round%2 == 1, time.Duration(5+r.IntN(150))*time.Millisecond, func() error {
 			return command("cp", "--sparse=always", disk, cut)
 		})
 		unmount()
@@ -140,9 +142,10 @@ func TestPowerLoss(t *testing.T) {
 	t.Logf("%d outputs were acknowledged", len(all))
 }
 
-// interrupted lets an acknowledger run for a while, stops it, and calls then. It
-// returns what had been acknowledged by the time it stood still.
-func interrupted(t *testing.T, dir string, after time.Duration, then func() error) ([]string, error) {
+// interrupted lets an acknowledger run for a while, which may begin when it
+// acknowledges something, stops it, and calls then. It returns what had been
+// acknowledged by the time it stood still.
+func interrupted(t *testing.T, dir string, await bool, after time.Duration, then func() error) ([]string, error) {
 	t.Helper()
 	c := play(t, "acknowledger", 0, dir)
 	out, err := c.StdoutPipe()
@@ -156,13 +159,22 @@ func interrupted(t *testing.T, dir string, after time.Duration, then func() erro
 	}
 	var count atomic.Int64
 	var lines []string
-	read := make(chan struct{})
+	read, begun := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(read)
-		for s := bufio.NewScanner(out); s.Scan(); count.Add(1) {
+		for s := bufio.NewScanner(out); s.Scan(); {
 			lines = append(lines, s.Text())
+			if count.Add(1) == 1 {
+				close(begun)
+			}
 		}
 	}()
+	if await {
+		select {
+		case <-begun:
+		case <-read:
+		}
+	}
 	time.Sleep(after)
 	err = c.Process.Signal(syscall.SIGSTOP)
 	if err == nil {
