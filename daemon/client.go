@@ -24,12 +24,13 @@ type Client struct {
 	hello   Hello
 	session *http.Response
 	piece   int // bytes of text that are sent at a time
+	longest int // bytes that a request in JSON may have
 }
 
 // Dial connects to the socket, or returns ErrNoServer, or ErrClosing. A client
 // that only watches does not keep the owner from ending. Close the client.
 func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
-	c := &Client{piece: maxPiece}
+	c := &Client{piece: maxPiece, longest: maxBody}
 	c.http.Transport = &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, socket) },
 		DisableCompression: true,
@@ -105,7 +106,16 @@ func (c *Client) post(ctx context.Context, name string, v any) (*http.Response, 
 	if err != nil {
 		return nil, err
 	}
-	return c.do(ctx, http.MethodPost, name, nil, bytes.NewReader(b))
+	return c.send(ctx, name, b)
+}
+
+// send posts what the owner would refuse in the middle, if it is too long, by
+// ending the connection: so it is not begun.
+func (c *Client) send(ctx context.Context, name string, body []byte) (*http.Response, error) {
+	if len(body) > c.longest {
+		return nil, fmt.Errorf("%s: the request has %d bytes, more than the %d that the owner of the store takes: ask for less at a time: %w", name, len(body), c.longest, store.ErrRefused)
+	}
+	return c.do(ctx, http.MethodPost, name, nil, bytes.NewReader(body))
 }
 
 // decode reads the JSON answer of a request.
@@ -201,7 +211,11 @@ func (l *localWriter) Write(p []byte) (int, error) {
 // their goals and estimates. There may be a result although there is an error
 // too.
 func (c *Client) Realise(ctx context.Context, req RealiseRequest, each func(Seen)) (normaliser.Result, error) {
-	res, err := c.post(ctx, "realise", req)
+	body, err := encodeRequest(&req)
+	if err != nil {
+		return normaliser.Result{}, err
+	}
+	res, err := c.send(ctx, "realise", body)
 	return follow[Seen, normaliser.Result](ctx, res, err, each)
 }
 

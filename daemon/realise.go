@@ -25,7 +25,7 @@ type Seen struct {
 
 func (s *Server) realise(w http.ResponseWriter, r *http.Request) error {
 	var req RealiseRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readRequest(w, r, func(data []byte) error { return decodeRequest(data, &req) }); err != nil {
 		return err
 	}
 	out := newStreamWriter(w)

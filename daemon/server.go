@@ -1,11 +1,11 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -222,12 +222,19 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
 // clients send long ones in pieces.
 const maxBody = 256 << 20
 
-// readJSON reads the body to its end: only then does the HTTP server look
-// whether the client is still there, and end the request's context if not.
+// readJSON reads the body as v.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	return readRequest(w, r, func(data []byte) error { return json.Unmarshal(data, v) })
+}
+
+// readRequest reads the body to its end: only then does the HTTP server look
+// whether the client is still there, and end the request's context if not.
+func readRequest(w http.ResponseWriter, r *http.Request, decode func([]byte) error) error {
+	var b bytes.Buffer
+	b.Grow(int(min(max(0, r.ContentLength), maxBody)) + bytes.MinRead)
+	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		err = json.Unmarshal(b, v)
+		err = decode(b.Bytes())
 	}
 	if err != nil {
 		return fmt.Errorf("read request: %w", err)

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
+
+	"storefs/normaliser"
 )
 
 // record is one line of a stream: something that happened meanwhile, or the
@@ -24,17 +27,16 @@ type record[E, R any] struct {
 type streamWriter struct {
 	mu    sync.Mutex
 	w     http.ResponseWriter
-	buf   *bufio.Writer
-	enc   *json.Encoder
+	buf   []byte // not written yet
 	ended bool
 }
 
+// chunk is how much is written at a time.
+const chunk = 32 << 10
+
 func newStreamWriter(w http.ResponseWriter) *streamWriter {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	buf := bufio.NewWriterSize(w, 32<<10)
-	enc := json.NewEncoder(buf)
-	enc.SetEscapeHTML(false)
-	return &streamWriter{w: w, buf: buf, enc: enc}
+	return &streamWriter{w: w}
 }
 
 // sendEvents writes events and flushes. Errors are left to the end: a client that
@@ -46,7 +48,14 @@ func sendEvents[E any](s *streamWriter, events ...E) {
 		return
 	}
 	for i := range events {
-		_ = s.enc.Encode(record[E, struct{}]{Event: &events[i]})
+		begin := len(s.buf)
+		text, err := appendJSON(append(s.buf, `{"event":`...), &events[i])
+		if err != nil {
+			s.buf = s.buf[:begin]
+			continue
+		}
+		s.buf = append(text, "}\n"...)
+		s.room()
 	}
 	s.flush()
 }
@@ -56,19 +65,56 @@ func (s *streamWriter) end(result any, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	if r, ok := result.(*normaliser.Result); ok && r != nil && err == nil && plainResult(r) {
+		s.result(r)
+		s.flush()
+		return
+	}
 	r := record[struct{}, any]{End: true, Error: encodeError(err)}
 	if result != nil {
 		r.Result = &result
 	}
-	if merr := s.enc.Encode(r); merr != nil {
+	text, merr := appendJSON(s.buf, r)
+	if merr != nil {
 		// It was not a matter of the connection if this can be written.
-		_ = s.enc.Encode(record[struct{}, any]{End: true, Error: encodeError(errors.Join(err, merr))})
+		text, _ = appendJSON(s.buf, record[struct{}, any]{End: true, Error: encodeError(errors.Join(err, merr))})
 	}
+	s.buf = append(text, '\n')
 	s.flush()
 }
 
+// result writes a result, however long it is, in chunks.
+func (s *streamWriter) result(r *normaliser.Result) {
+	s.buf = append(s.buf, `{"end":true,"result":{"targets":[`...)
+	for i := range r.Targets {
+		if i > 0 {
+			s.buf = append(s.buf, ',')
+		}
+		s.buf = appendTarget(s.buf, &r.Targets[i])
+		s.room()
+	}
+	s.buf = append(s.buf, `],"counts":`...)
+	text, err := appendJSON(s.buf, r.Counts)
+	if err != nil {
+		panic(err) // they are numbers
+	}
+	s.buf = append(text, "}}\n"...)
+}
+
+// room writes what there is if it is much.
+func (s *streamWriter) room() {
+	if len(s.buf) >= chunk {
+		s.write()
+	}
+}
+
+func (s *streamWriter) write() {
+	_, _ = s.w.Write(s.buf)
+	s.buf = s.buf[:0]
+}
+
 func (s *streamWriter) flush() {
-	_ = s.buf.Flush()
+	s.write()
 	_ = http.NewResponseController(s.w).Flush()
 }
 
@@ -86,8 +132,11 @@ func readStream[E, R any](r io.Reader, each func(E)) (*R, error) {
 			return nil, err
 		}
 		var rec record[E, R]
-		if err := json.Unmarshal(line, &rec); err != nil {
-			return nil, fmt.Errorf("read the owner's answer: %w", err)
+		if !scanRecord(&scanner{text: line}, &rec) {
+			rec = record[E, R]{}
+			if err := json.Unmarshal([]byte(line), &rec); err != nil {
+				return nil, fmt.Errorf("read the owner's answer: %w", err)
+			}
 		}
 		if rec.End {
 			return rec.Result, rec.Error.decode()
@@ -101,25 +150,30 @@ func readStream[E, R any](r io.Reader, each func(E)) (*R, error) {
 	}
 }
 
-func readLine(br *bufio.Reader) ([]byte, error) {
-	var whole []byte
+func readLine(br *bufio.Reader) (string, error) {
+	var parts [][]byte
+	size := 0
 	for {
 		part, err := br.ReadSlice('\n')
-		if err == nil && whole == nil {
-			return part, nil
+		if err == nil && size == 0 {
+			return string(part), nil
 		}
-		whole = append(whole, part...)
-		if err == nil {
-			return whole, nil
+		if size += len(part); size > maxRecord {
+			return "", fmt.Errorf("read the owner's answer: a line of more than %d bytes", maxRecord)
 		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
+		parts = append(parts, bytes.Clone(part))
+		switch {
+		case err == nil:
+			var line strings.Builder
+			line.Grow(size)
+			for _, p := range parts {
+				line.Write(p)
 			}
-			return nil, err
-		}
-		if len(whole) > maxRecord {
-			return nil, fmt.Errorf("read the owner's answer: a line of more than %d bytes", maxRecord)
+			return line.String(), nil
+		case errors.Is(err, io.EOF):
+			return "", io.ErrUnexpectedEOF
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return "", err
 		}
 	}
 }
