@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,11 +11,14 @@ import (
 // other kinds are never dropped: there are at most a handful a goal.
 const maxQueuedLog = 4096
 
+// maxRoom bounds the room that a queue begins with.
+const maxRoom = 256
+
 // Bus hands every published event to every reader that subscribed before. The
 // zero Bus is ready. Publish never blocks, whatever the readers do.
 type Bus struct {
 	mu   sync.Mutex
-	subs map[*Subscription]struct{}
+	subs []*Subscription
 }
 
 // Subscription is one reader's queue. Close it, or it grows.
@@ -24,6 +28,7 @@ type Subscription struct {
 
 	mu     sync.Mutex
 	queue  []Event
+	room   int // of the next queue: as much as the last one held
 	logs   int // Log events in queue
 	lost   int // Log events dropped since the last Next
 	ready  chan struct{}
@@ -37,7 +42,7 @@ func (b *Bus) Publish(e Event) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for s := range b.subs {
+	for _, s := range b.subs {
 		if s.filter == nil || s.filter(e) {
 			s.put(e)
 		}
@@ -50,10 +55,7 @@ func (b *Bus) Subscribe(filter func(Event) bool) *Subscription {
 	s := &Subscription{bus: b, filter: filter, ready: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.subs == nil {
-		b.subs = make(map[*Subscription]struct{})
-	}
-	b.subs[s] = struct{}{}
+	b.subs = append(b.subs, s)
 	return s
 }
 
@@ -66,6 +68,9 @@ func (s *Subscription) put(e Event) {
 			return
 		}
 		s.logs++
+	}
+	if s.queue == nil {
+		s.queue = make([]Event, 0, s.room)
 	}
 	s.queue = append(s.queue, e)
 	s.wake()
@@ -85,6 +90,9 @@ func (s *Subscription) Next(ctx context.Context) ([]Event, bool) {
 		s.mu.Lock()
 		q, lost, closed := s.queue, s.lost, s.closed
 		s.queue, s.logs, s.lost = nil, 0, 0
+		if len(q) > 0 {
+			s.room = min(len(q), maxRoom)
+		}
 		s.mu.Unlock()
 		if lost > 0 {
 			q = append(q, Event{Time: time.Now(), Kind: Lost, Count: lost})
@@ -106,7 +114,9 @@ func (s *Subscription) Next(ctx context.Context) ([]Event, bool) {
 // Close ends the subscription: a Next that waits returns.
 func (s *Subscription) Close() {
 	s.bus.mu.Lock()
-	delete(s.bus.subs, s)
+	if i := slices.Index(s.bus.subs, s); i >= 0 {
+		s.bus.subs = slices.Delete(s.bus.subs, i, i+1)
+	}
 	s.bus.mu.Unlock()
 	s.mu.Lock()
 	s.closed = true

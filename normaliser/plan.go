@@ -49,6 +49,9 @@ type planner struct {
 	noTry store.Path
 	// noBuild: derivations whose outputs cannot be substituted fail.
 	noBuild bool
+	// own is the expression ownPath, which was read already, or nil.
+	own     storeexpr.Expr
+	ownPath store.Path
 	// live, if not nil, tells what the graph has goals for: the walk ends there.
 	live *liveGoals
 
@@ -257,12 +260,19 @@ func (p *planner) substitutable(path store.Path) (bool, error) {
 	return len(subs) > 0, err
 }
 
+func (p *planner) expr(path store.Path) (storeexpr.Expr, error) {
+	if p.own != nil && path == p.ownPath {
+		return p.own, nil
+	}
+	return p.store.Expr(path)
+}
+
 // evaluate decides what is to be done for a goal, and what it needs.
 func (p *planner) evaluate(rec *record) (node, []ref) {
 	if rec.kind == kindPath {
 		return node{mode: modeSubstitute}, nil
 	}
-	e, err := p.store.Expr(rec.path)
+	e, err := p.expr(rec.path)
 	if err != nil {
 		if errors.Is(err, store.ErrNotValid) || errors.Is(err, store.ErrUnknown) {
 			// The text of the expression itself may come from a substitute.

@@ -41,6 +41,7 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
 	p.live, p.noBuild = live, r.NoBuild
+	p.seen = make(map[key]*record, len(r.Targets))
 	index := make([]int32, len(r.Targets))
 	waits := false
 	for i, t := range r.Targets {
@@ -117,10 +118,19 @@ func (n *Normaliser) gone(ctx context.Context, err error) error {
 // planTarget walks what t needs, and finds out what t stands for.
 func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Target) (int32, error) {
 	out.Path = t
-	out.Paths = []store.Path{t}
 	r := ref{key: key{kindPath, t}, wants: wantAll}
+	var e storeexpr.Expr
 	if t.IsExpr() {
 		r.kind = kindExpr
+		var err error
+		if e, err = n.store.Expr(t); err == nil {
+			out.Paths, err = outputsOf(t, e)
+		}
+		if err != nil {
+			out.Paths = []store.Path{t}
+		}
+	} else {
+		out.Paths = []store.Path{t}
 	}
 	if check {
 		r.wants = wantAll
@@ -134,12 +144,7 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Targe
 		}
 		r.kind = kindCheck
 	}
-	if t.IsExpr() {
-		paths, err := n.outputs(t)
-		if err == nil {
-			out.Paths = paths
-		}
-	}
+	p.own, p.ownPath = e, t
 	i, err := p.walk(r)
 	if err == nil && i == realised && r.kind == kindPath {
 		// It is valid; as a target, it counts.
@@ -154,6 +159,10 @@ func (n *Normaliser) outputs(t store.Path) ([]store.Path, error) {
 	if err != nil {
 		return nil, err
 	}
+	return outputsOf(t, e)
+}
+
+func outputsOf(t store.Path, e storeexpr.Expr) ([]store.Path, error) {
 	switch e := e.(type) {
 	case *storeexpr.Derivation:
 		return wantedOutputs(t, e, wantAll)

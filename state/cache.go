@@ -1,6 +1,7 @@
 package state
 
 import (
+	"strings"
 	"sync"
 
 	"storefs/store"
@@ -47,7 +48,7 @@ func (c *exprCache) insert(p store.Path, e cachedExpr) {
 	if c.young == nil || c.size+e.size > exprCacheSize {
 		c.old, c.young, c.size = c.young, make(map[store.Path]cachedExpr), 0
 	}
-	c.young[p] = e
+	c.young[store.Path(strings.Clone(string(p)))] = e // p may be a piece of a long text
 	c.size += e.size
 }
 
