@@ -93,3 +93,48 @@ func BenchmarkHashModulo(b *testing.B) {
 		}
 	}
 }
+
+// Many expressions one after the other, as a graph is read: of jobs with three
+// inputs, and of packages with more in their environment.
+func BenchmarkParseMany(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		more int
+	}{{"small", 0}, {"typical", 40}} {
+		b.Run(c.name, func(b *testing.B) {
+			var texts [][]byte
+			size := 0
+			for i := range 10000 {
+				d := &Derivation{
+					Outputs:  []Output{{Name: "out", Path: storePath(i, "job")}},
+					Platform: "x86_64-linux", Builder: string(storePath(0, "tools/bin/busybox")),
+					Args: []string{"sh", "-c", fmt.Sprintf("echo %d > $out", i)},
+				}
+				var needs []string
+				for j := range 3 {
+					d.Inputs = append(d.Inputs, Input{storePath(i+j, "job.drv"), []string{"out"}})
+					needs = append(needs, string(storePath(i+j, "job")))
+				}
+				for j := range c.more {
+					d.Env = append(d.Env, EnvVar{fmt.Sprintf("a%02d", j), string(storePath(j, "package"))})
+				}
+				if c.more > 0 {
+					d.Env = append(d.Env, EnvVar{"buildPhase", strings.Repeat("for f in \"$out\"/bin/*; do\n\tpatchShebangs \"$f\"\ndone\n", 10)})
+				}
+				d.Env = append(d.Env, EnvVar{"needs", strings.Join(needs, " ")}, EnvVar{"out", string(d.Outputs[0].Path)})
+				texts = append(texts, d.AppendText(nil))
+				size += len(texts[i])
+			}
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, t := range texts {
+					if _, err := Parse(t); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(size)/float64(len(texts)), "B/text")
+		})
+	}
+}

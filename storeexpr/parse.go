@@ -57,7 +57,15 @@ func Parse(data []byte) (Expr, error) {
 // derivation reads what follows "Derive(". The two forms differ from the first
 // output on: a string in 2004, a tuple today.
 func (p *parser) derivation() *Derivation {
-	d := &Derivation{}
+	// Most derivations have one output and few inputs, so that one piece of
+	// memory is enough for all that is small.
+	var room struct {
+		d       Derivation
+		outputs [1]Output
+		strings [8]string
+	}
+	d := &room.d
+	p.strSlab = room.strings[:0]
 	switch rest := p.text[p.pos:]; {
 	case strings.HasPrefix(rest, `["`):
 		d.Form = Form2004
@@ -65,13 +73,12 @@ func (p *parser) derivation() *Derivation {
 		p.expect(',')
 		p.inputs2004(d)
 	case strings.HasPrefix(rest, `[(`):
+		d.Outputs = room.outputs[:0]
 		p.outputs(d)
 		p.expect(',')
 		p.inputs(d)
 		p.expect(',')
-		at := p.pos
-		d.Sources = p.paths()
-		d.Sources = sorted(p, at, "sources", d.Sources, func(s *store.Path) string { return string(*s) })
+		d.Sources = p.paths("sources")
 	case strings.HasPrefix(rest, `[]`):
 		p.fail(p.pos, "a derivation without outputs")
 	default:
@@ -83,15 +90,15 @@ func (p *parser) derivation() *Derivation {
 	p.expect(',')
 	d.Builder = p.str()
 	p.expect(',')
-	d.Args = p.strings()
+	d.Args, _ = p.strings()
 	p.expect(',')
 	p.env(d)
 	return d
 }
 
 func (p *parser) outputs(d *Derivation) {
-	begin := p.pos
-	p.list(func() {
+	begin, ordered := p.pos, true
+	for more := p.open(); more; more = p.next() {
 		at := p.pos
 		var o Output
 		p.expect('(')
@@ -111,76 +118,152 @@ func (p *parser) outputs(d *Derivation) {
 		} else if o.Path[0] != '/' {
 			p.fail(at, "%q is not an absolute path", o.Path)
 		}
+		n := len(d.Outputs)
+		ordered = ordered && (n == 0 || d.Outputs[n-1].Name < o.Name)
 		d.Outputs = append(d.Outputs, o)
-	})
-	d.Outputs = sorted(p, begin, "outputs", d.Outputs, func(o *Output) string { return o.Name })
+	}
+	d.Outputs = sorted(p, begin, "outputs", d.Outputs, ordered, func(o *Output) string { return o.Name })
 }
 
 func (p *parser) outputs2004(d *Derivation) {
-	begin := p.pos
-	p.list(func() { d.Outputs = append(d.Outputs, Output{Path: p.path()}) })
-	d.Outputs = sorted(p, begin, "outputs", d.Outputs, func(o *Output) string { return string(o.Path) })
+	for _, path := range p.paths("outputs") {
+		d.Outputs = append(d.Outputs, Output{Path: path})
+	}
 }
 
 func (p *parser) inputs(d *Derivation) {
-	begin := p.pos
-	d.Inputs = make([]Input, 0, min((len(p.text)-p.pos)/100, 16))
-	p.list(func() {
+	begin, ordered := p.pos, true
+	n := p.inputCount()
+	d.Inputs = make([]Input, 0, n)
+	if n+3 > cap(p.strSlab) { // there are arguments too
+		p.strSlab = make([]string, 0, n+3)
+	}
+	last := store.Path("")
+	for more := p.open(); more; more = p.next() {
 		var in Input
-		p.expect('(')
-		in.Path = p.path()
-		p.expect(',')
-		at := p.pos
-		in.Outputs = p.strings()
-		in.Outputs = sorted(p, at, "used outputs", in.Outputs, func(s *string) string { return *s })
-		p.expect(')')
+		if path, ok := p.plainInput(); ok {
+			// A literal, and not a piece of the text: it is all that most have.
+			in.Path, in.Outputs = path, p.cut(append(p.strSlab, "out"))
+		} else {
+			p.expect('(')
+			in.Path = p.path()
+			p.expect(',')
+			at := p.pos
+			list, inOrder := p.strings()
+			in.Outputs = sorted(p, at, "used outputs", list, inOrder, func(s *string) string { return *s })
+			p.expect(')')
+		}
+		ordered = ordered && last < in.Path
+		last = in.Path
 		d.Inputs = append(d.Inputs, in)
-	})
-	d.Inputs = sorted(p, begin, "inputs", d.Inputs, func(in *Input) string { return string(in.Path) })
+	}
+	d.Inputs = sorted(p, begin, "inputs", d.Inputs, ordered, func(in *Input) string { return string(in.Path) })
+}
+
+// plainInput reads an input of which nothing but "out" is used, as nearly all are.
+// Whatever else it is, and whatever is wrong with it, is left to be read.
+func (p *parser) plainInput() (store.Path, bool) {
+	rest := p.text[p.pos:]
+	if !strings.HasPrefix(rest, `("/`) {
+		return "", false
+	}
+	path := rest[2:]
+	n := strings.IndexByte(path, '"')
+	if n < 0 || !strings.HasPrefix(path[n:], `",["out"])`) {
+		return "", false
+	}
+	end := p.pos + 2 + n
+	if p.escape < end && p.escapeBefore(end) {
+		return "", false
+	}
+	p.pos = end + len(`",["out"])`)
+	return store.Path(path[:n]), true
+}
+
+// inputCount is how many inputs probably follow, but not so many that a hostile
+// text gets much memory for them: one of a store has more than 48 bytes.
+func (p *parser) inputCount() int {
+	rest := p.text[p.pos:]
+	end := strings.Index(rest, ")],")
+	if end < 0 || strings.HasPrefix(rest, "[]") {
+		return 0
+	}
+	return min(strings.Count(rest[:end], "("), end/48+1)
 }
 
 func (p *parser) inputs2004(d *Derivation) {
-	begin := p.pos
-	p.list(func() { d.Inputs = append(d.Inputs, Input{Path: p.path()}) })
-	d.Inputs = sorted(p, begin, "inputs", d.Inputs, func(in *Input) string { return string(in.Path) })
+	for _, path := range p.paths("inputs") {
+		d.Inputs = append(d.Inputs, Input{Path: path})
+	}
 }
 
 func (p *parser) env(d *Derivation) {
-	begin := p.pos
+	begin, ordered := p.pos, true
 	// Every variable has a parenthesis; most values have none.
-	d.Env = make([]EnvVar, 0, min(strings.Count(p.text[p.pos:], "("), 64))
-	p.list(func() {
-		var v EnvVar
-		p.expect('(')
-		v.Name = p.str()
-		p.expect(',')
-		v.Value = p.str()
-		p.expect(')')
+	rest := p.text[p.pos:]
+	d.Env = make([]EnvVar, 0, min(strings.Count(rest, "("), 64+len(rest)/64))
+	last := ""
+	for more := p.open(); more; more = p.next() {
+		v, ok := p.plainVariable()
+		if !ok {
+			p.expect('(')
+			v.Name = p.str()
+			p.expect(',')
+			v.Value = p.str()
+			p.expect(')')
+		}
+		ordered = ordered && (last < v.Name || len(d.Env) == 0)
+		last = v.Name
 		d.Env = append(d.Env, v)
-	})
-	d.Env = sorted(p, begin, "variables", d.Env, func(v *EnvVar) string { return v.Name })
+	}
+	d.Env = sorted(p, begin, "variables", d.Env, ordered, func(v *EnvVar) string { return v.Name })
+}
+
+// plainVariable reads a variable without escapes. Whatever else it is, and
+// whatever is wrong with it, is left to be read. A step of the parser takes as
+// long as it takes to store where it is and to load that again; here are none.
+func (p *parser) plainVariable() (EnvVar, bool) {
+	rest := p.text[p.pos:]
+	if !strings.HasPrefix(rest, `("`) {
+		return EnvVar{}, false
+	}
+	name := rest[2:]
+	n := strings.IndexByte(name, '"')
+	if n < 0 || !strings.HasPrefix(name[n:], `","`) {
+		return EnvVar{}, false
+	}
+	value := name[n+3:]
+	m := strings.IndexByte(value, '"')
+	if m < 0 || !strings.HasPrefix(value[m:], `")`) {
+		return EnvVar{}, false
+	}
+	end := p.pos + 2 + n + 3 + m
+	if p.escape < end && p.escapeBefore(end) {
+		return EnvVar{}, false
+	}
+	p.pos = end + 2
+	return EnvVar{name[:n], value[:m]}, true
 }
 
 // closure reads what follows "Closure(".
 func (p *parser) closure() *Closure {
-	byPath := func(s *store.Path) string { return string(*s) }
-	c := &Closure{}
-	at := p.pos
-	c.Roots = p.paths()
-	c.Roots = sorted(p, at, "roots", c.Roots, byPath)
+	// Every path has two quotes.
+	p.pathSlab = make([]store.Path, 0, min(strings.Count(p.text, `"`)/2, len(p.text)/48+1))
+	c := &Closure{Roots: p.paths("roots")}
 	p.expect(',')
-	begin := p.pos
-	p.list(func() {
+	begin, ordered := p.pos, true
+	last := store.Path("")
+	for more := p.open(); more; more = p.next() {
 		var e Element
 		p.expect('(')
 		e.Path = p.path()
 		p.expect(',')
-		at := p.pos
-		e.References = p.paths()
-		e.References = sorted(p, at, "references", e.References, byPath)
+		e.References = p.paths("references")
 		p.expect(')')
+		ordered = ordered && last < e.Path
+		last = e.Path
 		c.Elements = append(c.Elements, e)
-	})
-	c.Elements = sorted(p, begin, "elements", c.Elements, func(e *Element) string { return string(e.Path) })
+	}
+	c.Elements = sorted(p, begin, "elements", c.Elements, ordered, func(e *Element) string { return string(e.Path) })
 	return c
 }

@@ -254,7 +254,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`Derive([("out","","r:sha256","")],[],[],"s","b",[],[])`))
 	f.Add([]byte(`Derive([("out","/o","","")],[],[],"\x","",[],[])`))
 	f.Add([]byte(`DrvWithVersion("xp-dyn-drv",[])`))
+	f.Add([]byte(`Derive([("out","/o","",""),("a","/o","","")],[("/b.drv",["out"]),("/a.drv",["out","dev"]),("/c.drv",["out"],)],[],"a\\\\","\\",["12345678\n","\t\t1234567\r\"],"],[],[("x)],","(((")])`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		sameAsReference(t, data)
 		e, err := Parse(data)
 		if err != nil {
 			if !errors.Is(err, store.ErrBadExpr) || strings.Contains(err.Error(), "\n") {

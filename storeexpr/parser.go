@@ -8,25 +8,28 @@ import (
 	"storefs/store"
 )
 
-// parser walks over the text once. The first error sticks: everything after it
-// returns at once, so that the grammar reads without a check on every line.
+// parser walks over the text once. The first error sticks, and leaves nothing of
+// the text to read: everything after it fails at once, so that the grammar reads
+// without a check on every line.
 type parser struct {
-	text  string
-	pos   int
-	items int // elements of lists so far
-	err   error
+	text   string
+	pos    int
+	escape int // where the next backslash is, or is not yet known to be if it is before pos
+	items  int // elements of lists so far
+	err    error
 
 	// Short lists are cut out of these, since most inputs of a derivation
 	// have a list of their own with just "out" in it.
 	strSlab  []string
 	pathSlab []store.Path
-	scratch  []byte // of the string with escapes that is being read
+	decoded  strings.Builder // strings that had escapes, one behind the other
 }
 
 // fail keeps the first error, which is at byte at.
 func (p *parser) fail(at int, format string, args ...any) {
 	if p.err == nil {
 		p.err = fmt.Errorf("byte %d: %s: %w", at, fmt.Sprintf(format, args...), store.ErrBadExpr)
+		p.text, p.pos = "", 0
 	}
 }
 
@@ -44,10 +47,15 @@ func (p *parser) found() string {
 
 // expect steps over c.
 func (p *parser) expect(c byte) {
-	if p.err == nil && p.pos < len(p.text) && p.text[p.pos] == c {
+	if p.pos < len(p.text) && p.text[p.pos] == c {
 		p.pos++
 		return
 	}
+	p.unexpected(c)
+}
+
+// unexpected is a part of expect that would keep it from being inlined.
+func (p *parser) unexpected(c byte) {
 	p.fail(p.pos, "expected %q, found %s", string(c), p.found())
 }
 
@@ -59,147 +67,99 @@ func (p *parser) peek() byte {
 	return 0
 }
 
-// list steps over "[", elements separated by commas, and "]".
-func (p *parser) list(element func()) {
+// open steps over "[", and over the "]" of an empty list; true if an element
+// follows. next is for after each element.
+func (p *parser) open() bool {
 	p.expect('[')
-	if p.err == nil && p.peek() == ']' {
+	if p.peek() == ']' {
 		p.pos++
-		return
+		return false
 	}
-	for p.err == nil {
-		if p.items++; p.items > MaxItems {
-			p.fail(p.pos, "the lists have more than %d elements", MaxItems)
-			return
-		}
-		element()
-		if p.err != nil {
-			return
-		}
-		switch p.peek() {
-		case ',':
-			p.pos++
-		case ']':
-			p.pos++
-			return
-		default:
-			p.fail(p.pos, `expected "," or "]", found %s`, p.found())
-		}
-	}
+	return p.err == nil && p.item()
 }
 
-// str reads a string. Without escapes it is shared with the text.
-func (p *parser) str() string {
-	begin := p.pos
-	p.expect('"')
-	if p.err != nil {
-		return ""
+// next steps over "," or "]"; true if another element follows.
+func (p *parser) next() bool {
+	switch p.peek() {
+	case ',':
+		p.pos++
+		return p.item()
+	case ']':
+		p.pos++
+	default:
+		p.fail(p.pos, `expected "," or "]", found %s`, p.found())
 	}
-	n := strings.IndexByte(p.text[p.pos:], '"')
-	if n < 0 {
-		p.fail(begin, "the string that begins here does not end")
-		return ""
-	}
-	s := p.text[p.pos : p.pos+n]
-	if i := strings.IndexByte(s, '\\'); i >= 0 {
-		return p.escaped(begin, i)
-	}
-	p.pos += n + 1
-	return s
+	return false
 }
 
-// escaped reads the rest of a string whose first escape is plain bytes away.
-func (p *parser) escaped(begin, plain int) string {
-	b := p.scratch[:0]
-	for {
-		b = append(b, p.text[p.pos:p.pos+plain]...)
-		p.pos += plain
-		switch {
-		case p.pos < len(p.text) && p.text[p.pos] == '"':
-			p.pos++
-			p.scratch = b
-			return string(b)
-		case p.pos+1 >= len(p.text):
-			p.fail(begin, "the string that begins here does not end")
-			return ""
-		}
-		c, ok := unescape(p.text[p.pos+1])
-		if !ok {
-			p.fail(p.pos, `%q is no escape, only \" \\ \n \r \t are`, p.text[p.pos:p.pos+2])
-			return ""
-		}
-		b = append(b, c)
-		p.pos += 2
-		// Byte by byte: escapes stand close together in scripts.
-		plain = 0
-		for rest := p.text[p.pos:]; plain < len(rest) && rest[plain] != '"' && rest[plain] != '\\'; {
-			plain++
-		}
+// item counts an element.
+func (p *parser) item() bool {
+	p.items++
+	if p.items > MaxItems {
+		p.fail(p.pos, "the lists have more than %d elements", MaxItems)
+		return false
 	}
-}
-
-// unescape is what a backslash and c stand for.
-func unescape(c byte) (byte, bool) {
-	switch c {
-	case '"', '\\':
-		return c, true
-	case 'n':
-		return '\n', true
-	case 'r':
-		return '\r', true
-	case 't':
-		return '\t', true
-	}
-	return 0, false
+	return true
 }
 
 // path reads a string that is an absolute path.
 func (p *parser) path() store.Path {
 	at := p.pos
 	s := p.str()
-	if p.err == nil && (s == "" || s[0] != '/') {
+	if s == "" || s[0] != '/' {
 		p.fail(at, "%q is not an absolute path", s)
 	}
 	return store.Path(s)
 }
 
-// strings reads a list of strings, nil if it is empty.
-func (p *parser) strings() []string {
-	if p.strSlab == nil {
-		p.strSlab = make([]string, 0, min((len(p.text)-p.pos)/80+2, 32))
+// strings reads a list of strings, nil if it is empty, and tells whether it is
+// in order, without any twice.
+func (p *parser) strings() ([]string, bool) {
+	list, ordered := p.strSlab, true
+	begin := len(list)
+	for more := p.open(); more; more = p.next() {
+		s := p.str()
+		ordered = ordered && (len(list) == begin || list[len(list)-1] < s)
+		list = append(list, s)
 	}
-	begin := len(p.strSlab)
-	p.list(func() { p.strSlab = append(p.strSlab, p.str()) })
-	if begin == len(p.strSlab) {
-		return nil
-	}
-	return slices.Clip(p.strSlab[begin:])
+	return p.cut(list), ordered
 }
 
-// paths reads a list of absolute paths, nil if it is empty.
-func (p *parser) paths() []store.Path {
-	begin := len(p.pathSlab)
-	p.list(func() { p.pathSlab = append(p.pathSlab, p.path()) })
-	if begin == len(p.pathSlab) {
+// cut takes what list has more than strSlab. Where it did not fit into that,
+// there is a new one.
+func (p *parser) cut(list []string) []string {
+	begin := len(p.strSlab)
+	p.strSlab = list
+	if begin == len(list) {
 		return nil
 	}
-	return slices.Clip(p.pathSlab[begin:])
+	return slices.Clip(list[begin:])
+}
+
+// paths reads a set of absolute paths, nil if it is empty.
+func (p *parser) paths(what string) []store.Path {
+	at, ordered := p.pos, true
+	list := p.pathSlab
+	begin := len(list)
+	last := store.Path("")
+	for more := p.open(); more; more = p.next() {
+		path := p.path()
+		ordered = ordered && last < path
+		last = path
+		list = append(list, path)
+	}
+	p.pathSlab = list
+	return sorted(p, at, what, slices.Clip(list[begin:]), ordered, func(s *store.Path) string { return string(*s) })
 }
 
 // sorted returns the set that began at byte at in order (nil for an empty one),
 // and fails if an element occurs twice. Texts that a program wrote are in order
-// already.
-func sorted[T any](p *parser, at int, what string, set []T, key func(*T) string) []T {
+// already, each element once: ordered.
+func sorted[T any](p *parser, at int, what string, set []T, ordered bool, key func(*T) string) []T {
 	if p.err != nil || len(set) == 0 {
 		return nil
 	}
-	inOrder := true
-	for i := 1; i < len(set); i++ {
-		if key(&set[i-1]) >= key(&set[i]) {
-			inOrder = false
-			break
-		}
-	}
-	if inOrder {
+	if ordered {
 		return set
 	}
 	slices.SortFunc(set, func(a, b T) int { return strings.Compare(key(&a), key(&b)) })
