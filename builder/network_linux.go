@@ -18,6 +18,7 @@ import (
 // counters: one whose counters have moved is thrown away.
 type networks struct {
 	wanted chan chan<- made // to the thread that makes them
+	next   <-chan made      // if none is used again, the next one, which is being made
 
 	mu   sync.Mutex
 	idle []*network
@@ -48,14 +49,22 @@ func newNetworks(spare bool) *networks {
 	go func() {
 		runtime.LockOSThread()
 		for to := range n.wanted {
-			network, err := makeNetwork()
+			network, err := makeNetwork(spare)
 			to <- made{network, err}
 		}
 	}()
 	return n
 }
 
-// take returns a network namespace that no other build has.
+// order has a network made.
+func (n *networks) order() <-chan made {
+	to := make(chan made, 1)
+	n.wanted <- to
+	return to
+}
+
+// take returns a network namespace that no other build has. Only one thread may do
+// this.
 func (n *networks) take() (*network, error) {
 	n.mu.Lock()
 	if last := len(n.idle) - 1; last >= 0 {
@@ -65,9 +74,17 @@ func (n *networks) take() (*network, error) {
 		return network, nil
 	}
 	n.mu.Unlock()
-	answer := make(chan made, 1)
-	n.wanted <- answer
-	m := <-answer
+	if n.max > 0 {
+		m := <-n.order()
+		return m.network, m.err
+	}
+	if n.next == nil {
+		n.next = n.order()
+	}
+	m := <-n.next
+	if n.next = nil; m.err == nil {
+		n.next = n.order() // while others do what follows
+	}
 	return m.network, m.err
 }
 
@@ -92,8 +109,9 @@ func countersOf() []string {
 	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6"}
 }
 
-// makeNetwork moves this thread to a new network namespace.
-func makeNetwork() (n *network, err error) {
+// makeNetwork moves this thread to a new network namespace. Without counters,
+// untouched cannot say anything of it.
+func makeNetwork(counters bool) (n *network, err error) {
 	p := newProgram(1)
 	p.call("make a network", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
 	err = p.run()
@@ -113,6 +131,9 @@ func makeNetwork() (n *network, err error) {
 	const dir = "/proc/thread-self/"
 	if n.ns, err = unix.Open(dir+"ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return n, fmt.Errorf("open a network: %w", err)
+	}
+	if !counters {
+		return n, nil
 	}
 	for _, name := range countersOf() {
 		fd, err := unix.Open(dir+"net/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)

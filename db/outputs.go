@@ -98,6 +98,39 @@ func (d *DB) Outputs(drv store.Path) ([]KnownOutput, error) {
 	return out, err
 }
 
+// Realised gives all outputs of drv, sorted by name, if all are valid and drv has
+// a successor. ok is false too if that cannot be told without the text of drv.
+func (d *DB) Realised(drv store.Path) (outputs []store.Path, ok bool, err error) {
+	base, err := d.base(drv)
+	if err != nil {
+		return nil, false, err
+	}
+	var names []string
+	err = d.view(func(tx reader) error {
+		if !tx.has(bucketSuccessors, base) || !tx.has(bucketValid, base) {
+			return nil
+		}
+		ok = true
+		tx.pairs(bucketDrvOutputs, base, func(o string, name []byte) bool {
+			// Those of 2004 have no names.
+			if ok = len(name) > 0 && tx.has(bucketValid, o); ok {
+				i, _ := slices.BinarySearch(names, string(name))
+				names = slices.Insert(names, i, string(name))
+				outputs = slices.Insert(outputs, i, d.join(o))
+			}
+			return ok
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("look up %s: %w", drv, err)
+	}
+	if !ok || len(outputs) == 0 {
+		return nil, false, nil
+	}
+	return outputs, true, nil
+}
+
 // Modulo gives the hashes with which drv was registered. The error wraps
 // store.ErrNotValid if it was not.
 func (d *DB) Modulo(drv store.Path) (map[string]store.Hash, error) {

@@ -256,6 +256,21 @@ func (w *world) Requisites(paths []store.Path) ([]store.Info, error) {
 	return slices.SortedFunc(maps.Values(found), func(a, b store.Info) int { return cmp.Compare(a.Path, b.Path) }), nil
 }
 
+func (w *world) Realised(drv store.Path) ([]store.Path, bool, error) {
+	d, ok := w.derivation(drv)
+	if _, has, _ := w.Successor(drv); !ok || !has || d.Form == storeexpr.Form2004 {
+		return nil, false, nil
+	}
+	var outs []store.Path
+	for _, o := range d.Outputs {
+		if valid, _ := w.Valid(o.Path); !valid {
+			return nil, false, nil
+		}
+		outs = append(outs, o.Path)
+	}
+	return outs, true, nil
+}
+
 func (w *world) Successor(p store.Path) (store.Path, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -272,6 +272,13 @@ func (p *planner) evaluate(rec *record) (node, []ref) {
 	if rec.kind == kindPath {
 		return node{mode: modeSubstitute}, nil
 	}
+	if rec.kind == kindExpr && rec.path != p.ownPath {
+		// Errors are those of its text, too.
+		if _, ok, err := p.store.Realised(rec.path); err == nil && ok {
+			rec.wants = wantAll
+			return node{mode: modeNone}, nil
+		}
+	}
 	e, err := p.expr(rec.path)
 	if err != nil {
 		if errors.Is(err, store.ErrNotValid) || errors.Is(err, store.ErrUnknown) {

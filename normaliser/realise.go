@@ -123,6 +123,14 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Targe
 	if t.IsExpr() {
 		r.kind = kindExpr
 		var err error
+		k := key{kindExpr, t}
+		if !check && p.seen[k] == nil {
+			if outs, ok, err := n.store.Realised(t); err == nil && ok {
+				out.Paths = outs
+				p.seen[k] = &record{key: k, wants: wantAll, index: realised}
+				return realised, nil
+			}
+		}
 		if e, err = n.store.Expr(t); err == nil {
 			out.Paths, err = outputsOf(t, e)
 		}

@@ -40,6 +40,10 @@ type Validity interface {
 	// error wraps store.ErrNotValid if one of them is not valid. It knows outputs
 	// from Built.InPlace on.
 	Requisites(paths []store.Path) ([]store.Info, error)
+	// Realised gives all outputs of the derivation drv, sorted by name, if it is
+	// known without the text of drv that all are valid, and that drv has a
+	// successor.
+	Realised(drv store.Path) (outputs []store.Path, ok bool, err error)
 	// Successor is the closure that expr was found to normalise to.
 	Successor(expr store.Path) (store.Path, bool, error)
 }

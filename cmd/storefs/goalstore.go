@@ -42,6 +42,10 @@ func (g goalStore) Requisites(paths []store.Path) ([]store.Info, error) {
 	return g.State.Requisites(paths)
 }
 
+func (g goalStore) Realised(drv store.Path) ([]store.Path, bool, error) {
+	return g.DB().Realised(drv)
+}
+
 func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 	return g.DB().Successor(expr)
 }
