@@ -1,6 +1,7 @@
 package instantiate
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ func Format(name string, src []byte) ([]byte, error) {
 	if !utf8.Valid(src) {
 		return nil, fmt.Errorf("format %s: not UTF-8", name)
 	}
-	out, err := layOut(name, src)
+	out, err := settle(name, src)
 	if err != nil {
 		return nil, fmt.Errorf("format %w", err)
 	}
@@ -32,6 +33,22 @@ func Format(name string, src []byte) ([]byte, error) {
 		return nil, fmt.Errorf("format %s: the formatter would change what it says", name)
 	}
 	return out, nil
+}
+
+// maxRounds is how often what was laid out may be laid out otherwise the next time.
+const maxRounds = 4
+
+// settle lays src out until that changes nothing: a comment after a continued line,
+// for one, gets the space before it only when it is in the same line.
+func settle(name string, src []byte) ([]byte, error) {
+	for range maxRounds {
+		out, err := layOut(name, src)
+		if err != nil || bytes.Equal(out, src) {
+			return out, err
+		}
+		src = out
+	}
+	return nil, fmt.Errorf("%s: the formatter lays it out otherwise each time", name)
 }
 
 func layOut(name string, src []byte) (out []byte, err error) {

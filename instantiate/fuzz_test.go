@@ -79,6 +79,7 @@ func FuzzFormat(f *testing.F) {
 	f.Add([]byte("x = [a for a in b if c] # d\n"))
 	f.Add([]byte("def f(a, *b, **c):\n  'doc'\n  return lambda x: x\n"))
 	f.Add([]byte("'ɲ'"))
+	f.Add([]byte("x\\\n# d\n"))
 	f.Add([]byte("'''\xed+020\n0'\xed+0+'\n'''"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		once, err := Format("x.star", src)
