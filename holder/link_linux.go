@@ -147,13 +147,18 @@ func (l *Link) Upgrade(ctx context.Context, program string) error {
 	}
 	select {
 	case <-l.parted:
-		return nil
 	case why := <-l.refused:
-		return errors.New(why)
+		err = errors.New(why)
 	case <-l.done:
-		return ErrAlone
+		err = ErrAlone
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
+	}
+	select {
+	case <-l.parted: // then the server ends, and with it all else
+		return nil
+	default:
+		return err
 	}
 }
 

@@ -41,7 +41,8 @@ func (c *upgradeCmd) Run(ctx context.Context, a *app) error {
 	before := client.Hello()
 	err = client.Upgrade(ctx, program)
 	client.Close()
-	if err != nil {
+	// A server that ends before it has answered may have been taken over from.
+	if err != nil && !gone(err) {
 		return err
 	}
 	for deadline := time.Now().Add(comeback); ; {

@@ -1,0 +1,34 @@
+package holder
+
+import (
+	"context"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Who is told to part ends, and whoever asked for that learns that it was done.
+func TestUpgradeIsAnsweredAtTheEnd(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	l := &Link{
+		parted: make(chan struct{}), readied: make(chan struct{}), refused: make(chan string), done: make(chan struct{}),
+		socket: newSocket(pair[0]),
+	}
+	close(l.readied)
+	ctx, cancel := context.WithCancel(t.Context())
+	answers := make(chan error)
+	go func() { answers <- l.Upgrade(ctx, "program") }()
+	if _, err := unix.Read(pair[1], make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	close(l.parted)
+	close(l.done)
+	cancel()
+	if err := <-answers; err != nil {
+		t.Error(err)
+	}
+}
