@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,14 +14,13 @@ import (
 // One costs more than all the rest of a sandbox: so the next build gets the one
 // that an earlier build has left as it was when it was new. Whatever a builder
 // may do in one, which is nothing without packets and sockets, shows in its
-// counters: one whose counters have moved is thrown away.
+// counters: one whose counters have moved is thrown away. They are the spawner's
+// one thread's.
 type networks struct {
 	wanted chan chan<- made // to the thread that makes them
 	next   <-chan made      // if none is used again, the next one, which is being made
-
-	mu   sync.Mutex
-	idle []*network
-	max  int // idle ones
+	idle   []*network
+	max    int // idle ones
 }
 
 type made struct {
@@ -63,17 +61,13 @@ func (n *networks) order() <-chan made {
 	return to
 }
 
-// take returns a network namespace that no other build has. Only one thread may do
-// this.
+// take returns a network namespace that no other build has.
 func (n *networks) take() (*network, error) {
-	n.mu.Lock()
 	if last := len(n.idle) - 1; last >= 0 {
 		network := n.idle[last]
 		n.idle = n.idle[:last]
-		n.mu.Unlock()
 		return network, nil
 	}
-	n.mu.Unlock()
 	if n.max > 0 {
 		m := <-n.order()
 		return m.network, m.err
@@ -91,13 +85,9 @@ func (n *networks) take() (*network, error) {
 // give takes a network namespace back. All processes that were in it must be
 // dead.
 func (n *networks) give(network *network) {
-	if n.max > 0 && network.untouched() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if len(n.idle) < n.max {
-			n.idle = append(n.idle, network)
-			return
-		}
+	if len(n.idle) < n.max && network.untouched() {
+		n.idle = append(n.idle, network)
+		return
 	}
 	network.close()
 }

@@ -19,7 +19,7 @@ type graph struct {
 	goals    map[key]*goal
 	live     *liveGoals // the keys of goals, for planners
 	counts   [numStates]int
-	settled  event.Counts // of goals that have ended
+	outcomes event.Counts // of goals that have ended
 	builds   pool         // of builders
 	subs     pool         // of substitution, and of builders that only a substitute needs
 	walks    pool         // of walks and of what else is local and quick

@@ -51,7 +51,7 @@ func (gr *graph) count(g *goal) {
 			c.Add(g.outcome)
 		}
 	}
-	add(&gr.settled)
+	add(&gr.outcomes)
 	for b := g.flags & gr.observing; b != 0; b &= b - 1 {
 		add(&gr.observers[b&-b].counts)
 	}

@@ -123,11 +123,10 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Targe
 	if t.IsExpr() {
 		r.kind = kindExpr
 		var err error
-		k := key{kindExpr, t}
-		if !check && p.seen[k] == nil {
+		if !check && p.seen[r.key] == nil {
 			if outs, ok, err := n.store.Realised(t); err == nil && ok {
 				out.Paths = outs
-				p.seen[k] = &record{key: k, wants: wantAll, index: realised}
+				p.seen[r.key] = &record{key: r.key, wants: wantAll, index: realised}
 				return realised, nil
 			}
 		}

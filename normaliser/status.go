@@ -70,7 +70,7 @@ func (gr *graph) status(c *callers) Status {
 		Done:           gr.counts[done],
 		Failed:         gr.counts[failed],
 		Dropped:        gr.counts[dropped],
-		Counts:         gr.settled,
+		Counts:         gr.outcomes,
 		Jobs:           gr.builds.slots,
 		SubstituteJobs: gr.subs.slots,
 		Held:           gr.hold,

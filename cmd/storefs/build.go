@@ -32,7 +32,7 @@ type buildCmd struct {
 func (*buildCmd) Help() string {
 	return `Realises and prints the paths, one a line: for a store expression all of its outputs, for TARGET or an output path just that. What was realised before is not built again; what failed before is tried again.
 
-The last line, if it took a while or with --explain, counts goals: built; reused, realised before; cut off, not realised before, but what it makes is there already, because what is new in it or below it makes no difference; substituted; failed. With --json they are "counts".
+The last line, if it took a while or with --explain or --profile, counts goals: built; reused, realised before; cut off, not realised before, but what it makes is there already, because what is new in it or below it makes no difference; substituted; failed. With --json they are "counts".
 
 Ctrl-C cancels the builds that nobody else waits for.`
 }
