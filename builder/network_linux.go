@@ -20,7 +20,8 @@ type networks struct {
 	wanted chan chan<- made // to the thread that makes them
 	next   <-chan made      // if none is used again, the next one, which is being made
 	idle   []*network
-	max    int // idle ones
+	max    int    // idle ones
+	buf    []byte // for counters, of any network
 }
 
 type made struct {
@@ -85,11 +86,21 @@ func (n *networks) take() (*network, error) {
 // give takes a network namespace back. All processes that were in it must be
 // dead.
 func (n *networks) give(network *network) {
-	if len(n.idle) < n.max && network.untouched() {
+	if len(n.idle) < n.max && n.untouched(network) {
 		n.idle = append(n.idle, network)
 		return
 	}
 	network.close()
+}
+
+// untouched reports whether a network is as it was when it was made.
+func (n *networks) untouched(network *network) bool {
+	for _, text := range network.baseline {
+		if len(n.buf) <= len(text) {
+			n.buf = make([]byte, 2*len(text)+4096)
+		}
+	}
+	return network.untouched(n.buf)
 }
 
 // countersOf are the files that tell what was done in a network namespace: packets
@@ -156,45 +167,62 @@ func readCounter(fd int, b []byte) ([]byte, error) {
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return ofNamespace(b), nil
+		if n == 0 || err != nil {
+			return b, err
 		}
 		b = b[:len(b)+n]
 	}
 }
 
-// ofNamespace takes those numbers out of the text of sockstat that are not of one
-// network namespace but of the machine.
-func ofNamespace(text []byte) []byte {
-	for _, name := range []string{" orphan ", " alloc ", " mem "} {
-		for at := 0; ; {
-			i := bytes.Index(text[at:], []byte(name))
-			if i < 0 {
-				break
-			}
-			at += i + len(name)
-			end := at
-			for end < len(text) && '0' <= text[end] && text[end] <= '9' {
-				end++
-			}
-			text = slices.Delete(text, at, end)
-		}
-	}
-	return text
-}
+// ofMachine are the names of the numbers in sockstat that are not of one network
+// namespace but of the machine.
+func ofMachine() []string { return []string{" orphan ", " alloc ", " mem "} }
 
-// untouched reports whether n is as it was when it was made.
-func (n *network) untouched() bool {
-	var buf []byte
-	for i, fd := range n.counters {
-		text, err := readCounter(fd, buf)
-		if err != nil || !bytes.Equal(text, n.baseline[i]) {
+// sameCounters reports whether a and b differ in nothing but such numbers.
+func sameCounters(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	i, j := 0, 0
+	for i < len(a) && j < len(b) {
+		if a[i] == b[j] && !isDigit(a[i]) {
+			i, j = i+1, j+1
+			continue
+		}
+		// A number begins here, in both or not at all.
+		m, n := digits(a[i:]), digits(b[j:])
+		if m == 0 || n == 0 {
 			return false
 		}
-		buf = text
+		if !bytes.Equal(a[i:i+m], b[j:j+n]) && !slices.ContainsFunc(ofMachine(), func(name string) bool { return bytes.HasSuffix(a[:i], []byte(name)) }) {
+			return false
+		}
+		i, j = i+m, j+n
+	}
+	return i == len(a) && j == len(b)
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// digits is how many b begins with.
+func digits(b []byte) int {
+	n := 0
+	for n < len(b) && isDigit(b[n]) {
+		n++
+	}
+	return n
+}
+
+// untouched reports whether n is as it was when it was made. buf is room for what
+// is read.
+func (n *network) untouched(buf []byte) bool {
+	for i, fd := range n.counters {
+		// With more, there would be more than fits into the baseline: the kernel
+		// gives as much of such a file at once as there is room for.
+		got, err := unix.Pread(fd, buf, 0)
+		if err != nil || got == len(buf) || !sameCounters(buf[:got], n.baseline[i]) {
+			return false
+		}
 	}
 	return true
 }

@@ -75,14 +75,16 @@ type fsMount struct {
 	fstype, target string
 	flags          uintptr
 	data           string
+	stays          bool // for the next build, if this one has not touched it
 }
 
 // ownMounts are those. owner is an option of tmpfs.
 func ownMounts(owner string) []fsMount {
 	return []fsMount{
-		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"},
-		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777" + owner},
-		{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620", true},
+		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777" + owner, true},
+		// Of its processes.
+		{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", false},
 	}
 }
 

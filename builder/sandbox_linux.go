@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,13 +30,46 @@ type sandbox struct {
 // space is what a build, which has no right to it, leaves as it was: a mount
 // namespace, and a user namespace. No two processes of different builds are in one
 // at the same time.
-type space struct{ mounts, users int } // descriptors; -1: none
+type space struct {
+	mounts, users int         // descriptors; -1: none
+	left          *leftMounts // what stays mounted; nil: nothing does
+}
+
+// maxOpenings is the most descriptors that a process sends of its space.
+const maxOpenings = 5
+
+// opening is a file that a process opens for the spawner.
+type opening struct {
+	name string
+	how  uintptr
+}
+
+// receive takes what was opened: the namespaces, what stays mounted, both or
+// nothing.
+func (s *space) receive(fds []int) error {
+	if n := len(fds); n == 2 || n == maxOpenings {
+		s.mounts, s.users = fds[0], fds[1]
+		fds = fds[2:]
+	}
+	if len(fds) == 0 {
+		return nil
+	}
+	var err error
+	s.left, err = newLeftMounts(fds)
+	return err
+}
+
+// noSpace is before there is one.
+var noSpace = space{mounts: -1, users: -1}
 
 func (s space) close() {
 	for _, fd := range []int{s.mounts, s.users} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
+	}
+	if s.left != nil {
+		s.left.close()
 	}
 }
 
@@ -71,7 +105,7 @@ func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 	}
 	s.control = pair[0]
 	m.compile(s, pair[1])
-	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC)
 	unix.Close(pair[1])
 	if err != nil {
 		return s, fmt.Errorf("start a process: %w", err)
@@ -94,10 +128,7 @@ func (m *sandboxMaker) program() *program {
 func (s *sandbox) arrive() error {
 	fds, err := receiveFDs(s.control)
 	if err == nil {
-		if len(fds) == 2 {
-			s.space = space{fds[0], fds[1]}
-		}
-		return nil
+		return s.space.receive(fds)
 	}
 	if !errors.Is(err, io.EOF) {
 		return err
@@ -116,7 +147,7 @@ func (s *sandbox) arrive() error {
 // receiveFDs takes a message, and the descriptors that come with it.
 func receiveFDs(socket int) ([]int, error) {
 	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(2*4))
+	oob := make([]byte, unix.CmsgSpace(maxOpenings*4))
 	n, oobn, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
 	if errors.Is(err, unix.ECONNRESET) { // it died with something unread
 		return nil, io.EOF
@@ -149,7 +180,11 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	p.call("redirect", unix.SYS_DUP3, uintptr(m.null), 0, 0)
 	// The spawner's own limit is Go's doing.
 	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
+	// What the build before left as it was stays. /proc is of its processes.
 	own, first := ownMounts(m.owner), s.space.mounts < 0
+	if s.space.left != nil {
+		own = slices.DeleteFunc(own, func(f fsMount) bool { return f.stays })
+	}
 	if first {
 		p.call("enter the template", unix.SYS_SETNS, uintptr(m.template), unix.CLONE_NEWNS)
 		p.call("copy the template", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
@@ -165,25 +200,27 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))
 	}
 	p.call("set umask", unix.SYS_UMASK, 0o022)
-
 	// The namespace that the rest is owned by is another one: in this, the
 	// builder could have no rights to it even if it had any.
-	var ready uintptr
 	if first {
 		p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
 		p.write("/proc/self/setgroups", "deny")
 		p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
 		p.write("/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxGID))
-		var fds []byte
-		ready, fds = p.message(2)
-		for i, name := range []string{"mnt", "user"} {
-			open := p.call("open the namespace "+name, unix.SYS_OPENAT, atFDCWD, p.text("/proc/self/ns/"+name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			// The upper half of a result is zero, and is overwritten by the next.
-			open.to = address(fds[4*i:])
-		}
 	} else {
 		p.call("enter a user namespace", unix.SYS_SETNS, uintptr(s.space.users), unix.CLONE_NEWUSER)
-		ready, _ = p.message(0)
+	}
+	var opened []opening
+	if first {
+		opened = append(opened, opening{"/proc/self/ns/mnt", unix.O_RDONLY}, opening{"/proc/self/ns/user", unix.O_RDONLY})
+	}
+	if m.keep && s.space.left == nil {
+		opened = append(opened, leftPlaces()...)
+	}
+	ready, fds := p.message(len(opened))
+	for i, o := range opened {
+		// The upper half of a result is zero, and is overwritten by the next.
+		p.call("open "+o.name[1:], unix.SYS_OPENAT, atFDCWD, p.text(o.name), o.how|unix.O_CLOEXEC, 0).to = address(fds[4*i:])
 	}
 	p.add(m.last)
 

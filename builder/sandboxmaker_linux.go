@@ -58,7 +58,7 @@ func (m *sandboxMaker) work() bool {
 		m.doomed = slices.Delete(m.doomed, 0, 1)
 		m.abandon(s)
 	case len(m.begun) < preparedSandboxes() && !m.stuck:
-		s, err := m.begin(space{-1, -1})
+		s, err := m.begin(noSpace)
 		m.stuck = err != nil
 		if err == nil {
 			m.begun = append(m.begun, s)
@@ -133,7 +133,7 @@ func (m *sandboxMaker) take() (*sandbox, error) {
 		// Whatever was wrong may be long ago, and its reason gone.
 		m.abandon(s)
 	}
-	s, err := m.begin(space{-1, -1})
+	s, err := m.begin(noSpace)
 	if err == nil {
 		if err = s.arrive(); err == nil {
 			m.stuck = false
@@ -183,6 +183,10 @@ func (m *sandboxMaker) reclaim(s *sandbox) bool {
 	if s.tree == nil || !s.stays || !m.trees.wanted(s.tree) {
 		s.space.close()
 		return false
+	}
+	if left := s.space.left; left != nil && !left.untouched() {
+		left.close()
+		s.space.left = nil
 	}
 	return true
 }

@@ -78,7 +78,7 @@ func TestWaiting(t *testing.T) {
 	}
 	for range 5 { // until as many wait for its inputs as may
 		waiting(t)
-		w.Built(w.Job("next", `echo > $out`, nil)).Release()
+		w.Built(w.Job("next", `echo > $out; echo x > /dev/shm/x`, nil)).Release()
 	}
 	waiting(t)
 	files := spawnerFiles(t)
@@ -177,6 +177,76 @@ func TestWaitingKilled(t *testing.T) {
 	}
 	if after := spawners(t); !slices.Equal(after, before) {
 		t.Errorf("spawners: %v after %v", after, before)
+	}
+}
+
+// What is mounted for a build is the next one's if it has left that alone, and only
+// then.
+func TestOwnMountsAgain(t *testing.T) {
+	trace := compileTrace(t, t.TempDir())
+	w := buildertest.NewWorld(t, openSpare)
+	program := w.Add("trace", func(p string) { buildertest.CopyFile(t, trace, p) })
+	// run returns when /dev/shm and /dev/pts were mounted, and what they look like.
+	run := func(script string) (when, what string) {
+		t.Helper()
+		r := w.Built(w.Job("job", `exec > $out; $trace age | sed 1d; stat -c '%n %a %u %g %h %s' /dev/shm /dev/pts /dev/pts/ptmx
+			`+script, func(j *builder.Job) {
+			j.Inputs = append(j.Inputs, program)
+			buildertest.Setenv(j.Derivation, "trace", string(program.Path))
+		}))
+		defer r.Release()
+		when, what, _ = strings.Cut(w.Text(r), "\n")
+		return when, what
+	}
+	_, want := run("")
+	if len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	for _, c := range []struct {
+		script string // not everybody's /dev/shm is the builder's
+		stays  bool
+	}{
+		{"true", true},
+		{"echo > /dev/shm/x; rm /dev/shm/x", false},
+		{"echo > /dev/shm/x", false},
+		{"ln -s / /dev/shm/x", false},
+		{"chmod 700 /dev/shm && chmod 1777 /dev/shm || echo > /dev/shm/x", false},
+		{"touch -r /dev/shm /tmp/t; echo > /dev/shm/x; rm /dev/shm/x; touch -r /tmp/t /dev/shm", false},
+		{"chmod 700 /dev/pts && chmod 755 /dev/pts || echo > /dev/shm/x", false},
+		{"chmod 600 /dev/pts/ptmx || echo > /dev/shm/x", false},
+		{"cat /dev/shm/none /dev/pts/none; stat /dev/shm; true", true},
+	} {
+		for range 4 { // the builds before may have left some that were seen
+			run("true")
+		}
+		waiting(t)
+		seen := make(map[string]bool)
+		for range 4 {
+			when, _ := run("true")
+			seen[when] = true
+			waiting(t)
+		}
+		if len(seen) > 2 {
+			t.Errorf("before %q: mounted %d times for 4 builds", c.script, len(seen))
+		}
+		var touched []string
+		for range 2 {
+			when, what := run("(" + c.script + ") 2>/dev/null >&2 || true")
+			if touched = append(touched, when); what != want {
+				t.Errorf("before %q they are different:\n%s", c.script, difference(want, what))
+			}
+			waiting(t)
+		}
+		for range 4 {
+			when, what := run("true")
+			if what != want {
+				t.Errorf("after %q they are different:\n%s", c.script, difference(want, what))
+			}
+			if slices.Contains(touched, when) && !c.stays {
+				t.Errorf("after %q they are not mounted anew", c.script)
+			}
+			waiting(t)
+		}
 	}
 }
 
