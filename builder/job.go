@@ -5,6 +5,7 @@
 package builder
 
 import (
+	"context"
 	"time"
 
 	"storefs/integrity"
@@ -28,6 +29,9 @@ type Job struct {
 	// Wanted, if not nil, is closed when somebody waits for the build. Until then
 	// it takes only the time that nobody else has a use for.
 	Wanted <-chan struct{}
+	// Start, if not nil, is called when nothing is left to be done but to start the
+	// builder, which begins when it returns nil.
+	Start func(ctx context.Context) error
 	// Log gets each line that the builder writes, without its newline, as it
 	// comes; Phase the name of each phase (package event). Neither may block;
 	// either may be nil.

@@ -252,7 +252,13 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	started, took, err := b.run(ctx, b.spec(env))
+	spec := b.spec(env)
+	if b.job.Start != nil {
+		if err := b.job.Start(ctx); err != nil {
+			return nil, err
+		}
+	}
+	started, took, err := b.run(ctx, spec)
 	if err != nil {
 		return nil, err
 	}

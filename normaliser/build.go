@@ -106,7 +106,9 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 
 // lockedOut takes the slot of a goal whose worker waits for a lock.
 func (gr *graph) lockedOut(g *goal) {
-	gr.set(g, locking)
+	if g.state != locking { // it may have been stopped
+		gr.set(g, locking)
+	}
 	if gr.closing {
 		g.run.cancel()
 	}
@@ -152,6 +154,15 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Limits:     j.origin.limits,
 		KeepFailed: j.origin.keepFailed,
 		Wanted:     j.wanted,
+		Start: func(ctx context.Context) error {
+			if err := j.run.awaitSlot(ctx); err != nil {
+				return err
+			}
+			if j.untold != "" { // it is in that phase now, for everybody
+				n.setPhase(j, j.untold)
+			}
+			return nil
+		},
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},
@@ -166,6 +177,11 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 
 func (n *Normaliser) setPhase(j *job, p string) {
 	j.run.phase.set(p)
+	// Whoever has no slot has not started, for those who are told.
+	if j.untold = ""; !j.run.hasBegun() {
+		j.untold = p
+		return
+	}
 	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})
 }
 

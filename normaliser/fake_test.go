@@ -65,8 +65,8 @@ type world struct {
 	registered    chan struct{}   // closed when the last registration that began has ended
 	jobs          map[string]builder.Job
 
-	log       struct{ begun, built, cancelled, read []string } // names in order
-	now, most int                                              // builds running
+	log       struct{ prepared, begun, built, cancelled, read []string } // names in order
+	now, most int                                                        // builds running
 	released  int
 	lookups   int
 }
@@ -437,8 +437,9 @@ func (w *world) Substitutes(ctx context.Context, p store.Path) ([]substitute.Sub
 	return w.subs[p], nil
 }
 
-// begun, built and cancelled are the names of builds, read those of
+// prepared, begun, built and cancelled are the names of builds, read those of
 // expressions, in order.
+func (w *world) prepared() []string  { return w.names(&w.log.prepared) }
 func (w *world) begun() []string     { return w.names(&w.log.begun) }
 func (w *world) built() []string     { return w.names(&w.log.built) }
 func (w *world) cancelled() []string { return w.names(&w.log.cancelled) }
@@ -464,6 +465,12 @@ func short(p store.Path) string {
 
 func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, error) {
 	name := short(j.Drv)
+	w.mu.Lock()
+	w.log.prepared = append(w.log.prepared, name)
+	w.mu.Unlock()
+	if err := j.Start(ctx); err != nil {
+		return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
+	}
 	w.mu.Lock()
 	w.jobs[name] = j
 	w.log.begun = append(w.log.begun, name)

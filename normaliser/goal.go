@@ -52,11 +52,14 @@ const (
 	// running: its worker runs, and holds a slot of its pool.
 	running
 	// locking: its worker waits for a lock that another process holds, and has
-	// given its slot back.
+	// given its slot back; or it was prepared, and is to end.
 	locking
 	// locked: its worker holds the lock and waits, in the ready queue, for a
 	// slot.
 	locked
+	// prepared: its worker does what comes before the builder, or has done it, and
+	// holds no slot: it waits for one in the ready queue.
+	prepared
 	// registering: its builder has ended. Its worker scans and registers what was
 	// built, and has given its slot back: it waits for the disk, mostly, and the
 	// next builder need not.
@@ -69,7 +72,7 @@ const (
 	numStates
 )
 
-var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "registering", "done", "failed", "dropped"}
+var stateNames = [numStates]string{"waiting", "buildable", "running", "locking", "locked", "prepared", "registering", "done", "failed", "dropped"}
 
 func (s state) String() string { return stateNames[s] }
 
@@ -78,10 +81,11 @@ func (s state) ended() bool { return s >= done }
 // next lists what may follow a state.
 var next = [numStates][]state{
 	waiting:     {buildable, done, failed, dropped},
-	buildable:   {waiting, running, failed, dropped},
+	buildable:   {waiting, running, prepared, failed, dropped},
 	running:     {waiting, locking, registering, done, failed, dropped},
 	locking:     {waiting, locked, done, failed, dropped},
 	locked:      {waiting, running, done, failed, dropped},
+	prepared:    {waiting, running, locking, done, failed, dropped},
 	registering: {waiting, done, failed, dropped},
 }
 
@@ -148,9 +152,10 @@ type goal struct {
 	requests   map[*request]struct{}
 
 	placed   bool  // its outputs are where they will stay, and are registered before what comes now
-	pool     *pool // while buildable, running, or locked
+	pool     *pool // while buildable, running, locked, or prepared
 	idle     bool  // in pool.idle
-	queue    flags // of pool.ready, while buildable or locked and not idle
+	prepared bool  // counted by pool.prepared
+	queue    flags // of pool.ready, while queued and not idle
 	position int   // in that queue
 	payer    int   // the user on whose share it runs, if it is not in the background
 	run      *run  // while it has a worker
@@ -185,7 +190,9 @@ type attempts struct {
 // run is the worker of a goal, and what both it and the graph know of it.
 type run struct {
 	cancel func()
-	since  time.Time     // when it got its slot
+	since  time.Time     // when it got its slot or, while it has none yet, its worker
+	start  chan struct{} // closed when it has a slot, after prepared; nil if it had one when it began
+	waits  bool          // start is not closed
 	freed  time.Time     // when it gave its slot back for good; zero if it has it
 	hasty  atomic.Bool   // somebody waits for its registration
 	phase  phase         // written by the worker
@@ -212,10 +219,40 @@ func (r *run) patient() bool { return !r.hasty.Load() }
 
 // held is how long it has had its slot.
 func (r *run) held() time.Duration {
-	if r.freed.IsZero() {
+	switch {
+	case r.waits:
+		return 0
+	case r.freed.IsZero():
 		return time.Since(r.since)
 	}
 	return r.freed.Sub(r.since)
+}
+
+// awaitSlot returns when it has a slot, which it had unless its worker began ahead
+// of that.
+func (r *run) awaitSlot(ctx context.Context) error {
+	if r.start == nil {
+		return nil
+	}
+	select {
+	case <-r.start:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// hasBegun reports whether it has, or had, a slot.
+func (r *run) hasBegun() bool {
+	if r.start == nil {
+		return true
+	}
+	select {
+	case <-r.start:
+		return true
+	default:
+		return false
+	}
 }
 
 // Costs of goals about which nothing is recorded. They only order goals and
@@ -266,7 +303,12 @@ func (g *goal) inherited() flags {
 // background reports whether only requests in the background need it.
 func (g *goal) background() bool { return g.flags&flagDemand == 0 }
 
-// has reports whether a worker runs for it.
+// hasWorker reports whether a worker runs for it.
 func (g *goal) hasWorker() bool {
 	return g.state >= running && g.state <= registering
+}
+
+// queued reports whether it waits for a slot, in a queue of its pool.
+func (g *goal) queued() bool {
+	return g.state == buildable || g.state == locked || g.state == prepared
 }

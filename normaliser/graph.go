@@ -81,7 +81,7 @@ func (gr *graph) set(g *goal, s state) {
 		panic(fmt.Sprintf("normaliser: goal %s cannot become %v: it is %v", g.path, s, g.state))
 	}
 	switch g.state {
-	case buildable, locked:
+	case buildable, locked, prepared:
 		g.pool.remove(g)
 	case running:
 		g.pool.free(g)
@@ -92,7 +92,7 @@ func (gr *graph) set(g *goal, s state) {
 	g.state = s
 	gr.counts[s]++
 	switch s {
-	case buildable, locked:
+	case buildable, locked, prepared:
 		g.pool = gr.poolOf(g)
 		g.pool.push(g)
 	case running:
@@ -325,10 +325,7 @@ func (gr *graph) doom(g, blame *goal) {
 	}
 	if g.hasWorker() {
 		// It began when this input was in place, and has come to nothing with it.
-		if !g.cancelled {
-			g.cancelled = true
-			g.run.cancel()
-		}
+		gr.stop(g)
 		return
 	}
 	if g.flags&flagKeepGoing == 0 || g.unfinished == 0 {
@@ -418,7 +415,17 @@ func (gr *graph) afterRelease(r release) {
 	case !g.hasWorker():
 		gr.unlinkInputs(g, r.cancel)
 		gr.drop(g)
-	case r.cancel && !g.cancelled:
+	case r.cancel || g.state == prepared:
+		gr.stop(g)
+	}
+}
+
+// stop has the worker of g end. One that is only prepared gets no slot for that.
+func (gr *graph) stop(g *goal) {
+	if g.state == prepared {
+		gr.set(g, locking)
+	}
+	if !g.cancelled {
 		g.cancelled = true
 		g.run.cancel()
 	}
@@ -445,6 +452,13 @@ func (gr *graph) start() {
 	}
 	if gr.hold != "" {
 		return
+	}
+	for _, p := range []*pool{&gr.builds, &gr.subs} {
+		for g := p.nextToPrepare(); g != nil; g = p.nextToPrepare() {
+			gr.set(g, prepared)
+			gr.working++
+			gr.launch(g)
+		}
 	}
 	kept := gr.kept()
 	for _, p := range pools {
@@ -481,13 +495,29 @@ func (gr *graph) spare() int { return len(gr.walks.spare) + len(gr.builds.spare)
 
 // give gives g a slot.
 func (gr *graph) give(g *goal) {
-	resumed := g.state == locked
+	before := g.state
 	gr.set(g, running)
-	if resumed {
-		g.run.since = time.Now()
-		close(g.run.resume)
+	if g.run == nil {
+		gr.tellStarted(g)
+		gr.working++
+		gr.launch(g)
 		return
 	}
-	gr.working++
-	gr.launch(g)
+	g.run.since = time.Now()
+	if before == locked {
+		close(g.run.resume)
+	}
+	if g.run.waits {
+		g.run.waits = false
+		gr.tellStarted(g)
+		close(g.run.start)
+	}
+}
+
+// tellStarted publishes, once, that the builder or the substitute of g has a slot.
+func (gr *graph) tellStarted(g *goal) {
+	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
+		g.started = true
+		gr.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
+	}
 }

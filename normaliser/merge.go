@@ -194,7 +194,7 @@ func (gr *graph) raise(g *goal, l time.Duration) {
 		return
 	}
 	g.level = l
-	if g.state == buildable || g.state == locked {
+	if g.queued() {
 		g.pool.raised(g)
 	}
 }
@@ -223,7 +223,7 @@ func (gr *graph) flag(g *goal, f flags) {
 }
 
 func (gr *graph) addFlags(g *goal, add flags) {
-	queued := g.state == buildable || g.state == locked
+	queued := g.queued()
 	if queued {
 		g.pool.remove(g)
 	}
@@ -232,7 +232,7 @@ func (gr *graph) addFlags(g *goal, add flags) {
 	}
 	g.flags |= add
 	if queued {
-		if g.state == buildable {
+		if g.state != locked {
 			g.pool = gr.poolOf(g)
 		}
 		g.pool.push(g)

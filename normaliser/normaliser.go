@@ -188,7 +188,7 @@ func (gr *graph) close() {
 		switch g.state {
 		case waiting, buildable:
 			gr.drop(g)
-		case locking, locked:
+		case locking, locked, prepared:
 			g.run.cancel()
 		case registering:
 			gr.hurryUp(g)

@@ -81,7 +81,7 @@ func (gr *graph) check() error {
 			}
 		}
 		wanted.count(g.flags, 1)
-		if g.state == buildable || g.state == locked {
+		if g.queued() {
 			queued[g.pool]++
 			if g.idle != (g.background() && g.state != locked) {
 				return fmt.Errorf("%s is in the wrong queue", g.path)

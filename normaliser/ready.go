@@ -19,7 +19,8 @@ type pool struct {
 	held    [maxUsers]int // slots by the user for whose sake they are held
 	// ready are the goals by who wants them: a goal that several users want may
 	// be started on the share of any of them. No queue is empty.
-	ready map[flags]*readyQueue
+	ready    map[flags]*readyQueue
+	prepared int // goals in these that are
 
 	idle   readyQueue         // goals in the background
 	spare  map[*goal]struct{} // those of them that run
@@ -42,6 +43,9 @@ func (p *pool) push(g *goal) {
 		p.ready[g.queue] = q
 	}
 	heap.Push(q, g)
+	if g.prepared = g.state == prepared; g.prepared {
+		p.prepared++
+	}
 }
 
 func (p *pool) remove(g *goal) {
@@ -49,6 +53,10 @@ func (p *pool) remove(g *goal) {
 		heap.Remove(&p.idle, g.position)
 		g.idle = false
 		return
+	}
+	if g.prepared {
+		g.prepared = false
+		p.prepared--
 	}
 	q := p.ready[g.queue]
 	heap.Remove(q, g.position)
@@ -153,6 +161,32 @@ func (p *pool) nextIdle(kept int) *goal {
 	return p.idle[0]
 }
 
+// maxPrepared is the most goals of a pool that are prepared before there is a slot: for
+// more of them than builders end at a time, it is not their preparation that takes
+// the time.
+const maxPrepared = 8
+
+// nextToPrepare is the goal that is to be prepared for the slot that is free next, nil if
+// enough are.
+func (p *pool) nextToPrepare() *goal {
+	if p.prepared >= min(p.slots, maxPrepared) {
+		return nil
+	}
+	var best *goal
+	for users, q := range p.ready {
+		g := q.next()
+		payer := p.payer(users)
+		if g == nil || payer < 0 {
+			continue
+		}
+		g.payer = payer
+		if best == nil || p.before(g, best) {
+			best = g
+		}
+	}
+	return best
+}
+
 // needs is how many slots g takes: as many as its builder uses processors, but
 // not more than there are.
 func (p *pool) needs(g *goal) int {
@@ -218,6 +252,29 @@ func (p *pool) payer(users flags) int {
 type readyQueue []*goal
 
 var _ heap.Interface = (*readyQueue)(nil)
+
+// next is the first one that could be prepared, nil if all are prepared, or nothing is
+// to be prepared for the one that comes next: to build is not what it needs. The
+// few that are prepared are at the top.
+func (q readyQueue) next() *goal {
+	look := []int{0}
+	var best *goal
+	for len(look) > 0 {
+		i := look[len(look)-1]
+		look = look[:len(look)-1]
+		switch {
+		case i >= len(q):
+		case q[i].state == prepared || q[i].state == locked:
+			look = append(look, 2*i+1, 2*i+2)
+		case best == nil || less(q[i], best):
+			best = q[i]
+		}
+	}
+	if best == nil || best.kind != kindExpr || best.mode != modeBuild || best.replan {
+		return nil
+	}
+	return best
+}
 
 func (q readyQueue) Len() int { return len(q) }
 

@@ -38,7 +38,7 @@ type Status struct {
 	Estimates Estimates `json:"estimates"`
 }
 
-// Running is a goal that has a worker.
+// Running is a goal that has a worker, and is not only prepared.
 type Running struct {
 	Goal  store.Path `json:"goal"`
 	Phase string     `json:"phase,omitempty"` // one of the phases of package event
@@ -66,7 +66,7 @@ func (gr *graph) status(c *callers) Status {
 	s := Status{
 		Requests:       len(gr.requests),
 		Waiting:        gr.counts[waiting],
-		Buildable:      gr.counts[buildable],
+		Buildable:      gr.counts[buildable] + gr.counts[prepared],
 		Done:           gr.counts[done],
 		Failed:         gr.counts[failed],
 		Dropped:        gr.counts[dropped],
@@ -81,7 +81,7 @@ func (gr *graph) status(c *callers) Status {
 	var longest, work time.Duration
 	for _, g := range gr.goals {
 		left, level := g.cost(), g.level
-		if g.run != nil {
+		if g.run != nil && g.state != prepared {
 			s.Running = append(s.Running, g.running())
 			spent := min(now.Sub(g.run.since), left)
 			left -= spent

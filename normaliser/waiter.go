@@ -148,10 +148,10 @@ func newOutlook(gr *graph, now time.Time) *outlook {
 func (o *outlook) tell(g *goal, w *Waiter) {
 	w.Goal, w.Expected = g.path, g.expected
 	switch {
-	case g.run != nil:
+	case g.run != nil && g.state != prepared:
 		r := g.running()
 		w.State, w.Phase, w.Began = WaitRun, r.Phase, r.Since
-	case g.state == buildable:
+	case g.queued():
 		w.State = WaitSlot
 	default:
 		w.State = WaitInput
@@ -163,7 +163,7 @@ func (o *outlook) tell(g *goal, w *Waiter) {
 	if !a.unknown {
 		w.Left = a.left
 	}
-	if a.first != g && a.first.run != nil {
+	if a.first != g && a.first.run != nil && a.first.state != prepared {
 		r := a.first.running()
 		w.Slowest = &r
 	}

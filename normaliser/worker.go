@@ -43,6 +43,7 @@ type job struct {
 	attempts attempts
 	run      *run
 	wanted   chan struct{} // nil if it is wanted
+	untold   string        // the worker's: the phase that was not published, "" if none is left
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -59,7 +60,7 @@ type ending struct {
 	tidy func()
 }
 
-// launch begins the worker of g, which has just become running.
+// launch begins the worker of g, which has just become running, or prepared.
 func (n *Normaliser) launch(g *goal) {
 	ctx, cancel := context.WithCancel(n.workers)
 	g.run = &run{cancel: cancel, since: time.Now(), resume: make(chan struct{})}
@@ -69,16 +70,15 @@ func (n *Normaliser) launch(g *goal) {
 	if g.unfinished > 0 {
 		g.run.inputs = make(chan struct{})
 	}
+	if g.state == prepared {
+		g.run.start, g.run.waits = make(chan struct{}), true
+	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
 		origin: g.origin, run: g.run, wanted: g.run.wanted,
 	}
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes
-	}
-	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
-		g.started = true
-		n.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
 	}
 	n.running.Go(func() {
 		e := n.work(ctx, &j)

@@ -31,6 +31,9 @@ func (b *instant) Build(ctx context.Context, j builder.Job) (*builder.Result, er
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
+	if err := j.Start(ctx); err != nil {
+		return nil, err
+	}
 	j.Phase(event.PhaseBuild)
 	res := &builder.Result{Started: time.Now(), Duration: time.Millisecond, Release: func() { os.RemoveAll(dir) }}
 	candidates := j.Derivation.OutputList()
