@@ -40,7 +40,7 @@ func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
 func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *call) (_ *Result, merged bool, _ error) {
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
-	p.live, p.noBuild = live, r.NoBuild
+	p.live, p.noBuild, p.foresee = live, r.NoBuild, n.foresee
 	p.seen = make(map[key]*record, len(r.Targets))
 	index := make([]int32, len(r.Targets))
 	waits := false

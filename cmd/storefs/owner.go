@@ -49,6 +49,9 @@ type owner struct {
 	library    *library
 	server     *daemon.Server
 	served     chan error
+	floor      []byte // see floorSize
+	foreseen   sync.Once
+	prepared   sync.WaitGroup // what foresee began
 	watching   chan struct{} // closed when nobody watches the machine any more
 	unwatch    func()
 	care       *care             // nil unless what is read is to be verified
@@ -96,9 +99,9 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	goals := &floored{goalStore: goalStore{own.state}}
 	own.normaliser = normaliser.New(normaliser.Options{
-		Store:       goals,
+		Store:       goalStore{own.state},
+		Foresee:     own.foresee,
 		Builder:     own.builder,
 		Substituter: substitute.Registered{DB: own.state.DB()},
 		Events:      own.events,
@@ -135,6 +138,17 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	go func() { own.served <- own.server.Serve(listener) }()
 	own.watchMachine()
 	return own, nil
+}
+
+// foresee prepares for builds: what takes long begins while the graph that needs
+// it is planned.
+func (o *owner) foresee() {
+	o.foreseen.Do(func() {
+		o.floor = make([]byte, floorSize)
+		o.prepared.Go(o.builder.Prepare)
+		// The first registration would say what is wrong with it.
+		o.prepared.Go(func() { _ = o.state.Touch() })
+	})
 }
 
 // forgetTime is how long a deletion waits for the kernel to hear of it: callers
@@ -227,6 +241,7 @@ func (o *owner) close(hard context.Context) error {
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
+	o.prepared.Wait()
 	o.builder.Close()
 	return errors.Join(err, o.state.Close())
 }
