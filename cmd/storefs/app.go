@@ -92,7 +92,7 @@ func groups() []kong.Group {
 func (a *app) run(ctx context.Context, args []string) error {
 	options := []kong.Option{
 		kong.Name("storefs"),
-		kong.Description(description+"\n\n"+statusHelp),
+		kong.Description(description + "\n\n" + statusHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.ExplicitGroups(groups()),
 		kong.Configuration(loadConfig, configFiles()...),
