@@ -9,8 +9,8 @@ import (
 )
 
 // Dial is Dial for a client in the server's own process: without a socket, and
-// without HTTP on the wire, which took a third of a command that finds everything
-// done. Requests are answered as those of other processes are.
+// without HTTP on the wire, which a command that finds everything done would
+// notice. Requests are answered as those of other processes are.
 func (s *Server) Dial(ctx context.Context) (*Client, error) {
 	c := &Client{piece: maxPiece, longest: maxBody}
 	c.http.Transport = direct{s}
