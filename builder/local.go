@@ -148,6 +148,10 @@ func New(o Options) (*Local, error) {
 	return l, nil
 }
 
+// Prepare starts the spawner, if there is to be one: the first build does so too,
+// but waits for it. Close waits for what Prepare has begun.
+func (l *Local) Prepare() { l.spawner.get() }
+
 // Close ends the spawner and removes spare scratch directories. No build may be
 // running, and none may be begun afterwards.
 func (l *Local) Close() {

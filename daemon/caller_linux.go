@@ -22,6 +22,11 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
+// withOwnCaller is ctx with this process, for requests that it makes itself.
+func withOwnCaller(ctx context.Context) context.Context {
+	return context.WithValue(ctx, callerKey{}, named(&normaliser.Caller{PID: os.Getpid(), UID: uint32(os.Geteuid())}))
+}
+
 // callerOf is the process whose request has ctx, nil if it is not known.
 func callerOf(ctx context.Context) *normaliser.Caller {
 	c, _ := ctx.Value(callerKey{}).(*normaliser.Caller)
@@ -44,7 +49,11 @@ func peer(c net.Conn) *normaliser.Caller {
 	}); e != nil || err != nil {
 		return nil
 	}
-	caller := &normaliser.Caller{PID: int(cred.Pid), UID: cred.Uid}
+	return named(&normaliser.Caller{PID: int(cred.Pid), UID: cred.Uid})
+}
+
+// named adds the name of the caller's command, if it lives.
+func named(caller *normaliser.Caller) *normaliser.Caller {
 	if b, err := os.ReadFile("/proc/" + strconv.Itoa(caller.PID) + "/comm"); err == nil {
 		caller.Command = strings.TrimSuffix(string(b), "\n")
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 
 	"storefs/normaliser"
@@ -30,6 +31,9 @@ type Client struct {
 // Dial connects to the socket, or returns ErrNoServer, or ErrClosing. A client
 // that only watches does not keep the owner from ending. Close the client.
 func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
+	if _, err := os.Lstat(socket); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w at %s", ErrNoServer, socket)
+	}
 	c := &Client{piece: maxPiece, longest: maxBody}
 	c.http.Transport = &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, socket) },
@@ -39,18 +43,26 @@ func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
 	if watch {
 		q.Set("watch", "1")
 	}
-	// The session outlives ctx, which is for connecting only.
+	if err := c.begin(ctx, q); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// begin begins the session.
+func (c *Client) begin(ctx context.Context, q url.Values) error {
+	// It outlives ctx, which is for connecting only.
 	res, err := c.get(context.WithoutCancel(ctx), "session", q)
 	if err != nil {
 		c.http.CloseIdleConnections()
-		return nil, err
+		return err
 	}
 	c.session = res
 	if err := json.NewDecoder(res.Body).Decode(&c.hello); err != nil {
 		c.Close()
-		return nil, transportError(ctx, err)
+		return transportError(ctx, err)
 	}
-	return c, nil
+	return nil
 }
 
 // Hello is what the owner said of itself.
@@ -92,6 +104,9 @@ func (c *Client) do(ctx context.Context, method, name string, q url.Values, body
 	}
 	if res.StatusCode != http.StatusOK {
 		defer res.Body.Close()
+		if err := local.failed(); err != nil {
+			return nil, err // the owner says just that it got no more
+		}
 		return nil, responseError(res)
 	}
 	return res, nil

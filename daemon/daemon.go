@@ -1,8 +1,9 @@
 // Package daemon lets several processes use one store: the process that owns
 // the state directory serves a socket in it, and every command is a client of
-// that socket, be the owner a mount, another command, or itself. What travels
-// is HTTP with JSON over a unix socket. The package knows how to ask and to
-// answer; what is answered comes from the interfaces that it declares.
+// that socket, be the owner a mount or another command. What travels is HTTP with
+// JSON over a unix socket; an owner that asks itself needs none. The package
+// knows how to ask and to answer; what is answered comes from the interfaces that
+// it declares.
 package daemon
 
 import (

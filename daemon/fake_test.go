@@ -247,3 +247,24 @@ func (f *fake) AddTrails(_ context.Context, all []prefetch.Trail) (int, error) {
 	f.trails = append(f.trails, all...)
 	return len(all), nil
 }
+
+// dialer makes a client of a server, which serves the socket.
+type dialer func(t testing.TB, s *Server, socket string) *Client
+
+// eachWay runs a test with clients at the socket, and with those that the
+// server's own process has.
+func eachWay(t *testing.T, test func(*testing.T, dialer)) {
+	t.Run("socket", func(t *testing.T) {
+		test(t, func(t testing.TB, _ *Server, socket string) *Client { return dial(t, socket) })
+	})
+	t.Run("direct", func(t *testing.T) {
+		test(t, func(t testing.TB, s *Server, _ string) *Client {
+			c, err := s.Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(c.Close)
+			return c
+		})
+	})
+}

@@ -12,10 +12,12 @@ import (
 	"storefs/store"
 )
 
-func TestUploads(t *testing.T) {
+func TestUploads(t *testing.T) { eachWay(t, testUploads) }
+
+func testUploads(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	ctx := t.Context()
 	info, err := c.AddNAR(ctx, "src", true, store.SHA256, strings.NewReader("a nar"))
 	if err != nil || info.Path != path("src") || info.NarSize != 5 {
@@ -73,10 +75,12 @@ type junk struct{}
 
 func (junk) Read(p []byte) (int, error) { return copy(p, "junkjunkjunkjunk"), nil }
 
-func TestExport(t *testing.T) {
+func TestExport(t *testing.T) { eachWay(t, testExport) }
+
+func testExport(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	var out bytes.Buffer
 	if err := c.Export(t.Context(), &out, []store.Path{path("a"), path("b")}); err != nil || out.String() != string(path("a")+path("b")) {
 		t.Errorf("%q %v", &out, err)

@@ -17,10 +17,12 @@ import (
 	"storefs/storeexpr"
 )
 
-func TestQueries(t *testing.T) {
+func TestQueries(t *testing.T) { eachWay(t, testQueries) }
+
+func testQueries(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	ctx := t.Context()
 	a, b := path("a"), path("b")
 	f.infos[a] = store.Info{Path: a, Kind: store.KindRegular, NarHash: store.HashOf(store.SHA256, nil), References: []store.Path{a, b}}
@@ -84,10 +86,12 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-func TestWhy(t *testing.T) {
+func TestWhy(t *testing.T) { eachWay(t, testWhy) }
+
+func testWhy(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	drv, out := path("a.drv"), path("a")
 	f.infos[drv] = store.Info{Path: drv}
 	f.relate(Deriver, out, drv)
@@ -119,10 +123,12 @@ func TestWhy(t *testing.T) {
 	ask(path("p"), StateKnown, "not realised")
 }
 
-func TestLog(t *testing.T) {
+func TestLog(t *testing.T) { eachWay(t, testLog) }
+
+func testLog(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	drv, out := path("a.drv"), path("a")
 	f.relate(Deriver, out, drv)
 	if err := c.Log(t.Context(), drv, true, io.Discard); !errors.Is(err, os.ErrNotExist) {

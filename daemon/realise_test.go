@@ -15,7 +15,9 @@ import (
 	"storefs/store"
 )
 
-func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
+func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) { eachWay(t, testRealiseStreamsItsOwnEventsOnly) }
+
+func testRealiseStreamsItsOwnEventsOnly(t *testing.T, dial dialer) {
 	f := newFake(t)
 	ours, running, alien := path("ours.drv"), path("running.drv"), path("alien.drv")
 	began := time.Now().Add(-time.Minute).Truncate(time.Second).UTC()
@@ -37,8 +39,8 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 		f.events.Publish(event.Event{Kind: event.Done, Goal: ours, Text: event.OutcomeBuilt})
 		return &normaliser.Result{Targets: []normaliser.Target{{Path: ours, Paths: []store.Path{path("ours")}}}}, nil
 	}
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	for _, logs := range []bool{false, true} {
 		req := RealiseRequest{Targets: []store.Path{ours}, KeepGoing: true, Logs: logs, Details: true}
 		req.Limits.Timeout = time.Minute
@@ -69,7 +71,9 @@ func TestRealiseStreamsItsOwnEventsOnly(t *testing.T) {
 	}
 }
 
-func TestClientThatGoesCancels(t *testing.T) {
+func TestClientThatGoesCancels(t *testing.T) { eachWay(t, testClientThatGoesCancels) }
+
+func testClientThatGoesCancels(t *testing.T, dial dialer) {
 	f := newFake(t)
 	begun, cancelled := make(chan struct{}), make(chan struct{})
 	f.realise = func(ctx context.Context, req normaliser.Request) (*normaliser.Result, error) {
@@ -79,10 +83,10 @@ func TestClientThatGoesCancels(t *testing.T) {
 		close(cancelled)
 		return nil, ctx.Err()
 	}
-	_, socket := f.serve()
+	s, socket := f.serve()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-begun; cancel() }()
-	_, err := dial(t, socket).Realise(ctx, RealiseRequest{}, nil)
+	_, err := dial(t, s, socket).Realise(ctx, RealiseRequest{}, nil)
 	if !errors.Is(err, store.ErrCancelled) || !errors.Is(err, context.Canceled) {
 		t.Errorf("error: %v", err)
 	}

@@ -59,7 +59,9 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-func TestErrorsTravel(t *testing.T) {
+func TestErrorsTravel(t *testing.T) { eachWay(t, testErrorsTravel) }
+
+func testErrorsTravel(t *testing.T, dial dialer) {
 	failure := &store.Failure{Path: path("a.drv"), Cause: store.CauseTimeout, Message: "timed out", Log: []string{"x"}}
 	other := &store.Failure{Path: path("b.drv"), Cause: store.CauseBuilder, Message: "status 1", Chain: []store.Path{path("c.drv"), path("b.drv")}}
 	for _, want := range []error{
@@ -71,8 +73,8 @@ func TestErrorsTravel(t *testing.T) {
 		f.realise = func(context.Context, normaliser.Request) (*normaliser.Result, error) {
 			return &normaliser.Result{Targets: []normaliser.Target{{Path: path("a.drv")}}}, want
 		}
-		_, socket := f.serve()
-		res, err := dial(t, socket).Realise(t.Context(), RealiseRequest{}, nil)
+		s, socket := f.serve()
+		res, err := dial(t, s, socket).Realise(t.Context(), RealiseRequest{}, nil)
 		if err == nil || err.Error() != want.Error() {
 			t.Errorf("%q instead of %q", err, want)
 		}

@@ -10,10 +10,12 @@ import (
 	"storefs/store"
 )
 
-func TestTrails(t *testing.T) {
+func TestTrails(t *testing.T) { eachWay(t, testTrails) }
+
+func testTrails(t *testing.T, dial dialer) {
 	f := newFake(t)
-	_, socket := f.serve()
-	c := dial(t, socket)
+	s, socket := f.serve()
+	c := dial(t, s, socket)
 	ctx := t.Context()
 	want := []prefetch.Trail{{Program: "/bin/x", First: "a", Last: 7, Steps: []prefetch.Step{{Path: path("a"), Weight: 0.5, Last: 6}, {Path: path("b"), Weight: 8, Last: 7}}}}
 	if n, err := c.AddTrails(ctx, want); err != nil || n != 1 {

@@ -180,8 +180,8 @@ func (d *DB) Mark() (string, error) {
 }
 
 // SetMark keeps a word for the next owner. One that is set last before Close and
-// taken back first after Open tells whether the last owner ended in good order.
-// It leaves nothing in the log, which Close would have to.
+// taken back, with "", before anything is changed tells whether the last owner
+// ended in good order. It leaves nothing in the log, which Close would have to.
 func (d *DB) SetMark(ctx context.Context, mark string) error {
-	return d.queue(&write{ctx: ctx, settle: true, do: func(w writer) error { return w.set(bucketMeta, keyMark, mark) }})
+	return d.queue(&write{ctx: ctx, settle: mark != "", do: func(w writer) error { return w.set(bucketMeta, keyMark, mark) }})
 }

@@ -47,6 +47,9 @@ func (p *planner) evaluateDerivation(rec *record, d *storeexpr.Derivation) (node
 	if p.noBuild {
 		return node{}, nil, mustBuild(rec.path)
 	}
+	if p.foresee != nil {
+		p.foresee()
+	}
 	return n, p.inputs(d), nil
 }
 

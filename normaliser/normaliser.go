@@ -43,6 +43,10 @@ type Options struct {
 	// the sake of one user; zero is no limit. Also without a limit, who holds
 	// fewest slots gets the next one.
 	JobsPerUser int
+	// Foresee, if not nil, is called as soon as something is found to need a
+	// build, while what else it needs is looked for still: by any goroutine, and
+	// any number of times. It must be quick.
+	Foresee func()
 	// BackgroundJobs is the number of goals at a time that only requests in the
 	// background need; zero is one.
 	BackgroundJobs int
@@ -62,6 +66,7 @@ type Normaliser struct {
 	live        *liveGoals
 	callers     *callers
 	settled     settled
+	foresee     func()
 
 	inbox chan func(*graph)
 	done  chan struct{} // closed when the graph's goroutine has ended
@@ -97,6 +102,7 @@ func New(o Options) *Normaliser {
 		memory:      newFailureLog(o.Store),
 		live:        &liveGoals{goals: map[key]wants{}},
 		callers:     &callers{all: map[*call]struct{}{}},
+		foresee:     o.Foresee,
 		inbox:       make(chan func(*graph)),
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),

@@ -49,6 +49,8 @@ type planner struct {
 	noTry store.Path
 	// noBuild: derivations whose outputs cannot be substituted fail.
 	noBuild bool
+	// foresee, if not nil, is told that something is to be built.
+	foresee func()
 	// own is the expression ownPath, which was read already, or nil.
 	own     storeexpr.Expr
 	ownPath store.Path

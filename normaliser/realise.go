@@ -40,13 +40,21 @@ func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
 func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *call) (_ *Result, merged bool, _ error) {
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
-	p.live, p.noBuild = live, r.NoBuild
+	p.live, p.noBuild, p.foresee = live, r.NoBuild, n.foresee
 	p.seen = make(map[key]*record, len(r.Targets))
 	index := make([]int32, len(r.Targets))
 	waits := false
+	var standings []standing
+	if !r.Check {
+		standings = n.standings(ctx, r.Targets)
+	}
 	for i, t := range r.Targets {
 		var err error
-		if index[i], err = n.planTarget(p, t, r.Check, &res.Targets[i]); err != nil {
+		var known *standing
+		if standings != nil {
+			known = &standings[i]
+		}
+		if index[i], err = n.planTarget(p, t, r.Check, known, &res.Targets[i]); err != nil {
 			return res, true, n.gone(ctx, err)
 		}
 		waits = waits || index[i] != realised
@@ -115,8 +123,9 @@ func (n *Normaliser) gone(ctx context.Context, err error) error {
 	return err
 }
 
-// planTarget walks what t needs, and finds out what t stands for.
-func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Target) (int32, error) {
+// planTarget walks what t needs, and finds out what t stands for. What is known of
+// it already may be nil.
+func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, known *standing, out *Target) (int32, error) {
 	out.Path = t
 	r := ref{key: key{kindPath, t}, wants: wantAll}
 	var e storeexpr.Expr
@@ -124,8 +133,12 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, out *Targe
 		r.kind = kindExpr
 		var err error
 		if !check && p.seen[r.key] == nil {
-			if outs, ok, err := n.store.Realised(t); err == nil && ok {
-				out.Paths = outs
+			if known == nil {
+				known = &standing{}
+				known.outputs, known.ok, err = n.store.Realised(t)
+			}
+			if err == nil && known.ok {
+				out.Paths = known.outputs
 				p.seen[r.key] = &record{key: r.key, wants: wantAll, index: realised}
 				return realised, nil
 			}

@@ -130,7 +130,7 @@ type Plan struct {
 func (n *Normaliser) Plan(ctx context.Context, targets []store.Path) (Plan, error) {
 	p := newPlanner(ctx, n.store, n.substituter)
 	for _, t := range targets {
-		if _, err := n.planTarget(p, t, false, &Target{}); err != nil {
+		if _, err := n.planTarget(p, t, false, nil, &Target{}); err != nil {
 			return Plan{}, n.gone(ctx, err)
 		}
 	}

@@ -36,6 +36,9 @@ func (s *State) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, 
 func (s *State) unregister(ctx context.Context, paths []store.Path) (deleted []store.Path, trash []string, err error) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	if err := s.Touch(); err != nil {
+		return nil, nil, err
+	}
 	if deleted, err = s.db.Delete(ctx, paths...); err != nil {
 		return nil, nil, err
 	}

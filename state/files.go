@@ -31,6 +31,9 @@ func (s *State) SetFiles(info store.Info, f *integrity.Files) error {
 	// Not while it is deleted: the record would stay.
 	s.gate.RLock()
 	defer s.gate.RUnlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 	now, err := s.db.Info(info.Path)
 	if err != nil || !now.NarHash.Equal(info.NarHash) {
 		return err

@@ -258,3 +258,54 @@ func TestLeftoverIsReplaced(t *testing.T) {
 		t.Fatalf("%q, %v", b, err)
 	}
 }
+
+// An owner that changes nothing writes nothing, and what it leaves when it is
+// killed is as good as what it leaves when it ends. One that changes something
+// says so first.
+func TestOwnerThatChangesNothing(t *testing.T) {
+	dir := openDir(t)
+	if err := Init(dir, testStore); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := registerNew(s, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	read := func() (all [2][]byte) {
+		for i, name := range []string{"db.bolt", "db.bolt.log"} {
+			var err error
+			if all[i], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	before := read()
+	if s, err = Open(dir, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if s.unclean.Load() {
+		t.Error("there is something to sweep after an orderly end")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, after := range read() {
+		if !bytes.Equal(before[i], after) {
+			t.Errorf("file %d was written", i)
+		}
+	}
+	s = openState(t, dir)
+	if _, err := registerNew(s, "y"); err != nil {
+		t.Fatal(err)
+	}
+	if mark, err := s.db.Mark(); err != nil || mark != "" {
+		t.Errorf("something was changed, and the mark is %q, %v", mark, err)
+	}
+}

@@ -44,6 +44,9 @@ var errBeaten = errors.New("another build of it was faster")
 func (s *State) place(ctx context.Context, objects []object, r db.Registration, moved func()) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 	paths := make([]store.Path, len(objects))
 	for i, o := range objects {
 		paths[i] = o.info.Path

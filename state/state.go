@@ -50,6 +50,10 @@ type State struct {
 	locks    keyedMutex
 	scratch  atomic.Uint64
 
+	marking sync.Mutex
+	mark    string      // what the database says of real/, "" while it is changed
+	unclean atomic.Bool // mark is "", as it will be until Close
+
 	swept    chan struct{} // closed when real/ holds what is valid, and nothing else
 	sweepErr error         // why not; written before swept is closed
 }

@@ -29,10 +29,8 @@ func (s *State) sweep() (left bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// From here on a kill leaves things to sweep.
-	if err := s.db.SetMark(context.Background(), ""); err != nil {
-		return false, err
-	}
+	s.mark = mark
+	s.unclean.Store(mark == "")
 	// At once, as scratch begins with the same names.
 	if err := s.sweepDir("builds", notKept); err != nil {
 		return false, err
@@ -85,6 +83,9 @@ func (s *State) discard(dir, name string) error {
 func (s *State) setAside(path, name, trash string) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 	names := []string{name}
 	unlock, err := s.placing.lock(context.Background(), names, nil)
 	if err != nil {
@@ -149,10 +150,33 @@ func (s *State) sweepDir(dir string, choose func(names []string) ([]string, erro
 	}
 }
 
-// markClean notes that there will be nothing to sweep.
+// Touch notes that a kill leaves things to sweep from here on. Whoever changes
+// real/ calls it before; an owner that finds everything done never does, and
+// writes nothing. To call it as soon as something is to be built spares the first
+// registration the wait.
+func (s *State) Touch() error {
+	if s.unclean.Load() {
+		return nil
+	}
+	s.marking.Lock()
+	defer s.marking.Unlock()
+	if s.mark != "" {
+		if err := s.db.SetMark(context.Background(), ""); err != nil {
+			return err
+		}
+		s.mark = ""
+		s.unclean.Store(true)
+	}
+	return nil
+}
+
+// markClean notes that there will be nothing to sweep, unless that is what the
+// database says already.
 func (s *State) markClean() error {
+	s.marking.Lock()
+	defer s.marking.Unlock()
 	now, err := s.realTime()
-	if err != nil {
+	if err != nil || s.mark == now {
 		return err
 	}
 	return s.db.SetMark(context.Background(), now)

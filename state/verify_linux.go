@@ -261,6 +261,9 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 	// What is valid stays complete: the new object is on disk before it takes the
 	// place of the old one.
 	if err := s.syncObjects(); err != nil {

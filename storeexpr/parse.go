@@ -54,18 +54,35 @@ func Parse(data []byte) (Expr, error) {
 	return e, nil
 }
 
+// smallText is up to how many bytes a text probably has room for its inputs and
+// variables beside the rest.
+const smallText = 1 << 10
+
 // derivation reads what follows "Derive(". The two forms differ from the first
 // output on: a string in 2004, a tuple today.
 func (p *parser) derivation() *Derivation {
-	// Most derivations have one output and few inputs, so that one piece of
-	// memory is enough for all that is small.
-	var room struct {
-		d       Derivation
-		outputs [1]Output
-		strings [8]string
+	// Most derivations have one output, and small ones few inputs and variables,
+	// so that one piece of memory is enough for all that is small.
+	var d *Derivation
+	var oneOutput []Output
+	if len(p.text) <= smallText {
+		room := new(struct {
+			d       Derivation
+			outputs [1]Output
+			strings [8]string
+			inputs  [4]Input
+			env     [4]EnvVar
+		})
+		d, oneOutput, p.strSlab = &room.d, room.outputs[:0], room.strings[:0]
+		p.inputRoom, p.envRoom = room.inputs[:0], room.env[:0]
+	} else {
+		room := new(struct {
+			d       Derivation
+			outputs [1]Output
+			strings [8]string
+		})
+		d, oneOutput, p.strSlab = &room.d, room.outputs[:0], room.strings[:0]
 	}
-	d := &room.d
-	p.strSlab = room.strings[:0]
 	switch rest := p.text[p.pos:]; {
 	case strings.HasPrefix(rest, `["`):
 		d.Form = Form2004
@@ -73,7 +90,7 @@ func (p *parser) derivation() *Derivation {
 		p.expect(',')
 		p.inputs2004(d)
 	case strings.HasPrefix(rest, `[(`):
-		d.Outputs = room.outputs[:0]
+		d.Outputs = oneOutput
 		p.outputs(d)
 		p.expect(',')
 		p.inputs(d)
@@ -100,29 +117,56 @@ func (p *parser) outputs(d *Derivation) {
 	begin, ordered := p.pos, true
 	for more := p.open(); more; more = p.next() {
 		at := p.pos
-		var o Output
-		p.expect('(')
-		o.Name = p.str()
-		p.expect(',')
-		o.Path = store.Path(p.str())
-		p.expect(',')
-		o.Algo = p.str()
-		p.expect(',')
-		o.Hash = p.str()
-		p.expect(')')
-		if p.err != nil {
-			return
-		}
-		if err := o.unsupported(); err != nil {
-			p.fail(at, "%v", err)
-		} else if o.Path[0] != '/' {
-			p.fail(at, "%q is not an absolute path", o.Path)
+		o, ok := p.plainOutput()
+		if !ok {
+			p.expect('(')
+			o.Name = p.str()
+			p.expect(',')
+			o.Path = store.Path(p.str())
+			p.expect(',')
+			o.Algo = p.str()
+			p.expect(',')
+			o.Hash = p.str()
+			p.expect(')')
+			if p.err != nil {
+				return
+			}
+			if err := o.unsupported(); err != nil {
+				p.fail(at, "%v", err)
+			} else if o.Path[0] != '/' {
+				p.fail(at, "%q is not an absolute path", o.Path)
+			}
 		}
 		n := len(d.Outputs)
 		ordered = ordered && (n == 0 || d.Outputs[n-1].Name < o.Name)
 		d.Outputs = append(d.Outputs, o)
 	}
 	d.Outputs = sorted(p, begin, "outputs", d.Outputs, ordered, func(o *Output) string { return o.Name })
+}
+
+// plainOutput reads an output that is not fixed. Whatever else it is, and whatever
+// is wrong with it, is left to be read.
+func (p *parser) plainOutput() (Output, bool) {
+	rest := p.text[p.pos:]
+	if !strings.HasPrefix(rest, `("`) {
+		return Output{}, false
+	}
+	name := rest[2:]
+	n := strings.IndexByte(name, '"')
+	if n < 0 || !strings.HasPrefix(name[n:], `","/`) {
+		return Output{}, false
+	}
+	path := name[n+3:]
+	m := strings.IndexByte(path, '"')
+	if m < 0 || !strings.HasPrefix(path[m:], `","","")`) {
+		return Output{}, false
+	}
+	end := p.pos + 2 + n + 3 + m
+	if p.escape < end && p.escapeBefore(end) {
+		return Output{}, false
+	}
+	p.pos = end + len(`","","")`)
+	return Output{Name: name[:n], Path: store.Path(path[:m])}, true
 }
 
 func (p *parser) outputs2004(d *Derivation) {
@@ -133,10 +177,14 @@ func (p *parser) outputs2004(d *Derivation) {
 
 func (p *parser) inputs(d *Derivation) {
 	begin, ordered := p.pos, true
-	n := p.inputCount()
-	d.Inputs = make([]Input, 0, n)
-	if n+3 > cap(p.strSlab) { // there are arguments too
-		p.strSlab = make([]string, 0, n+3)
+	if p.inputRoom != nil {
+		d.Inputs = p.inputRoom
+	} else {
+		n := p.inputCount()
+		d.Inputs = make([]Input, 0, n)
+		if n+3 > cap(p.strSlab) { // there are arguments too
+			p.strSlab = make([]string, 0, n+3)
+		}
 	}
 	last := store.Path("")
 	for more := p.open(); more; more = p.next() {
@@ -199,9 +247,13 @@ func (p *parser) inputs2004(d *Derivation) {
 
 func (p *parser) env(d *Derivation) {
 	begin, ordered := p.pos, true
-	// Every variable has a parenthesis; most values have none.
-	rest := p.text[p.pos:]
-	d.Env = make([]EnvVar, 0, min(strings.Count(rest, "("), 64+len(rest)/64))
+	if p.envRoom != nil {
+		d.Env = p.envRoom
+	} else {
+		// Every variable has a parenthesis; most values have none.
+		rest := p.text[p.pos:]
+		d.Env = make([]EnvVar, 0, min(strings.Count(rest, "("), 64+len(rest)/64))
+	}
 	last := ""
 	for more := p.open(); more; more = p.next() {
 		v, ok := p.plainVariable()

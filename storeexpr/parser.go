@@ -20,9 +20,11 @@ type parser struct {
 
 	// Short lists are cut out of these, since most inputs of a derivation
 	// have a list of their own with just "out" in it.
-	strSlab  []string
-	pathSlab []store.Path
-	decoded  strings.Builder // strings that had escapes, one behind the other
+	strSlab   []string
+	inputRoom []Input  // nil: they are counted first
+	envRoom   []EnvVar // likewise
+	pathSlab  []store.Path
+	decoded   strings.Builder // strings that had escapes, one behind the other
 }
 
 // fail keeps the first error, which is at byte at.

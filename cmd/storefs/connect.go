@@ -28,7 +28,7 @@ const comeback = time.Minute
 func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client) error) (err error) {
 	began := time.Now()
 	var lost error // why f is called again
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		c, err := daemon.Dial(ctx, a.socket(), o.watch)
 		if err == nil {
 			err = f(c)
@@ -57,7 +57,7 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 			}
 		}
 		select {
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -91,7 +91,7 @@ func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) erro
 		a.draining.Store(true)
 		err = errors.Join(err, own.close(a.hard))
 	}()
-	c, err := daemon.Dial(ctx, a.socket(), false)
+	c, err := own.server.Dial(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to itself: %w", err)
 	}

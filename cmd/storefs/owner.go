@@ -48,8 +48,11 @@ type owner struct {
 	normaliser *normaliser.Normaliser
 	library    *library
 	server     *daemon.Server
-	served     chan error
-	watching   chan struct{} // closed when nobody watches the machine any more
+	door       door
+	floor      []byte // see floorSize
+	foreseen   sync.Once
+	prepared   sync.WaitGroup // what foresee began
+	watching   chan struct{}  // closed when nobody watches the machine any more
 	unwatch    func()
 	care       *care             // nil unless what is read is to be verified
 	learner    *prefetch.Learner // nil unless something is to be prefetched
@@ -64,7 +67,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.say == nil {
 		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
 	}
-	own = &owner{options: o, events: &event.Bus{}, served: make(chan error, 1)}
+	own = &owner{options: o, events: &event.Bus{}}
 	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
 	if err != nil {
 		return nil, err
@@ -96,9 +99,9 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	goals := &floored{goalStore: goalStore{own.state}}
 	own.normaliser = normaliser.New(normaliser.Options{
-		Store:       goals,
+		Store:       goalStore{own.state},
+		Foresee:     own.foresee,
 		Builder:     own.builder,
 		Substituter: substitute.Registered{DB: own.state.DB()},
 		Events:      own.events,
@@ -126,15 +129,74 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Stop:      o.stop,
 		Upgrade:   upgrade,
 	})
-	listener, err := daemon.Listen(own.state.Socket())
-	if err != nil {
-		err = errors.Join(err, own.normaliser.Close(context.Background()))
-		own.builder.Close()
-		return nil, err
-	}
-	go func() { own.served <- own.server.Serve(listener) }()
 	own.watchMachine()
+	if o.role != "mount" {
+		own.door.delay = time.AfterFunc(quickTime, own.admitLater)
+	} else if err := own.admit(); err != nil {
+		return nil, errors.Join(err, own.stop(context.Background()))
+	}
 	return own, nil
+}
+
+// quickTime is how long a command keeps the socket shut, unless it begins to
+// build: most have ended by then, and others that come meanwhile try again within
+// milliseconds.
+const quickTime = 20 * time.Millisecond
+
+// door is whether other commands can come in.
+type door struct {
+	mu     sync.Mutex
+	delay  *time.Timer // opens it; nil: that is not left to one
+	open   bool
+	closed bool // for good
+	served chan error
+}
+
+// admit begins to serve the socket, unless that was done, or is too late.
+func (o *owner) admit() error {
+	d := &o.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open || d.closed {
+		return nil
+	}
+	listener, err := daemon.Listen(o.state.Socket())
+	if err != nil {
+		return err
+	}
+	d.open, d.served = true, make(chan error, 1)
+	go func() { d.served <- o.server.Serve(listener) }()
+	return nil
+}
+
+// admitLater does so beside the command, which can do without.
+func (o *owner) admitLater() {
+	if err := o.admit(); err != nil {
+		o.options.say("storefs: other commands have to wait for this one: " + err.Error())
+	}
+}
+
+// shut lets nobody in any more.
+func (o *owner) shut() {
+	d := &o.door
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	if d.delay != nil {
+		d.delay.Stop()
+	}
+}
+
+// foresee prepares for builds: what takes long begins while the graph that needs
+// it is planned.
+func (o *owner) foresee() {
+	o.foreseen.Do(func() {
+		o.floor = make([]byte, floorSize)
+		o.prepared.Go(o.builder.Prepare)
+		o.prepared.Go(o.admitLater)
+		// The first registration would say what is wrong with it.
+		o.prepared.Go(func() { _ = o.state.Touch() })
+	})
 }
 
 // forgetTime is how long a deletion waits for the kernel to hear of it: callers
@@ -209,13 +271,22 @@ const unmountTime = 2 * time.Second
 // their time until hard ends, which cancels them.
 func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
+	o.shut()
 	o.server.Drain(hard, func(clients int) {
 		o.options.say(fmt.Sprintf("storefs: done; waiting for other commands that use this process: %d (an interrupt cancels them)", clients))
 	})
-	if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
-		err = errors.Join(err, e)
+	if o.door.open {
+		if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		err = errors.Join(err, <-o.door.served)
 	}
-	err = errors.Join(err, <-o.served)
+	return errors.Join(err, o.stop(hard), o.state.Close())
+}
+
+// stop ends all that nobody asks any more, but for the state.
+func (o *owner) stop(hard context.Context) error {
+	var err error
 	o.unwatch()
 	<-o.watching
 	if o.learner != nil {
@@ -227,8 +298,9 @@ func (o *owner) close(hard context.Context) error {
 	if e := o.normaliser.Close(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
+	o.prepared.Wait()
 	o.builder.Close()
-	return errors.Join(err, o.state.Close())
+	return err
 }
 
 func (o *owner) unmount() error {
