@@ -83,20 +83,6 @@ func tokens(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) })
 }
 
-// placeholders replaces what builtins.placeholder of the Nix language gives by
-// the paths of the outputs.
-func placeholders(d *storeexpr.Derivation) *strings.Replacer {
-	var pairs []string
-	for _, o := range d.Outputs {
-		if o.Name == "" {
-			continue
-		}
-		h := store.HashOf(store.SHA256, []byte("nix-output:"+o.Name))
-		pairs = append(pairs, "/"+h.Base32(), string(o.Path))
-	}
-	return strings.NewReplacer(pairs...)
-}
-
 // accept refuses by rule what cannot or must not be built here.
 func (b *build) accept() error {
 	d := b.job.Derivation

@@ -62,7 +62,7 @@ func becomeBuilder() (byte, error) {
 	if err := awaitGo(); err != nil {
 		return saysFailed, err
 	}
-	err = syscall.Exec(string(s.Builder), splitNUL(s.Args), splitNUL(s.Env))
+	err = syscall.Exec(string(s.Builder), s.Args, s.Env)
 	if _, e := os.Stat(string(s.Builder)); errors.Is(err, unix.ENOENT) && e == nil {
 		err = noInterpreter(err)
 	}

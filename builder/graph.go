@@ -20,6 +20,9 @@ func (b *build) writeReferenceGraphs() error {
 	if err != nil {
 		return err
 	}
+	if len(words) == 0 {
+		return nil
+	}
 	if len(words)%2 != 0 {
 		return fail(store.CauseExpr, "exportReferencesGraph: not pairs of a file name and a path: %q", strings.Join(words, " "))
 	}

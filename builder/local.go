@@ -207,7 +207,7 @@ func hostSystem() string {
 // ended, wraps store.ErrCancelled. The scratch directory is gone by then, but
 // for Job.KeepFailed.
 func (l *Local) Build(ctx context.Context, job Job) (*Result, error) {
-	b := &build{Local: l, job: job}
+	b := &build{Local: l, job: job, placeholders: placeholders{drv: job.Derivation}}
 	r, err := b.build(ctx)
 	if err == nil {
 		return r, nil
@@ -231,12 +231,13 @@ func (l *Local) Build(ctx context.Context, job Job) (*Result, error) {
 // build is one run of Local.Build.
 type build struct {
 	*Local
-	job     Job
-	attrs   attributes
-	scratch *scratch                  // nil until it exists
-	infos   map[store.Path]store.Info // of job.Inputs, once somebody asked
-	log     *buildLog
-	ran     bool // the builder was started
+	job          Job
+	attrs        attributes
+	placeholders placeholders
+	scratch      *scratch                  // nil until it exists
+	infos        map[store.Path]store.Info // of job.Inputs, once somebody asked
+	log          *buildLog
+	ran          bool // the builder was started
 }
 
 func (b *build) build(ctx context.Context) (*Result, error) {
@@ -256,13 +257,12 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := b.spec(env)
 	if b.job.Start != nil {
 		if err := b.job.Start(ctx); err != nil {
 			return nil, err
 		}
 	}
-	started, took, err := b.run(ctx, spec)
+	started, took, err := b.run(ctx, env)
 	if err != nil {
 		return nil, err
 	}
@@ -289,14 +289,9 @@ func (b *build) phase(name string) {
 	}
 }
 
-// spec is what the child gets.
+// spec is what a child of our own gets.
 func (b *build) spec(env []string) *spec {
 	d := b.job.Derivation
-	rewrite := placeholders(d)
-	args := []string{path.Base(d.Builder)}
-	for _, a := range d.Args {
-		args = append(args, rewrite.Replace(a))
-	}
 	s := &spec{
 		Scratch:     b.scratch.dir,
 		Real:        b.opts.Real,
@@ -304,22 +299,37 @@ func (b *build) spec(env []string) *spec {
 		Inputs:      make([]string, 0, len(b.job.Inputs)),
 		Binds:       slices.Clone(b.binds),
 		Devices:     b.devices(),
-		Personality: addrNoRandomize,
+		Personality: b.personality(),
 		Builder:     []byte(d.Builder),
-		Args:        joinNUL(args),
-		Env:         joinNUL(env),
+		Args:        b.arguments(),
+		Env:         env,
 	}
 	for _, in := range b.job.Inputs {
 		s.Inputs = append(s.Inputs, string(inputLetter(in.Kind))+in.Path.Base())
-	}
-	if d.Platform == "i686-linux" && b.opts.System == "x86_64-linux" {
-		s.Personality |= perLinux32
 	}
 	if _, fixed := d.Fixed(); fixed {
 		s.Network = true
 		s.Binds = append(s.Binds, b.hostNetworkFiles()...)
 	}
 	return s
+}
+
+// arguments are those of the builder, its name first.
+func (b *build) arguments() []string {
+	d := b.job.Derivation
+	args := append(make([]string, 0, 1+len(d.Args)), path.Base(d.Builder))
+	for _, a := range d.Args {
+		args = append(args, b.placeholders.replace(a))
+	}
+	return args
+}
+
+// personality is the builder's, as flags of personality(2).
+func (b *build) personality() uintptr {
+	if b.job.Derivation.Platform == "i686-linux" && b.opts.System == "x86_64-linux" {
+		return addrNoRandomize | perLinux32
+	}
+	return addrNoRandomize
 }
 
 // devices are the base names in /dev that builders see.
@@ -333,21 +343,21 @@ func (l *Local) devices() []string {
 	return devices
 }
 
-// launch is what the spawner gets in the place of s.
-func (b *build) launch(s *spec) *launch {
+// launch is what the spawner gets.
+func (b *build) launch(env []string) *launch {
 	l := &launch{
-		scratch:     filepath.Base(s.Scratch),
+		scratch:     filepath.Base(b.scratch.dir),
 		number:      b.scratch.number,
 		stubs:       b.scratch.fitted,
-		inputs:      make([]string, 0, len(s.Inputs)),
-		personality: s.Personality,
-		builder:     string(s.Builder),
-		args:        splitNUL(s.Args),
-		env:         splitNUL(s.Env),
+		inputs:      make([]string, 0, len(b.job.Inputs)),
+		personality: b.personality(),
+		builder:     b.job.Derivation.Builder,
+		args:        b.arguments(),
+		env:         env,
 	}
-	for _, in := range s.Inputs {
-		if in[0] != letterSymlink { // those are there already
-			l.inputs = append(l.inputs, in[1:])
+	for _, in := range b.job.Inputs {
+		if inputLetter(in.Kind) != letterSymlink { // those are there already
+			l.inputs = append(l.inputs, in.Path.Base())
 		}
 	}
 	return l

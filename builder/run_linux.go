@@ -17,13 +17,13 @@ import (
 // then: it is the first process of its pid namespace, which dies with it. The
 // end of its output means nothing: a builder may close it and go on, and the
 // output may have got into the hands of others.
-func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.Duration, err error) {
+func (b *build) run(ctx context.Context, env []string) (started time.Time, took time.Duration, err error) {
 	output, w, err := logPipe()
 	if err != nil {
 		return started, 0, err
 	}
 	defer output.Close()
-	c, err := b.spawn(s, w)
+	c, err := b.spawn(env, w)
 	w.Close()
 	if err != nil {
 		return started, 0, err
@@ -128,13 +128,13 @@ func (b *build) run(ctx context.Context, s *spec) (started time.Time, took time.
 
 // spawn starts the child, by a spawner if it can. What nobody waits for is a
 // child of our own, whose priority can be changed.
-func (b *build) spawn(s *spec, log *os.File) (*child, error) {
-	if len(s.Binds) == 0 && !s.Network && b.job.Wanted == nil {
+func (b *build) spawn(env []string, log *os.File) (*child, error) {
+	if _, fixed := b.job.Derivation.Fixed(); !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
 		if spawner := b.spawner.get(); spawner != nil {
-			return spawner.spawn(b.launch(s), log)
+			return spawner.spawn(b.launch(env), log)
 		}
 	}
-	return spawnSelf(s, b.ids, log)
+	return spawnSelf(b.spec(env), b.ids, log)
 }
 
 // limit is when the next limit is reached, as things are, and the error of that.

@@ -2,7 +2,7 @@ package builder
 
 import (
 	"bytes"
-	"strings"
+	"encoding/json"
 
 	"storefs/store"
 )
@@ -36,8 +36,37 @@ type spec struct {
 
 	Personality uintptr // flags of personality(2)
 	Builder     []byte
-	Args        []byte // each ended by NUL: arguments and variables are bytes, which JSON's strings are not
-	Env         []byte // likewise
+	Args        byteStrings
+	Env         byteStrings
+}
+
+// byteStrings are arguments or variables. They are bytes, which JSON's strings are
+// not: so each is ended by NUL, which they do not have, and all are one string of
+// bytes.
+type byteStrings []string
+
+// MarshalJSON is for package json.
+func (l byteStrings) MarshalJSON() ([]byte, error) {
+	var b []byte
+	for _, s := range l {
+		b = append(append(b, s...), 0)
+	}
+	return json.Marshal(b)
+}
+
+// UnmarshalJSON is for package json.
+func (l *byteStrings) UnmarshalJSON(text []byte) error {
+	var b []byte
+	if err := json.Unmarshal(text, &b); err != nil {
+		return err
+	}
+	*l = nil
+	for s := range bytes.SplitAfterSeq(b, []byte{0}) {
+		if s, ok := bytes.CutSuffix(s, []byte{0}); ok {
+			*l = append(*l, string(s))
+		}
+	}
+	return nil
 }
 
 // bind is a host path that the sandbox shows read-only.
@@ -62,20 +91,4 @@ func inputLetter(k store.Kind) byte {
 		return letterSymlink
 	}
 	return letterFile
-}
-
-func joinNUL(list []string) []byte {
-	var b bytes.Buffer
-	for _, s := range list {
-		b.WriteString(s)
-		b.WriteByte(0)
-	}
-	return b.Bytes()
-}
-
-func splitNUL(b []byte) []string {
-	if len(b) == 0 {
-		return nil
-	}
-	return strings.Split(string(b[:len(b)-1]), "\x00")
 }

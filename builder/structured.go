@@ -15,7 +15,7 @@ import (
 
 // writeAttributeFiles gives a derivation with structured attributes its
 // .attrs.json and .attrs.sh.
-func (b *build) writeAttributeFiles(env map[string]string) error {
+func (b *build) writeAttributeFiles(env *variables) error {
 	attrs := maps.Clone(b.attrs.structured)
 	outputs := make(map[string]any)
 	for _, o := range b.job.Derivation.Outputs {
@@ -25,15 +25,14 @@ func (b *build) writeAttributeFiles(env map[string]string) error {
 	if err := b.addReferenceGraphs(attrs); err != nil {
 		return err
 	}
-	rewrite := placeholders(b.job.Derivation)
 	for _, f := range []struct{ name, variable, text string }{
 		{".attrs.json", "NIX_ATTRS_JSON_FILE", string(appendJSON(nil, attrs))},
 		{".attrs.sh", "NIX_ATTRS_SH_FILE", shellDeclarations(attrs)},
 	} {
-		if err := b.writeFile(f.name, []byte(rewrite.Replace(f.text))); err != nil {
+		if err := b.writeFile(f.name, []byte(b.placeholders.replace(f.text))); err != nil {
 			return err
 		}
-		env[f.variable] = buildDir + "/" + f.name
+		env.set(f.variable, buildDir+"/"+f.name)
 	}
 	return nil
 }
