@@ -27,6 +27,8 @@ const (
 	frameBuild  = 'b' // a launch, with the descriptor of its log
 	frameKill   = 'k'
 	frameForget = 'f' // the id is that of a scratch directory that goes
+	frameRelay  = 'y' // of a launch that is held: a Relay
+	frameGo     = 'g' // a launch is not held any more
 
 	// From it.
 	frameReady  = 'r' // the first: it can make sandboxes
@@ -150,6 +152,9 @@ type launch struct {
 	stubs       uint64
 	inputs      []string // base names of those that are mounted
 	personality uintptr
+	held        bool  // until frameGo, or until it takes the place of another
+	pool        byte  // see Job
+	heir        int64 // likewise
 	builder     string
 	args, env   []string
 }
@@ -158,6 +163,8 @@ func (l *launch) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, l.number)
 	b = binary.LittleEndian.AppendUint64(b, l.stubs)
 	b = binary.LittleEndian.AppendUint64(b, uint64(l.personality))
+	b = binary.LittleEndian.AppendUint64(b, uint64(l.heir))
+	b = append(b, l.pool, flag(l.held))
 	for _, list := range [][]string{{l.scratch, l.builder}, l.args, l.env, l.inputs} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(list)))
 		for _, s := range list {
@@ -175,7 +182,7 @@ func parseLaunch(b []byte) (*launch, error) {
 	take := func(n int) []byte {
 		if n > len(b) {
 			err, b = errShortFrame, nil
-			return make([]byte, min(n, 8))
+			return make([]byte, min(n, 8)) // no number is longer
 		}
 		taken := b[:n]
 		b = b[n:]
@@ -185,7 +192,10 @@ func parseLaunch(b []byte) (*launch, error) {
 		number:      binary.LittleEndian.Uint64(take(8)),
 		stubs:       binary.LittleEndian.Uint64(take(8)),
 		personality: uintptr(binary.LittleEndian.Uint64(take(8))),
+		heir:        int64(binary.LittleEndian.Uint64(take(8))),
 	}
+	flags := take(2)
+	l.pool, l.held = flags[0], flags[1] != 0
 	var names []string
 	for _, list := range []*[]string{&names, &l.args, &l.env, &l.inputs} {
 		n := int(binary.LittleEndian.Uint32(take(4)))
@@ -204,22 +214,43 @@ func parseLaunch(b []byte) (*launch, error) {
 // ending is how a process of the spawner ended.
 type ending struct {
 	status        unix.WaitStatus
-	started, took int64 // nanoseconds: since 1970; from the exec on
+	started, took int64  // nanoseconds: since 1970; from the exec on
+	next          uint64 // the build that was started in its place; 0: none
 }
 
 func (e ending) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(e.status))
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.started))
-	return binary.LittleEndian.AppendUint64(b, uint64(e.took))
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.took))
+	return binary.LittleEndian.AppendUint64(b, e.next)
 }
 
 func parseEnding(b []byte) (e ending, err error) {
-	if len(b) != 20 {
+	if len(b) != 28 {
 		return e, errShortFrame
 	}
 	return ending{
 		status:  unix.WaitStatus(binary.LittleEndian.Uint32(b)),
 		started: int64(binary.LittleEndian.Uint64(b[4:])),
 		took:    int64(binary.LittleEndian.Uint64(b[12:])),
+		next:    binary.LittleEndian.Uint64(b[20:]),
 	}, nil
+}
+
+func (r Relay) append(b []byte) []byte {
+	return binary.LittleEndian.AppendUint64(append(b, flag(r.Open)), uint64(r.Rank))
+}
+
+func parseRelay(b []byte) (r Relay, err error) {
+	if len(b) != 9 {
+		return r, errShortFrame
+	}
+	return Relay{Open: b[0] != 0, Rank: int64(binary.LittleEndian.Uint64(b[1:]))}, nil
+}
+
+func flag(set bool) byte {
+	if set {
+		return 1
+	}
+	return 0
 }

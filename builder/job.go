@@ -5,7 +5,7 @@
 package builder
 
 import (
-	"context"
+	"math"
 	"time"
 
 	"storefs/integrity"
@@ -29,15 +29,41 @@ type Job struct {
 	// Wanted, if not nil, is closed when somebody waits for the build. Until then
 	// it takes only the time that nobody else has a use for.
 	Wanted <-chan struct{}
-	// Start, if not nil, is called when nothing is left to be done but to start the
-	// builder, which begins when it returns nil.
-	Start func(ctx context.Context) error
+	// Turn says when the builder may start; nil: at once.
+	Turn *Turn
+	// Pool is whose place a build may take, at the end of one, and Heir the rank that
+	// it must exceed for that one's. See Relay.
+	Pool byte
+	Heir int64
+	// Relayed is told of the build that was started in the place of this one, before
+	// its Phase is event.PhaseScan. It may be nil if Heir is NoHeir.
+	Relayed func(next store.Path)
 	// Log gets each line that the builder writes, without its newline, as it
 	// comes; Phase the name of each phase (package event). Neither may block;
 	// either may be nil.
 	Log   func(line []byte)
 	Phase func(phase string)
 }
+
+// Turn is when a build may start for which everything is prepared.
+type Turn struct {
+	// Granted is closed when it may.
+	Granted <-chan struct{}
+	// Relay gives each change of what it may do before that.
+	Relay <-chan Relay
+}
+
+// Relay lets a build start at the very moment that another one of its pool ends well,
+// in the place of that: to ask whoever grants turns first would leave the place empty
+// for longer than many a builder runs. Granted is closed then as well, soon, by whom
+// Job.Relayed told. Of several, the one with the highest rank starts.
+type Relay struct {
+	Open bool // false: it may not, as at first
+	Rank int64
+}
+
+// NoHeir is a Job.Heir that nobody exceeds.
+const NoHeir = math.MaxInt64
 
 // Limits end a build that goes beyond them. Zero means no limit.
 type Limits struct {

@@ -257,11 +257,6 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.job.Start != nil {
-		if err := b.job.Start(ctx); err != nil {
-			return nil, err
-		}
-	}
 	started, took, err := b.run(ctx, env)
 	if err != nil {
 		return nil, err
@@ -351,6 +346,9 @@ func (b *build) launch(env []string) *launch {
 		stubs:       b.scratch.fitted,
 		inputs:      make([]string, 0, len(b.job.Inputs)),
 		personality: b.personality(),
+		held:        b.job.Turn != nil,
+		pool:        b.job.Pool,
+		heir:        b.job.Heir,
 		builder:     b.job.Derivation.Builder,
 		args:        b.arguments(),
 		env:         env,

@@ -23,7 +23,7 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 		return started, 0, err
 	}
 	defer output.Close()
-	c, err := b.spawn(env, w)
+	c, err := b.spawn(ctx, env, w)
 	w.Close()
 	if err != nil {
 		return started, 0, err
@@ -38,19 +38,22 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 	}
 	defer b.buffers.Put(buf)
 	logged := make(chan error, 1)
-	go func() {
-		// While the builder runs already.
-		err := b.log.create()
-		if err == nil {
-			err = b.readLog(output, buf)
-		}
-		logged <- err
-	}()
+	var logEnd <-chan error // nil: nobody reads the log
+	readLog := func() {
+		logEnd = logged
+		go func() {
+			// While the builder runs already.
+			err := b.log.create()
+			if err == nil {
+				err = b.readLog(output, buf)
+			}
+			logged <- err
+		}()
+	}
 
 	var limit timer
 	defer limit.stop()
 	cancelled := ctx.Done()
-	logEnd := logged
 	stop := func(why error) {
 		if err == nil {
 			err = why
@@ -66,13 +69,42 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 			limit.set(time.Until(at))
 		}
 	}
-	if c.start == nil {
+	var granted <-chan struct{}
+	var relay <-chan Relay
+	switch {
+	case c.grant != nil:
+		granted, relay = b.job.Turn.Granted, b.job.Turn.Relay
+	case c.start == nil:
+		readLog()
+		running()
+	default:
+		readLog()
+	}
+	turn := func() {
+		granted, relay = nil, nil
+		readLog()
 		running()
 	}
 	var status unix.WaitStatus
 	for reports := c.reports; reports != nil; {
 		select {
+		case <-granted:
+			c.grant()
+			turn()
+		case r := <-relay:
+			c.relay(r)
 		case r, ok := <-reports:
+			if granted != nil && ok && (r.says == saysEnded || r.says == saysNoExec) {
+				// It took the place of another one, before that was heard of.
+				select {
+				case <-granted:
+					turn()
+				case <-cancelled:
+				}
+			}
+			if r.next != "" {
+				b.job.Relayed(r.next)
+			}
 			switch {
 			case !ok:
 				reports = nil
@@ -116,6 +148,9 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 			err = why
 		}
 	}
+	if err == nil && granted != nil {
+		err = ctx.Err() // it ended before it was heard that it had begun
+	}
 	if err == nil {
 		err = b.drainLog(output, buf)
 	}
@@ -128,10 +163,17 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 
 // spawn starts the child, by a spawner if it can. What nobody waits for is a
 // child of our own, whose priority can be changed.
-func (b *build) spawn(env []string, log *os.File) (*child, error) {
+func (b *build) spawn(ctx context.Context, env []string, log *os.File) (*child, error) {
 	if _, fixed := b.job.Derivation.Fixed(); !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
 		if spawner := b.spawner.get(); spawner != nil {
-			return spawner.spawn(b.launch(env), log)
+			return spawner.spawn(b.job.Drv, b.launch(env), log)
+		}
+	}
+	if b.job.Turn != nil {
+		select {
+		case <-b.job.Turn.Granted:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 	return spawnSelf(b.spec(env), b.ids, log)

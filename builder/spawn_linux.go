@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/store"
 )
 
 // namespaces are all those that a sandbox has of its own, but for the network
@@ -21,13 +23,17 @@ type child struct {
 	reports <-chan report
 	start   func() // after saysReady; nil: it waits for nothing, and what hinders it is told
 	kill    func()
-	pid     int // 0 if it is a spawner's
+	// grant and relay are for one that is held until its turn; nil: it is not.
+	grant func()
+	relay func(Relay)
+	pid   int // 0 if it is a spawner's
 }
 
 // report is what is heard of a child.
 type report struct {
 	message
-	ending ending // with saysEnded
+	ending ending     // with saysEnded
+	next   store.Path // with saysEnded: what was started in its place, "" if nothing was
 }
 
 // maxReports is the most reports that one child can give.

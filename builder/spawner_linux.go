@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/store"
 )
 
 // spawner is a process that makes sandboxes for this one: with a heap so small,
@@ -21,12 +23,18 @@ type spawner struct {
 
 	sending sync.Mutex
 
-	mu      sync.Mutex
-	last    uint64
-	answers map[uint64]chan<- report // of the builds that have not ended
-	gone    bool
+	mu     sync.Mutex
+	last   uint64
+	builds map[uint64]begun // those that have not ended
+	gone   bool
 
 	ended chan struct{} // closed when the process is dead and nobody reads conn
+}
+
+// begun is a build that a spawner has.
+type begun struct {
+	drv    store.Path
+	answer chan<- report
 }
 
 // startSpawner starts a spawner, and returns when it can make sandboxes.
@@ -67,7 +75,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		<-dead
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
-	s := &spawner{conn: conn, answers: make(map[uint64]chan<- report), ended: make(chan struct{})}
+	s := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
 	return s, nil
 }
@@ -131,10 +139,12 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 			break
 		}
 		s.mu.Lock()
-		if answer := s.answers[f.id]; answer != nil {
-			answer <- f.report()
-			close(answer)
-			delete(s.answers, f.id)
+		if b, ok := s.builds[f.id]; ok {
+			r := f.report()
+			r.next = s.builds[r.ending.next].drv
+			b.answer <- r
+			close(b.answer)
+			delete(s.builds, f.id)
 		}
 		s.mu.Unlock()
 	}
@@ -143,11 +153,11 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
-	for _, answer := range s.answers {
-		answer <- report{message: message{says: saysFailed, text: "the process that starts builders has died"}}
-		close(answer)
+	for _, b := range s.builds {
+		b.answer <- report{message: message{says: saysFailed, text: "the process that starts builders has died"}}
+		close(b.answer)
 	}
-	clear(s.answers)
+	clear(s.builds)
 }
 
 // report is what an answer says.
@@ -186,9 +196,9 @@ func (s *spawner) forget(scratch uint64) {
 	_ = s.send(frame{kind: frameForget, id: scratch, fd: -1})
 }
 
-// spawn starts a process that follows l and writes what the builder writes to
-// log.
-func (s *spawner) spawn(l *launch, log *os.File) (*child, error) {
+// spawn starts a process that follows l, for drv, and writes what the builder writes
+// to log.
+func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error) {
 	answer := make(chan report, 1)
 	s.mu.Lock()
 	if s.gone {
@@ -197,18 +207,24 @@ func (s *spawner) spawn(l *launch, log *os.File) (*child, error) {
 	}
 	s.last++
 	id := s.last
-	s.answers[id] = answer
+	s.builds[id] = begun{drv, answer}
 	s.mu.Unlock()
 
 	// Fd makes it block, as a builder expects.
 	if err := s.send(frame{kind: frameBuild, id: id, body: l.append(nil), fd: int(log.Fd())}); err != nil {
 		s.mu.Lock()
-		delete(s.answers, id)
+		delete(s.builds, id)
 		s.mu.Unlock()
 		return nil, fmt.Errorf("start a sandbox: %w", err)
 	}
-	return &child{
+	// Where the connection is broken, that is what is reported.
+	c := &child{
 		reports: answer,
 		kill:    func() { _ = s.send(frame{kind: frameKill, id: id, fd: -1}) },
-	}, nil
+	}
+	if l.held {
+		c.grant = func() { _ = s.send(frame{kind: frameGo, id: id, fd: -1}) }
+		c.relay = func(r Relay) { _ = s.send(frame{kind: frameRelay, id: id, body: r.append(nil), fd: -1}) }
+	}
+	return c, nil
 }

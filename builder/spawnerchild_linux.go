@@ -42,14 +42,25 @@ type spawnerProcess struct {
 	conn   ownerConn
 	maker  *sandboxMaker
 	builds []*spawned
-	idle   bool // there is nothing to do that nobody waits for
+	held   []*heldLaunch // in the order in which they came
+	idle   bool          // there is nothing to do that nobody waits for
+}
+
+// heldLaunch is a build that waits for its turn.
+type heldLaunch struct {
+	id     uint64
+	launch *launch
+	log    int
+	relay  Relay
 }
 
 // spawned is a build that runs.
 type spawned struct {
-	id  uint64
-	box *sandbox
-	end int // descriptor of the process, which can be read when it has ended
+	id   uint64
+	box  *sandbox
+	end  int // descriptor of the process, which can be read when it has ended
+	pool byte
+	heir int64
 }
 
 // beSpawner serves its owner until that has gone.
@@ -139,10 +150,11 @@ func (p *spawnerProcess) serve(reader *frameReader) error {
 	}
 	p.idle = false
 	ended := false
-	for i := len(p.builds) - 1; i >= 0; i-- {
+	for i := len(fds) - 2; i >= 0; i-- { // more may be added meanwhile, at the end
 		if fds[1+i].Revents != 0 {
-			p.see(p.builds[i])
+			b := p.builds[i]
 			p.builds = slices.Delete(p.builds, i, i+1)
+			p.see(b)
 			ended = true
 		}
 	}
@@ -194,13 +206,27 @@ func (p *spawnerProcess) take(f frame) {
 	switch f.kind {
 	case frameBuild:
 		l, err := parseLaunch(f.body)
-		if err == nil {
-			err = p.launch(l, f)
-		}
 		if err != nil {
 			unix.Close(f.fd)
-			m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
-			p.conn.send(frame{kind: frameFailed, id: f.id, body: m.append(nil)})
+			p.fail(f.id, err)
+			return
+		}
+		h := &heldLaunch{id: f.id, launch: l, log: f.fd}
+		if l.held {
+			p.held = append(p.held, h)
+			return
+		}
+		p.launch(h)
+	case frameGo:
+		if h := p.release(f.id); h != nil {
+			p.launch(h)
+		}
+	case frameRelay:
+		// What is not held any more has been started, and its owner will hear of it.
+		if i := p.heldAt(f.id); i >= 0 {
+			if r, err := parseRelay(f.body); err == nil {
+				p.held[i].relay = r
+			}
 		}
 	case frameKill:
 		for _, b := range p.builds {
@@ -208,24 +234,75 @@ func (p *spawnerProcess) take(f frame) {
 				_ = unix.Kill(b.box.pid, unix.SIGKILL)
 			}
 		}
+		if h := p.release(f.id); h != nil {
+			unix.Close(h.log)
+			p.fail(h.id, errors.New("it was not started"))
+		}
 	case frameForget:
 		p.maker.trees.forget(f.id)
 	}
 }
 
-func (p *spawnerProcess) launch(l *launch, f frame) error {
-	s, err := p.maker.start(l, f.fd)
-	if err != nil {
-		return err
+// heldAt is where a launch is held, -1 if it is not.
+func (p *spawnerProcess) heldAt(id uint64) int {
+	return slices.IndexFunc(p.held, func(h *heldLaunch) bool { return h.id == id })
+}
+
+// release takes a launch from those that are held, nil if it is not.
+func (p *spawnerProcess) release(id uint64) *heldLaunch {
+	i := p.heldAt(id)
+	if i < 0 {
+		return nil
 	}
-	end, err := unix.PidfdOpen(s.pid, 0)
-	if err != nil {
-		p.maker.abandon(s)
-		return fmt.Errorf("watch the builder: %w", err)
+	h := p.held[i]
+	p.held = slices.Delete(p.held, i, i+1)
+	return h
+}
+
+// relay starts what takes the place of b, which has ended well, and returns its id,
+// 0 if nothing does.
+func (p *spawnerProcess) relay(b *spawned) uint64 {
+	var next *heldLaunch
+	for _, h := range p.held {
+		if h.relay.Open && h.launch.pool == b.pool && h.relay.Rank > b.heir && (next == nil || h.relay.Rank > next.relay.Rank) {
+			next = h
+		}
 	}
-	s.log = f.fd
-	p.builds = append(p.builds, &spawned{id: f.id, box: s, end: end})
-	return nil
+	if next == nil {
+		return 0
+	}
+	p.release(next.id)
+	if !p.launch(next) {
+		return 0
+	}
+	return next.id
+}
+
+// launch starts a build, and reports whether it could; if not, its owner has been
+// told.
+func (p *spawnerProcess) launch(h *heldLaunch) bool {
+	s, err := p.maker.start(h.launch, h.log)
+	var end int
+	if err == nil {
+		if end, err = unix.PidfdOpen(s.pid, 0); err != nil {
+			p.maker.abandon(s)
+			err = fmt.Errorf("watch the builder: %w", err)
+		}
+	}
+	if err != nil {
+		unix.Close(h.log)
+		p.fail(h.id, err)
+		return false
+	}
+	s.log = h.log
+	p.builds = append(p.builds, &spawned{id: h.id, box: s, end: end, pool: h.launch.pool, heir: h.launch.heir})
+	return true
+}
+
+// fail tells that a build has not begun, and why.
+func (p *spawnerProcess) fail(id uint64, err error) {
+	m := message{says: saysFailed, errno: errnoOf(err), text: err.Error()}
+	p.conn.send(frame{kind: frameFailed, id: id, body: m.append(nil)})
 }
 
 // see tells of the end of a build. The log stays open for a while: its owner is
@@ -243,6 +320,9 @@ func (p *spawnerProcess) see(b *spawned) {
 		m := message{says: saysFailed, text: fmt.Sprintf("the process ended with status %#x before it was the builder", uint32(e.status))}
 		answer.kind, answer.body = frameFailed, m.append(nil)
 	default:
+		if e.status == 0 {
+			e.next = p.relay(b)
+		}
 		answer.body = e.append(nil)
 	}
 	if s.tree != nil {

@@ -154,15 +154,10 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		Limits:     j.origin.limits,
 		KeepFailed: j.origin.keepFailed,
 		Wanted:     j.wanted,
-		Start: func(ctx context.Context) error {
-			if err := j.run.awaitSlot(ctx); err != nil {
-				return err
-			}
-			if j.untold != "" { // it is in that phase now, for everybody
-				n.setPhase(j, j.untold)
-			}
-			return nil
-		},
+		Turn:       j.run.turn(),
+		Pool:       j.pool,
+		Heir:       j.heir,
+		Relayed:    slot.relayed,
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},
@@ -178,8 +173,7 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 func (n *Normaliser) setPhase(j *job, p string) {
 	j.run.phase.set(p)
 	// Whoever has no slot has not started, for those who are told.
-	if j.untold = ""; !j.run.hasBegun() {
-		j.untold = p
+	if !j.run.hasBegun() {
 		return
 	}
 	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})

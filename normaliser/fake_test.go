@@ -65,8 +65,10 @@ type world struct {
 	registered    chan struct{}   // closed when the last registration that began has ended
 	jobs          map[string]builder.Job
 
-	log       struct{ prepared, begun, built, cancelled, read []string } // names in order
-	now, most int                                                        // builds running
+	log       struct{ prepared, begun, relayed, built, cancelled, read []string } // names in order
+	held      []*held
+	noRelay   bool // builders that end leave their places empty
+	now, most int  // builds running
 	released  int
 	lookups   int
 }
@@ -440,6 +442,7 @@ func (w *world) Substitutes(ctx context.Context, p store.Path) ([]substitute.Sub
 // prepared, begun, built and cancelled are the names of builds, read those of
 // expressions, in order.
 func (w *world) prepared() []string  { return w.names(&w.log.prepared) }
+func (w *world) relayed() []string   { return w.names(&w.log.relayed) }
 func (w *world) begun() []string     { return w.names(&w.log.begun) }
 func (w *world) built() []string     { return w.names(&w.log.built) }
 func (w *world) cancelled() []string { return w.names(&w.log.cancelled) }
@@ -463,12 +466,74 @@ func short(p store.Path) string {
 	return strings.TrimSuffix(strings.TrimSuffix(p.Name(), ".drv"), ".store")
 }
 
+// held is a build that waits for its turn, as a spawner has it.
+type held struct {
+	job   builder.Job
+	relay builder.Relay
+	start chan struct{} // closed when it takes the place of another
+}
+
+// awaitTurn reports whether j may start; if not, ctx has ended.
+func (w *world) awaitTurn(ctx context.Context, j builder.Job) bool {
+	if j.Turn == nil {
+		return true
+	}
+	h := &held{job: j, start: make(chan struct{})}
+	w.mu.Lock()
+	w.held = append(w.held, h)
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.held = slices.DeleteFunc(w.held, func(o *held) bool { return o == h })
+	}()
+	for {
+		select {
+		case <-j.Turn.Granted:
+			return true
+		case <-h.start:
+			return true
+		case r := <-j.Turn.Relay:
+			w.mu.Lock()
+			h.relay = r
+			w.mu.Unlock()
+		case <-ctx.Done():
+			select {
+			case <-h.start: // it was quicker
+				return true
+			default:
+				return false
+			}
+		}
+	}
+}
+
+// relay starts what takes the place of j, which has ended.
+func (w *world) relay(j builder.Job) store.Path {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	best := -1
+	for i, h := range w.held {
+		if h.relay.Open && h.job.Pool == j.Pool && h.relay.Rank > j.Heir && (best < 0 || h.relay.Rank > w.held[best].relay.Rank) {
+			best = i
+		}
+	}
+	if best < 0 || w.noRelay {
+		return ""
+	}
+	next := w.held[best]
+	w.held = slices.Delete(w.held, best, best+1)
+	w.log.relayed = append(w.log.relayed, short(next.job.Drv))
+	close(next.start)
+	return next.job.Drv
+}
+
 func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, error) {
 	name := short(j.Drv)
 	w.mu.Lock()
 	w.log.prepared = append(w.log.prepared, name)
 	w.mu.Unlock()
-	if err := j.Start(ctx); err != nil {
+	if !w.awaitTurn(ctx, j) {
 		return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
 	}
 	w.mu.Lock()
@@ -480,13 +545,22 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 	fails := w.fails[name]
 	content := w.hashes[name]
 	w.mu.Unlock()
-	defer func() {
+	ended := sync.OnceFunc(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.now--
-	}()
+	})
+	defer ended()
 	if !ok {
 		takes = time.Second
+	}
+	if j.Turn != nil {
+		// It may run already, but for everybody it does only when that was heard.
+		select {
+		case <-j.Turn.Granted:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
+		}
 	}
 	j.Phase(event.PhaseBuild)
 	j.Log([]byte("building " + name))
@@ -514,6 +588,10 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 			Path: j.Drv, Cause: store.CauseBuilder, Message: "builder failed with exit status 7",
 			Status: 7, Builder: "/b", Log: []string{"oh no"}, Time: time.Now(),
 		}
+	}
+	ended()
+	if next := w.relay(j); next != "" {
+		j.Relayed(next)
 	}
 	res := &builder.Result{Started: started, Duration: time.Since(started)}
 	for _, o := range j.Derivation.Outputs {

@@ -151,10 +151,11 @@ type goal struct {
 	live       int // live edges in waiters
 	requests   map[*request]struct{}
 
+	relayed  bool  // another one's builder was started at the end of its own
 	placed   bool  // its outputs are where they will stay, and are registered before what comes now
 	pool     *pool // while buildable, running, locked, or prepared
 	idle     bool  // in pool.idle
-	prepared bool  // counted by pool.prepared
+	prepared bool  // in pool.prepared
 	queue    flags // of pool.ready, while queued and not idle
 	position int   // in that queue
 	payer    int   // the user on whose share it runs, if it is not in the background
@@ -190,15 +191,18 @@ type attempts struct {
 // run is the worker of a goal, and what both it and the graph know of it.
 type run struct {
 	cancel func()
-	since  time.Time     // when it got its slot or, while it has none yet, its worker
-	start  chan struct{} // closed when it has a slot, after prepared; nil if it had one when it began
-	waits  bool          // start is not closed
-	freed  time.Time     // when it gave its slot back for good; zero if it has it
-	hasty  atomic.Bool   // somebody waits for its registration
-	phase  phase         // written by the worker
-	resume chan struct{} // closed when it has a slot again, after locked
-	wanted chan struct{} // closed when it is no longer in the background; nil if it is not
-	inputs chan struct{} // closed when all inputs have ended; nil if they had when it began
+	since  time.Time          // when it got its slot or, while it has none yet, its worker
+	start  chan struct{}      // closed when it has a slot, after prepared; nil if it had one when it began
+	waits  bool               // start is not closed
+	pool   byte               // see builder.Job
+	relays chan builder.Relay // to the builder of one that waits
+	relay  builder.Relay      // the last of them
+	freed  time.Time          // when it gave its slot back for good; zero if it has it
+	hasty  atomic.Bool        // somebody waits for its registration
+	phase  phase              // written by the worker
+	resume chan struct{}      // closed when it has a slot again, after locked
+	wanted chan struct{}      // closed when it is no longer in the background; nil if it is not
+	inputs chan struct{}      // closed when all inputs have ended; nil if they had when it began
 }
 
 // awaitInputs waits until all inputs have ended, or ctx has. If one failed, that
@@ -228,18 +232,12 @@ func (r *run) held() time.Duration {
 	return r.freed.Sub(r.since)
 }
 
-// awaitSlot returns when it has a slot, which it had unless its worker began ahead
-// of that.
-func (r *run) awaitSlot(ctx context.Context) error {
+// turn is when its builder may start.
+func (r *run) turn() *builder.Turn {
 	if r.start == nil {
 		return nil
 	}
-	select {
-	case <-r.start:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return &builder.Turn{Granted: r.start, Relay: r.relays}
 }
 
 // hasBegun reports whether it has, or had, a slot.

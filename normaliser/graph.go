@@ -56,6 +56,8 @@ type graph struct {
 	memory *failureLog
 	launch func(*goal) // begins a worker
 	hurry  func()      // see Registry
+	// scansLeft reports whether one more goal may scan without a slot.
+	scansLeft func() bool
 	// later posts a message after a time.
 	later func(d time.Duration, message func(*graph))
 }
@@ -450,15 +452,16 @@ func (gr *graph) start() {
 		}
 		p.giveWay()
 	}
-	if gr.hold != "" {
-		return
-	}
 	for _, p := range []*pool{&gr.builds, &gr.subs} {
-		for g := p.nextToPrepare(); g != nil; g = p.nextToPrepare() {
+		for g := p.nextToPrepare(); g != nil && gr.hold == ""; g = p.nextToPrepare() {
 			gr.set(g, prepared)
 			gr.working++
 			gr.launch(g)
 		}
+		gr.relay(p)
+	}
+	if gr.hold != "" {
+		return
 	}
 	kept := gr.kept()
 	for _, p := range pools {

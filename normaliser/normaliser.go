@@ -125,6 +125,7 @@ func New(o Options) *Normaliser {
 		memory:    n.memory,
 		launch:    n.launch,
 		hurry:     n.store.Hurry,
+		scansLeft: func() bool { return len(n.scans) < cap(n.scans) },
 		later: func(d time.Duration, message func(*graph)) {
 			time.AfterFunc(d, func() { n.post(message) })
 		},

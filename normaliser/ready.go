@@ -3,6 +3,7 @@ package normaliser
 import (
 	"container/heap"
 	"math/bits"
+	"slices"
 )
 
 // pool is a number of slots, with the buildable goals that want some. The users
@@ -20,7 +21,7 @@ type pool struct {
 	// ready are the goals by who wants them: a goal that several users want may
 	// be started on the share of any of them. No queue is empty.
 	ready    map[flags]*readyQueue
-	prepared int // goals in these that are
+	prepared []*goal // those in these that are
 
 	idle   readyQueue         // goals in the background
 	spare  map[*goal]struct{} // those of them that run
@@ -44,7 +45,7 @@ func (p *pool) push(g *goal) {
 	}
 	heap.Push(q, g)
 	if g.prepared = g.state == prepared; g.prepared {
-		p.prepared++
+		p.prepared = append(p.prepared, g)
 	}
 }
 
@@ -56,7 +57,7 @@ func (p *pool) remove(g *goal) {
 	}
 	if g.prepared {
 		g.prepared = false
-		p.prepared--
+		p.prepared = slices.DeleteFunc(p.prepared, func(o *goal) bool { return o == g })
 	}
 	q := p.ready[g.queue]
 	heap.Remove(q, g.position)
@@ -169,7 +170,7 @@ const maxPrepared = 8
 // nextToPrepare is the goal that is to be prepared for the slot that is free next, nil if
 // enough are.
 func (p *pool) nextToPrepare() *goal {
-	if p.prepared >= min(p.slots, maxPrepared) {
+	if len(p.prepared) >= min(p.slots, maxPrepared) {
 		return nil
 	}
 	var best *goal

@@ -2,9 +2,12 @@ package normaliser
 
 import (
 	"container/heap"
+	"math"
 	"time"
 
+	"storefs/builder"
 	"storefs/event"
+	"storefs/store"
 )
 
 // maxRegistering bounds the goals that register without a slot, and so what
@@ -23,7 +26,7 @@ type slotHolder struct {
 }
 
 func (s *slotHolder) phase(p string) {
-	if p != event.PhaseScan || s.j.kind != kindExpr {
+	if p != event.PhaseScan || s.j.kind != kindExpr || s.returned {
 		return
 	}
 	select {
@@ -32,6 +35,18 @@ func (s *slotHolder) phase(p string) {
 		s.giveBack()
 	default:
 	}
+}
+
+// relayed is called when the builder of the goal next was started in the place of
+// this one's, which has ended.
+func (s *slotHolder) relayed(next store.Path) {
+	select {
+	case s.n.scans <- struct{}{}:
+		s.scanning = true
+	default: // as many scan without a slot already, but it has none any more
+	}
+	s.returned = true
+	s.n.post(func(gr *graph) { gr.relayed(s.j.goal, next) })
 }
 
 // ended is called when there are outputs, or why there are none.
@@ -58,12 +73,12 @@ func (gr *graph) takeBack(g *goal) {
 	if g.state != running {
 		return // it has been taken
 	}
-	kept := gr.counts[registering] >= maxRegistering
+	kept := gr.counts[registering] >= maxRegistering && !g.relayed
 	hasty := kept || len(g.requests) > 0 || gr.closing
 	if first := g.pool.first(); first != nil && !g.placed {
 		for _, e := range g.waiters {
 			w := e.from
-			if !e.dead && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first) {
+			if !e.dead && !g.relayed && w.unfinished-w.built == 1 && gr.poolOf(w) == g.pool && less(w, first) {
 				kept = true
 				hasty = hasty || !w.startsEarly()
 			}
@@ -83,6 +98,79 @@ func (gr *graph) takeBack(g *goal) {
 			gr.ripen(e.from)
 		}
 	}
+}
+
+// relayed takes the slot of g, whose builder has ended, for next, whose builder was
+// started at that.
+func (gr *graph) relayed(g *goal, next store.Path) {
+	g.relayed = true
+	gr.takeBack(g)
+	// What was stopped meanwhile, without a slot, ends.
+	if w := gr.goals[key{kindExpr, next}]; w != nil && w.state == prepared {
+		w.payer = max(w.pool.payer(w.flags&flagUsers), nobody)
+		gr.give(w)
+	}
+}
+
+// relay lets what is prepared in p start by itself, at the end of a builder of the same
+// pool, where what would be given that one's slot is certain: where the first who
+// waits for one is prepared, whoever's slot it was. See builder.Relay.
+func (gr *graph) relay(p *pool) {
+	if len(p.prepared) == 0 {
+		return
+	}
+	first := p.first()
+	open := gr.hold == "" && p.perUser == 0 && len(p.ready) == 1 && p.used <= p.slots &&
+		gr.counts[registering] < maxRegistering/2 && gr.scansLeft() && first != nil && first.state == prepared
+	for _, g := range p.prepared {
+		// What needs more slots than one waits for them, and lets no other pass.
+		open = open && p.needs(g) == 1
+	}
+	for _, g := range p.prepared {
+		// One that has come to another pool is not the heir of those in the first.
+		stayed := (g.run.pool == poolOfSubstitution) == (p == &gr.subs)
+		r := builder.Relay{Open: open && stayed, Rank: g.rank()}
+		if r == g.run.relay || !r.Open && !g.run.relay.Open {
+			continue
+		}
+		g.run.relay = r
+		select { // what it has not heard of is old now
+		case <-g.run.relays:
+		default:
+		}
+		g.run.relays <- r
+	}
+}
+
+// poolOfSubstitution is the Job.Pool of builds that only a substitute needs. All others
+// are in the pool 0.
+const poolOfSubstitution = 1
+
+// rank is a number for what decides who gets a slot first: it is higher.
+func (g *goal) rank() int64 {
+	r := int64(min(g.level, math.MaxInt64/4))
+	if g.flags&flagUrgent != 0 {
+		r += math.MaxInt64 / 2
+	}
+	return r
+}
+
+// maxHeirs is the most waiters of a goal that are looked at to see who comes after it.
+const maxHeirs = 64
+
+// heir is the rank that another goal must exceed to have the slot of g at its end: that
+// of those who wait for g, and who may be buildable then.
+func (g *goal) heir() int64 {
+	if g.kind != kindExpr || len(g.waiters) > maxHeirs {
+		return builder.NoHeir
+	}
+	r := int64(math.MinInt64)
+	for _, e := range g.waiters {
+		if !e.dead {
+			r = max(r, e.from.rank())
+		}
+	}
+	return r
 }
 
 // place lets those begin who need no more of g than that its outputs are in place.

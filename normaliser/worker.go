@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"storefs/builder"
 	"storefs/event"
 	"storefs/store"
 	"storefs/substitute"
@@ -43,7 +44,8 @@ type job struct {
 	attempts attempts
 	run      *run
 	wanted   chan struct{} // nil if it is wanted
-	untold   string        // the worker's: the phase that was not published, "" if none is left
+	pool     byte          // see builder.Job
+	heir     int64         // likewise
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -72,11 +74,16 @@ func (n *Normaliser) launch(g *goal) {
 	}
 	if g.state == prepared {
 		g.run.start, g.run.waits = make(chan struct{}), true
+		g.run.relays = make(chan builder.Relay, 1)
 	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
-		origin: g.origin, run: g.run, wanted: g.run.wanted,
+		origin: g.origin, run: g.run, wanted: g.run.wanted, heir: g.heir(),
 	}
+	if g.flags&flagMain == 0 {
+		g.run.pool = poolOfSubstitution
+	}
+	j.pool = g.run.pool
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes
 	}

@@ -31,8 +31,12 @@ func (b *instant) Build(ctx context.Context, j builder.Job) (*builder.Result, er
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := j.Start(ctx); err != nil {
-		return nil, err
+	if j.Turn != nil {
+		select {
+		case <-j.Turn.Granted:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	j.Phase(event.PhaseBuild)
 	res := &builder.Result{Started: time.Now(), Duration: time.Millisecond, Release: func() { os.RemoveAll(dir) }}

@@ -1,0 +1,101 @@
+package normaliser
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"storefs/store"
+)
+
+// A builder that ends is followed at once by one that is prepared, without more of
+// them at a time than there are slots; what is needed more, and is not prepared,
+// closes that way.
+func TestRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 20 {
+			name := fmt.Sprint("a", i)
+			targets = append(targets, w.drv(name))
+			w.takes[name] = time.Duration(i+1) * time.Second // they end one by one
+		}
+		n := w.start(t, 2)
+		done := make(chan error)
+		go func() {
+			_, err := n.Realise(context.Background(), Request{Targets: targets})
+			done <- err
+		}()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(w.relayed()) < 10 || w.most != 2 || len(w.begun()) != 20 {
+			t.Errorf("%d of 20 were relayed, %d at a time: %v", len(w.relayed()), w.most, w.begun())
+		}
+		if s := n.Status(); s.Done != 20 || len(s.Running) != 0 || s.Buildable != 0 {
+			t.Errorf("status %+v", s)
+		}
+
+		w.takes["slow"] = 10 * time.Second
+		go func() {
+			_, err := n.Realise(context.Background(), Request{Targets: []store.Path{w.drv("slow"), w.drv("slow2"), w.drv("low"), w.drv("low2"), w.drv("low3")}, Jobs: 1})
+			done <- err
+		}()
+		synctest.Wait()
+		go n.Realise(context.Background(), Request{Targets: []store.Path{w.drv("urgent")}, Urgent: true})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		// Two run, two are prepared, and it comes third.
+		if begun := w.begun()[20:]; slices.Index(begun, "urgent") != 2 {
+			t.Errorf("begun %v", begun)
+		}
+	})
+}
+
+// Whoever waits for a goal, and comes before all others, is not overtaken at its end.
+func TestRelayLeavesTheCriticalPathAlone(t *testing.T) {
+	for _, noRelay := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.noRelay = noRelay
+			w.drv("a")
+			w.drv("a2", "a")
+			w.drv("a3", "a2")
+			w.expected[path("a3.drv")] = 20 * time.Second
+			needs := []string{"a3"}
+			for i := range 5 {
+				needs = append(needs, fmt.Sprint("b", i))
+				w.drv(needs[i+1])
+			}
+			top := w.drv("top", needs...)
+			n := w.start(t, 1)
+			if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}}); err != nil {
+				t.Fatal(err)
+			}
+			if want := []string{"a", "a2", "a3"}; !slices.Equal(w.begun()[:3], want) || !noRelay && len(w.relayed()) == 0 {
+				t.Errorf("begun %v, want %v first; relayed %v", w.begun(), want, w.relayed())
+			}
+		})
+	}
+}
+
+// A builder that fails is followed by nothing that is given up with it.
+func TestRelayAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		targets := []store.Path{w.drv("bad"), w.drv("b"), w.drv("c")}
+		w.fails["bad"] = true
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err == nil {
+			t.Fatal("no error")
+		}
+		synctest.Wait()
+		if len(w.begun()) != 1 || len(w.relayed()) != 0 {
+			t.Errorf("begun %v", w.begun())
+		}
+	})
+}
