@@ -190,19 +190,21 @@ type attempts struct {
 
 // run is the worker of a goal, and what both it and the graph know of it.
 type run struct {
-	cancel func()
-	since  time.Time          // when it got its slot or, while it has none yet, its worker
-	start  chan struct{}      // closed when it has a slot, after prepared; nil if it had one when it began
-	waits  bool               // start is not closed
-	pool   byte               // see builder.Job
-	relays chan builder.Relay // to the builder of one that waits
-	relay  builder.Relay      // the last of them
-	freed  time.Time          // when it gave its slot back for good; zero if it has it
-	hasty  atomic.Bool        // somebody waits for its registration
-	phase  phase              // written by the worker
-	resume chan struct{}      // closed when it has a slot again, after locked
-	wanted chan struct{}      // closed when it is no longer in the background; nil if it is not
-	inputs chan struct{}      // closed when all inputs have ended; nil if they had when it began
+	cancel   func()
+	since    time.Time          // when it got its slot or, while it has none yet, its worker
+	start    chan struct{}      // closed when it has a slot, after prepared; nil if it had one when it began
+	waits    bool               // start is not closed
+	pool     byte               // see builder.Job
+	heir     int64              // likewise, as its builder has it
+	outgrown bool               // while it runs: those who wait for it have come to more than that
+	relays   chan builder.Relay // to the builder of one that waits
+	relay    builder.Relay      // the last of them
+	freed    time.Time          // when it gave its slot back for good; zero if it has it
+	hasty    atomic.Bool        // somebody waits for its registration
+	phase    phase              // written by the worker
+	resume   chan struct{}      // closed when it has a slot again, after locked
+	wanted   chan struct{}      // closed when it is no longer in the background; nil if it is not
+	inputs   chan struct{}      // closed when all inputs have ended; nil if they had when it began
 }
 
 // awaitInputs waits until all inputs have ended, or ctx has. If one failed, that

@@ -56,6 +56,7 @@ type graph struct {
 	memory *failureLog
 	launch func(*goal) // begins a worker
 	hurry  func()      // see Registry
+	ranked bool        // since start was called, the rank of a goal rose, or one more waits for another
 	// scansLeft reports whether one more goal may scan without a slot.
 	scansLeft func() bool
 	// later posts a message after a time.
@@ -148,6 +149,7 @@ func (gr *graph) link(g, in *goal) {
 	if len(g.inputs) > 2*g.unfinished+8 {
 		g.inputs = compact(g.inputs)
 	}
+	gr.ranked = true
 	e := &edge{from: g, to: in}
 	g.inputs = append(g.inputs, e)
 	g.unfinished++
@@ -460,6 +462,7 @@ func (gr *graph) start() {
 		}
 		gr.relay(p)
 	}
+	gr.ranked = false
 	if gr.hold != "" {
 		return
 	}
@@ -510,6 +513,7 @@ func (gr *graph) give(g *goal) {
 	if before == locked {
 		close(g.run.resume)
 	}
+	g.pool.outgrow(g)
 	if g.run.waits {
 		g.run.waits = false
 		gr.tellStarted(g)

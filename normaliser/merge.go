@@ -194,6 +194,7 @@ func (gr *graph) raise(g *goal, l time.Duration) {
 		return
 	}
 	g.level = l
+	gr.ranked = true
 	if g.queued() {
 		g.pool.raised(g)
 	}
@@ -231,6 +232,7 @@ func (gr *graph) addFlags(g *goal, add flags) {
 		gr.users.count(add&^g.flags, 1)
 	}
 	g.flags |= add
+	gr.ranked = true
 	if queued {
 		if g.state != locked {
 			g.pool = gr.poolOf(g)

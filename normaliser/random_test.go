@@ -104,6 +104,25 @@ func (gr *graph) check() error {
 		if used[p] != p.used {
 			return fmt.Errorf("%d slots used, %d counted", used[p], p.used)
 		}
+		outgrown := 0
+		for g := range p.holders {
+			if g.state != running || g.pool != p {
+				return fmt.Errorf("%s holds a slot, and is %v", g.path, g.state)
+			}
+			if g.run.outgrown {
+				outgrown++
+			} else if g.heir() > g.run.heir && !gr.closing {
+				return fmt.Errorf("%s could be followed by what is needed less than who waits for it", g.path)
+			}
+		}
+		if len(p.holders) != used[p] || outgrown != p.outgrown {
+			return fmt.Errorf("%d hold slots, %d outgrown; %d and %d counted", used[p], outgrown, len(p.holders), p.outgrown)
+		}
+		for _, g := range p.prepared {
+			if g.state != prepared || g.pool != p {
+				return fmt.Errorf("%s is %v, and counted as prepared", g.path, g.state)
+			}
+		}
 		if p.next() != nil && !gr.closing {
 			return errors.New("a slot is free, and a goal waits for it")
 		}

@@ -14,10 +14,12 @@ import (
 // Goals in the background hold slots that nobody else wants, and are no reason
 // for anybody to wait: see graph.start.
 type pool struct {
-	slots   int
-	perUser int // slots that one user may hold; 0: no limit
-	used    int
-	held    [maxUsers]int // slots by the user for whose sake they are held
+	slots    int
+	perUser  int // slots that one user may hold; 0: no limit
+	used     int
+	holders  map[*goal]struct{} // who have slots
+	outgrown int                // of them that are outgrown
+	held     [maxUsers]int      // slots by the user for whose sake they are held
 	// ready are the goals by who wants them: a goal that several users want may
 	// be started on the share of any of them. No queue is empty.
 	ready    map[flags]*readyQueue
@@ -79,6 +81,10 @@ func (p *pool) raised(g *goal) {
 func (p *pool) take(g *goal) {
 	g.holds = p.needs(g)
 	p.used += g.holds
+	if p.holders == nil {
+		p.holders = map[*goal]struct{}{}
+	}
+	p.holders[g] = struct{}{}
 	if !g.background() {
 		p.held[g.payer] += g.holds
 		return
@@ -92,6 +98,11 @@ func (p *pool) take(g *goal) {
 
 func (p *pool) free(g *goal) {
 	p.used -= g.holds
+	delete(p.holders, g)
+	if g.run.outgrown {
+		g.run.outgrown = false
+		p.outgrown--
+	}
 	if _, ok := p.spare[g]; ok {
 		delete(p.spare, g)
 		p.spared -= g.holds

@@ -116,11 +116,16 @@ func (gr *graph) relayed(g *goal, next store.Path) {
 // pool, where what would be given that one's slot is certain: where the first who
 // waits for one is prepared, whoever's slot it was. See builder.Relay.
 func (gr *graph) relay(p *pool) {
+	if gr.ranked {
+		for g := range p.holders {
+			p.outgrow(g)
+		}
+	}
 	if len(p.prepared) == 0 {
 		return
 	}
 	first := p.first()
-	open := gr.hold == "" && p.perUser == 0 && len(p.ready) == 1 && p.used <= p.slots &&
+	open := gr.hold == "" && p.perUser == 0 && len(p.ready) == 1 && p.used <= p.slots && p.outgrown == 0 &&
 		gr.counts[registering] < maxRegistering/2 && gr.scansLeft() && first != nil && first.state == prepared
 	for _, g := range p.prepared {
 		// What needs more slots than one waits for them, and lets no other pass.
@@ -139,6 +144,15 @@ func (gr *graph) relay(p *pool) {
 		default:
 		}
 		g.run.relays <- r
+	}
+}
+
+// outgrow looks whether those who wait for g, which runs, are needed more by now than
+// what its builder knows.
+func (p *pool) outgrow(g *goal) {
+	if !g.run.outgrown && g.heir() > g.run.heir {
+		g.run.outgrown = true
+		p.outgrown++
 	}
 }
 

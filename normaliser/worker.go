@@ -78,12 +78,13 @@ func (n *Normaliser) launch(g *goal) {
 	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
-		origin: g.origin, run: g.run, wanted: g.run.wanted, heir: g.heir(),
+		origin: g.origin, run: g.run, wanted: g.run.wanted,
 	}
 	if g.flags&flagMain == 0 {
 		g.run.pool = poolOfSubstitution
 	}
-	j.pool = g.run.pool
+	g.run.heir = g.heir()
+	j.pool, j.heir = g.run.pool, g.run.heir
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes
 	}
