@@ -160,6 +160,13 @@ type launch struct {
 }
 
 func (l *launch) append(b []byte) []byte {
+	size := 64
+	for _, list := range [][]string{{l.scratch, l.builder}, l.args, l.env, l.inputs} {
+		for _, s := range list {
+			size += 4 + len(s)
+		}
+	}
+	b = slices.Grow(b, size)
 	b = binary.LittleEndian.AppendUint64(b, l.number)
 	b = binary.LittleEndian.AppendUint64(b, l.stubs)
 	b = binary.LittleEndian.AppendUint64(b, uint64(l.personality))

@@ -22,13 +22,16 @@ func Open(path string, flags int, mode uint32) (*os.File, error) {
 }
 
 // Read is os.ReadFile of what is expected to have fewer than size bytes.
-func Read(path string, size int) ([]byte, error) {
+func Read(path string, size int) ([]byte, error) { return ReadInto(path, make([]byte, 0, size)) }
+
+// ReadInto is Read into the room that b has, or more.
+func ReadInto(path string, b []byte) ([]byte, error) {
 	fd, err := open(path, unix.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
+		return b[:0], err
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 0, size)
+	b = b[:0]
 	for {
 		if len(b) == cap(b) {
 			b = append(make([]byte, 0, 2*cap(b)+1), b...)

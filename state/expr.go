@@ -40,6 +40,9 @@ func (s *State) Expr(p store.Path) (storeexpr.Expr, error) {
 // exprSize is more than most expressions have.
 const exprSize = 4 << 10
 
+// maxText is the largest room for texts that is used again.
+const maxText = 256 << 10
+
 func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 	valid, err := s.db.Valid(p)
 	if err != nil {
@@ -48,9 +51,19 @@ func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 	if !valid {
 		return nil, store.ErrNotValid
 	}
-	text, err := rawfile.Read(s.Real(p), exprSize)
+	// Parse keeps nothing of the text.
+	room, _ := s.texts.Get().(*[]byte)
+	if room == nil {
+		b := make([]byte, 0, exprSize)
+		room = &b
+	}
+	defer s.texts.Put(room)
+	text, err := rawfile.ReadInto(s.Real(p), *room)
 	if err != nil {
 		return nil, err
+	}
+	if cap(text) <= maxText {
+		*room = text
 	}
 	e, err := storeexpr.Parse(text)
 	if err != nil {

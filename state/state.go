@@ -39,6 +39,7 @@ type State struct {
 	real   *os.File // real/, for syncs
 	locked *os.File // locks/outputs, for locks between processes
 	exprs  exprCache
+	texts  sync.Pool // of *[]byte: room to read expressions into
 
 	// gate is held shared by whoever makes paths valid, between the question
 	// whether they are and the answer in the database, and alone by whoever
