@@ -120,19 +120,23 @@ func TestRelay(t *testing.T) {
 			}
 		})
 	}
-	// One that was started, and is cancelled before anybody says so, is killed.
-	h := begin(true, 1, builder.NoHeir, "sleep 1000")
-	h.relay <- builder.Relay{Open: true, Rank: 1}
-	time.Sleep(50 * time.Millisecond)
-	a := begin(false, 1, 0, "true")
-	if next := <-a.next; next != h.drv {
-		t.Fatalf("%q was started", next)
-	}
-	h.cancel()
-	if err := <-h.ended; !errors.Is(err, store.ErrCancelled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if err := <-a.ended; err != nil {
-		t.Error(err)
+	// One that was started, and is cancelled before anybody says so, is killed,
+	// whether its builder runs by then or not.
+	for _, after := range []time.Duration{0, 100 * time.Millisecond} {
+		h := begin(true, 1, builder.NoHeir, "sleep 1000")
+		h.relay <- builder.Relay{Open: true, Rank: 1}
+		time.Sleep(50 * time.Millisecond)
+		a := begin(false, 1, 0, "true")
+		if next := <-a.next; next != h.drv {
+			t.Fatalf("%q was started", next)
+		}
+		time.Sleep(after)
+		h.cancel()
+		if err := <-h.ended; !errors.Is(err, store.ErrCancelled) {
+			t.Errorf("cancelled: %v", err)
+		}
+		if err := <-a.ended; err != nil {
+			t.Error(err)
+		}
 	}
 }

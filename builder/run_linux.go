@@ -99,7 +99,7 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 				select {
 				case <-granted:
 					turn()
-				case <-cancelled:
+				case <-ctx.Done(): // which may have been seen already
 				}
 			}
 			if r.next != "" {
