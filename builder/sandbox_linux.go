@@ -36,7 +36,7 @@ type space struct {
 }
 
 // maxOpenings is the most descriptors that a process sends of its space.
-const maxOpenings = 5
+const maxOpenings = 3
 
 // opening is a file that a process opens for the spawner.
 type opening struct {
@@ -44,18 +44,17 @@ type opening struct {
 	how  uintptr
 }
 
-// receive takes what was opened: the namespaces, what stays mounted, both or
-// nothing.
-func (s *space) receive(fds []int) error {
-	if n := len(fds); n == 2 || n == maxOpenings {
-		s.mounts, s.users = fds[0], fds[1]
-		fds = fds[2:]
+// receive takes what was opened: the namespaces that are new or, where they are not,
+// what stays mounted, or nothing.
+func (s *space) receive(fds []int) (err error) {
+	for _, ns := range []*int{&s.mounts, &s.users} {
+		if *ns < 0 && len(fds) > 0 {
+			*ns, fds = fds[0], fds[1:]
+		}
 	}
-	if len(fds) == 0 {
-		return nil
+	if len(fds) > 0 {
+		s.left, err = newLeftMounts(fds)
 	}
-	var err error
-	s.left, err = newLeftMounts(fds)
 	return err
 }
 
@@ -90,6 +89,9 @@ const (
 // then. It goes on by itself.
 func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 	s = &sandbox{control: -1, log: -1, space: left, program: m.program()}
+	if last := len(m.users) - 1; left.users < 0 && last >= 0 {
+		s.space.users, m.users = m.users[last], m.users[:last]
+	}
 	defer func() {
 		if err != nil {
 			m.abandon(s)
@@ -181,7 +183,7 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	// The spawner's own limit is Go's doing.
 	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
 	// What the build before left as it was stays. /proc is of its processes.
-	own, first := ownMounts(m.owner), s.space.mounts < 0
+	own, first, alone := ownMounts(m.owner), s.space.mounts < 0, s.space.users < 0
 	if s.space.left != nil {
 		own = slices.DeleteFunc(own, func(f fsMount) bool { return f.stays })
 	}
@@ -202,7 +204,7 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	p.call("set umask", unix.SYS_UMASK, 0o022)
 	// The namespace that the rest is owned by is another one: in this, the
 	// builder could have no rights to it even if it had any.
-	if first {
+	if alone {
 		p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
 		p.write("/proc/self/setgroups", "deny")
 		p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
@@ -212,9 +214,12 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	}
 	var opened []opening
 	if first {
-		opened = append(opened, opening{"/proc/self/ns/mnt", unix.O_RDONLY}, opening{"/proc/self/ns/user", unix.O_RDONLY})
+		opened = append(opened, opening{"/proc/self/ns/mnt", unix.O_RDONLY})
 	}
-	if m.keep && s.space.left == nil {
+	if alone {
+		opened = append(opened, opening{"/proc/self/ns/user", unix.O_RDONLY})
+	}
+	if !first && s.space.left == nil { // it will be a build's again
 		opened = append(opened, leftPlaces()...)
 	}
 	ready, fds := p.message(len(opened))

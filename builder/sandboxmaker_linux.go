@@ -21,7 +21,9 @@ type sandboxMaker struct {
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
 	networks *networks
-	keep     bool // mount namespaces, for trees
+	spare    bool  // what a build left as it was may be of use again
+	keep     bool  // mount namespaces, for trees
+	users    []int // user namespaces that nobody is in, in which builders had no rights
 	trees    inputTrees
 	last     *program   // what finish adds
 	programs []*program // that are of use again
@@ -171,7 +173,16 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 		}
 	}
 	m.release(s)
-	s.space.close()
+	m.leave(s.space)
+}
+
+// leave lets a space go, in which nobody is any more.
+func (m *sandboxMaker) leave(s space) {
+	if m.spare && s.users >= 0 && len(m.users) < maxIdle {
+		m.users = append(m.users, s.users)
+		s.users = -1
+	}
+	s.close()
 }
 
 // reclaim takes back what a build had, which has left its tree, and reports whether
@@ -181,7 +192,7 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 func (m *sandboxMaker) reclaim(s *sandbox) bool {
 	m.release(s)
 	if s.tree == nil || !s.stays || !m.trees.wanted(s.tree) {
-		s.space.close()
+		m.leave(s.space)
 		return false
 	}
 	if left := s.space.left; left != nil && !left.untouched() {
@@ -195,7 +206,7 @@ func (m *sandboxMaker) reclaim(s *sandbox) bool {
 // from that so that who asks for a build does not wait for both.
 func (m *sandboxMaker) renew(s *sandbox) {
 	if !m.trees.wanted(s.tree) {
-		s.space.close()
+		m.leave(s.space)
 		return
 	}
 	next, err := m.begin(s.space)
@@ -227,7 +238,7 @@ func (m *sandboxMaker) release(s *sandbox) {
 
 // newSandboxMaker brings this process to where sandboxes can be made.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
-	m := &sandboxMaker{store: c.Store, keep: c.Spare && !inOwnDir(c.Store)}
+	m := &sandboxMaker{store: c.Store, spare: c.Spare, keep: c.Spare && !inOwnDir(c.Store)}
 	m.trees = inputTrees{trees: make(map[uint64]*inputTree), abandon: func(s *sandbox) { m.doomed = append(m.doomed, s) }}
 	var err error
 	if m.files, err = foundFileLimit(); err != nil {

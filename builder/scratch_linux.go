@@ -154,20 +154,19 @@ func (s *scratch) exchange(inputs []store.Info) error {
 		if s.stubs[name] == letter {
 			continue
 		}
-		to := s.path("store", name)
 		var err error
 		if list := surplus[letter]; len(list) > 0 {
 			last := list[len(list)-1]
 			surplus[letter] = list[:len(list)-1]
 			delete(s.stubs, last)
-			err = os.Rename(s.path("store", last), to)
+			err = s.rename(last, name)
 		} else if n := s.parked[letter]; n > 0 {
 			s.parked[letter]--
-			err = os.Rename(s.parking(letter, n-1), to)
+			err = s.rename(parking(letter, n-1), name)
 		} else if letter == letterDirectory {
-			err = os.Mkdir(to, 0o755)
+			err = os.Mkdir(s.path("store", name), 0o755)
 		} else {
-			err = makeStubFile(to)
+			err = makeStubFile(s.path("store", name))
 		}
 		if err != nil {
 			return err
@@ -185,7 +184,7 @@ func (s *scratch) exchange(inputs []store.Info) error {
 }
 
 func (s *scratch) park(name string, letter byte) error {
-	if err := os.Rename(s.path("store", name), s.parking(letter, s.parked[letter])); err != nil {
+	if err := s.rename(name, parking(letter, s.parked[letter])); err != nil {
 		return err
 	}
 	s.parked[letter]++
@@ -193,8 +192,20 @@ func (s *scratch) park(name string, letter byte) error {
 	return nil
 }
 
-func (s *scratch) parking(letter byte, n int) string {
-	return s.path("parked", string(letter)+strconv.Itoa(n))
+// parking is where the n-th parked stub of a letter is, from the directory that has the
+// stubs.
+func parking(letter byte, n int) string {
+	return "../parked/" + string(letter) + strconv.Itoa(n)
+}
+
+// rename gives a stub another name, both from the directory that has the stubs.
+// Package os would look first whether there is something by that name.
+func (s *scratch) rename(from, to string) error {
+	fd := int(s.store().file.Fd())
+	if err := unix.Renameat(fd, from, fd, to); err != nil {
+		return &os.LinkError{Op: "rename", Old: s.path("store", from), New: s.path("store", to), Err: err}
+	}
+	return nil
 }
 
 // empty removes all that the build left, and reports whether the scratch

@@ -312,3 +312,55 @@ func TestMountNamespacesAgain(t *testing.T) {
 		t.Errorf("after others its mounts are different:\n%s", difference(want, mounts))
 	}
 }
+
+// User namespaces are for one build after the other, whatever their inputs, and never
+// for two at a time.
+func TestUserNamespacesAgain(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	var inputs []store.Info
+	for i := range 20 {
+		inputs = append(inputs, w.AddText(fmt.Sprintf("input-%d", i), "text"))
+	}
+	// run returns the user namespace of a build, and the host's of its first
+	// process.
+	run := func(first int, script string) string {
+		r := w.Built(w.Job(fmt.Sprint("job-", first), `readlink /proc/self/ns/user > $out; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups >> $out; `+script, func(j *builder.Job) {
+			j.Inputs = append(j.Inputs, inputs[first:first+3]...)
+		}))
+		defer r.Release()
+		return w.Text(r)
+	}
+	want := ""
+	seen := make(map[string]int)
+	for i := range 12 {
+		space, maps, _ := strings.Cut(run(i, "busybox unshare -r true; true"), "\n")
+		seen[space]++
+		if want == "" {
+			want = maps
+		}
+		if maps != want {
+			t.Errorf("it maps\n%s, and the first\n%s", maps, want)
+		}
+	}
+	if len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	if len(seen) == 12 {
+		t.Errorf("no user namespace was used again")
+	}
+	both := make(chan string, 8)
+	for i := range cap(both) {
+		go func() {
+			space := "" // of one that failed
+			defer func() { both <- space }()
+			space, _, _ = strings.Cut(run(i, "sleep 1"), "\n")
+		}()
+	}
+	at := make(map[string]bool)
+	for range cap(both) {
+		at[<-both] = true
+	}
+	if len(at) != cap(both) {
+		t.Errorf("%d builds at a time were in %d user namespaces", cap(both), len(at))
+	}
+}
