@@ -68,8 +68,7 @@ func TestEachIsKilled(t *testing.T) {
 		m.one(holder.Name)
 		time.Sleep(50 * time.Millisecond)
 	}
-	time.Sleep(100 * time.Millisecond) // until it listens
-	unix.Kill(m.one(holder.Name), unix.SIGINT)
+	unix.Kill(m.listening(), unix.SIGINT)
 	m.gone()
 }
 
@@ -96,9 +95,7 @@ func TestHolderIsKilledBeforeTheServerTakes(t *testing.T) {
 	m.one("server")
 	m.kill(m.one(holder.Name))
 	m.noted(1, `takes "mount"`)
-	m.one(holder.Name)
-	time.Sleep(100 * time.Millisecond) // until it listens
-	unix.Kill(m.one(holder.Name), unix.SIGTERM)
+	unix.Kill(m.listening(), unix.SIGTERM)
 	m.gone()
 }
 
@@ -229,8 +226,7 @@ func TestUpgrade(t *testing.T) {
 				pids := m.pids("server")
 				return len(pids) == 1 && exe(pids[0]) == program && exe(m.cmd.Process.Pid) == program
 			})
-			time.Sleep(100 * time.Millisecond) // until it listens
-			unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+			unix.Kill(m.listening(), unix.SIGTERM)
 			m.ends(5)
 		})
 	}

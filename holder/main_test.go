@@ -299,6 +299,19 @@ func (m *mount) one(name string) (pid int) {
 	return pid
 }
 
+// listening is the holder, once it hears signals: a program that has only just begun
+// dies of them. It takes its name first, and listens then.
+func (m *mount) listening() int {
+	m.t.Helper()
+	pid := m.one(holder.Name)
+	m.until("the holder has its name", func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return string(b) == holder.Name+"\n"
+	})
+	time.Sleep(100 * time.Millisecond)
+	return pid
+}
+
 // kill kills processes at one moment, and waits until they are no more.
 func (m *mount) kill(pids ...int) {
 	m.t.Helper()
