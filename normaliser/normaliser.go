@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"storefs/event"
@@ -73,6 +74,8 @@ type Normaliser struct {
 
 	scans   chan struct{}   // has an element for each goal that scans without a slot
 	running sync.WaitGroup  // workers
+	next    chan func()     // to goroutines that have been workers
+	resting atomic.Int32    // how many of them wait
 	workers context.Context // what they run under
 	cancel  context.CancelFunc
 
@@ -107,6 +110,7 @@ func New(o Options) *Normaliser {
 		done:        make(chan struct{}),
 		closed:      make(chan struct{}),
 		scans:       make(chan struct{}, o.Jobs),
+		next:        make(chan func()),
 	}
 	n.workers, n.cancel = context.WithCancel(context.Background())
 	gr := &graph{

@@ -88,7 +88,7 @@ func (n *Normaliser) launch(g *goal) {
 	if g.substitutes != nil {
 		j.attempts = *g.substitutes
 	}
-	n.running.Go(func() {
+	n.start(func() {
 		e := n.work(ctx, &j)
 		cancelled := ctx.Err() != nil
 		cancel()
@@ -97,6 +97,41 @@ func (n *Normaliser) launch(g *goal) {
 			e.tidy()
 		}
 	})
+}
+
+// maxResting is the most goroutines that wait for the next worker's work: they have the
+// stack that it takes, which a new one comes to in four steps, with a copy at each.
+const maxResting = 32
+
+// start does the work of a worker beside whatever else happens.
+func (n *Normaliser) start(work func()) {
+	n.running.Add(1)
+	select {
+	case n.next <- work:
+		return
+	default:
+	}
+	go func() {
+		for work != nil {
+			work()
+			n.running.Done()
+			work = n.rest()
+		}
+	}()
+}
+
+// rest waits for the next work. There is none if enough wait for it.
+func (n *Normaliser) rest() func() {
+	defer n.resting.Add(-1)
+	if n.resting.Add(1) > maxResting {
+		return nil
+	}
+	select {
+	case work := <-n.next:
+		return work
+	case <-n.workers.Done():
+		return nil
+	}
 }
 
 // work does what the goal is for.
