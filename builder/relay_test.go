@@ -140,3 +140,70 @@ func TestRelay(t *testing.T) {
 		}
 	}
 }
+
+// A build that is held has its sandbox: whatever becomes of that, it has another one
+// when it starts, and leaves nothing if it does not.
+func TestHeldSandboxIsKilled(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	if w.Built(w.Job("first", `echo > $out`, nil)).Release(); len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	input := w.AddText("input", "text")
+	before := waiting(t)
+	type outcome struct {
+		r   *builder.Result
+		err error
+	}
+	hold := func(name string) (granted chan struct{}, cancel func(), ended chan outcome) {
+		granted, ended = make(chan struct{}), make(chan outcome, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		job := w.Job(name, `cat `+string(input.Path)+` > $out`, func(j *builder.Job) {
+			j.Turn = &builder.Turn{Granted: granted}
+			j.Inputs = append(j.Inputs, input)
+		})
+		go func() {
+			r, err := w.Builder.Build(ctx, job)
+			ended <- outcome{r, err}
+		}()
+		// One waits for this build, and another one for any.
+		for end := time.Now().Add(10 * time.Second); len(waiting(t)) <= len(before); {
+			if time.Now().After(end) {
+				t.Fatal("no sandbox waits for it")
+			}
+		}
+		return granted, cancel, ended
+	}
+	granted, _, ended := hold("killed")
+	for pid := range waiting(t) {
+		killAndSee(t, pid)
+	}
+	close(granted)
+	o := <-ended
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	if got := w.Text(o.r); got != "text" {
+		t.Errorf("it wrote %q", got)
+	}
+	o.r.Release()
+
+	files := 0
+	for i := range 8 {
+		_, cancel, ended := hold(fmt.Sprint("cancelled-", i))
+		cancel()
+		if o := <-ended; !errors.Is(o.err, store.ErrCancelled) {
+			t.Errorf("cancelled: %v", o.err)
+		}
+		for end := time.Now().Add(10 * time.Second); len(waiting(t)) != len(before); {
+			if time.Now().After(end) {
+				t.Fatalf("%d sandboxes wait, which were %d", len(waiting(t)), len(before))
+			}
+		}
+		if i == 3 { // what can be used again is there by now
+			files = spawnerFiles(t)
+		}
+	}
+	if now := spawnerFiles(t); now > files {
+		t.Errorf("%d files are open, which were %d", now, files)
+	}
+}

@@ -167,8 +167,14 @@ func receiveFDs(socket int) ([]int, error) {
 	return unix.ParseUnixRights(&messages[0])
 }
 
-// waits reports whether the process still does.
-func (s *sandbox) waits() bool {
+// hasArrived reports whether arrive would return at once.
+func (s *sandbox) hasArrived() bool { return !s.isSilent() }
+
+// waits reports whether the process, which has arrived, still waits.
+func (s *sandbox) waits() bool { return s.isSilent() }
+
+// isSilent reports whether the process lives, and has said nothing that was not heard.
+func (s *sandbox) isSilent() bool {
 	var b [1]byte
 	_, _, err := unix.Recvfrom(s.control, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	return errors.Is(err, unix.EAGAIN)

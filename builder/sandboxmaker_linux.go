@@ -71,9 +71,23 @@ func (m *sandboxMaker) work() bool {
 	return true
 }
 
-// start gives l a sandbox. With l nil, it is tried what that takes, and ends.
-// Only the thread that called enter may do this.
-func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
+// start begins the build l in a sandbox. With l nil, it is tried what that takes, and
+// ends.
+func (m *sandboxMaker) start(l *launch, log int) (*sandbox, error) {
+	s, err := m.fit(l)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.launch(l, log); err != nil {
+		m.abandon(s)
+		return nil, err
+	}
+	return s, nil
+}
+
+// fit returns a sandbox that waits, and has the inputs of l. Only the thread that
+// called enter may do this.
+func (m *sandboxMaker) fit(l *launch) (s *sandbox, err error) {
 	var tree *inputTree
 	if l != nil && m.keep {
 		tree = m.trees.take(l)
@@ -82,28 +96,29 @@ func (m *sandboxMaker) start(l *launch, log int) (s *sandbox, err error) {
 		if s = m.trees.next(tree); s == nil && tree.isFull() && m.hasten(tree) {
 			s = m.trees.next(tree)
 		}
-	}
-	if s == nil {
-		if s, err = m.take(); err != nil {
-			if tree != nil {
-				m.trees.leave(tree)
-			}
-			return nil, err
-		}
-		s.tree = tree
-		if err = m.attach(s, l); err == nil && tree != nil {
-			s.stays = m.trees.grow(tree, len(l.inputs))
+		if s != nil {
+			return s, nil
 		}
 	}
-	if err == nil {
-		err = s.launch(l, log)
+	if s, err = m.take(); err != nil {
+		if tree != nil {
+			m.trees.leave(tree)
+		}
+		return nil, err
 	}
-	if err != nil {
+	s.tree = tree
+	if err := m.attach(s, l); err != nil {
 		m.abandon(s)
 		return nil, err
 	}
+	if tree != nil {
+		s.stays = m.trees.grow(tree, len(l.inputs))
+	}
 	return s, nil
 }
+
+// ready reports whether a sandbox waits that fit would return.
+func (m *sandboxMaker) ready() bool { return len(m.begun) > 0 && m.begun[0].hasArrived() }
 
 // hasten recycles what builds have left in the namespaces of a tree, and reports
 // whether there was anything.

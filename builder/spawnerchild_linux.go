@@ -52,6 +52,8 @@ type heldLaunch struct {
 	launch *launch
 	log    int
 	relay  Relay
+	tried  bool     // it was tried to give it a sandbox
+	box    *sandbox // nil: it has none yet
 }
 
 // spawned is a build that runs.
@@ -145,7 +147,7 @@ func (p *spawnerProcess) serve(reader *frameReader) error {
 	case err != nil:
 		return err
 	case n == 0:
-		p.idle = !p.maker.work()
+		p.idle = !p.fit() && !p.maker.work()
 		return nil
 	}
 	p.idle = false
@@ -235,6 +237,9 @@ func (p *spawnerProcess) take(f frame) {
 			}
 		}
 		if h := p.release(f.id); h != nil {
+			if h.box != nil {
+				p.maker.abandon(h.box)
+			}
 			unix.Close(h.log)
 			p.fail(h.id, errors.New("it was not started"))
 		}
@@ -278,10 +283,35 @@ func (p *spawnerProcess) relay(b *spawned) uint64 {
 	return next.id
 }
 
+// fit gives a sandbox to one of those that are held, so that it starts the sooner when
+// it may, and reports whether it did.
+func (p *spawnerProcess) fit() bool {
+	for _, h := range p.held {
+		if h.tried || !p.maker.ready() {
+			continue
+		}
+		h.tried = true
+		h.box, _ = p.maker.fit(h.launch) // an error comes again, and is told then
+		return true
+	}
+	return false
+}
+
+// start starts a build, in the sandbox that it has been given if that still waits.
+func (p *spawnerProcess) start(h *heldLaunch) (*sandbox, error) {
+	if s := h.box; s != nil {
+		if s.waits() && s.launch(h.launch, h.log) == nil {
+			return s, nil
+		}
+		p.maker.abandon(s)
+	}
+	return p.maker.start(h.launch, h.log)
+}
+
 // launch starts a build, and reports whether it could; if not, its owner has been
 // told.
 func (p *spawnerProcess) launch(h *heldLaunch) bool {
-	s, err := p.maker.start(h.launch, h.log)
+	s, err := p.start(h)
 	var end int
 	if err == nil {
 		if end, err = unix.PidfdOpen(s.pid, 0); err != nil {

@@ -148,6 +148,23 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
+// killAndSee kills a process of which nobody takes notice before it is wanted.
+func killAndSee(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || strings.Contains(string(status), "\nState:\tZ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not die")
+		}
+	}
+}
+
 // One that died while it waited is not missed.
 func TestWaitingKilled(t *testing.T) {
 	w := buildertest.NewWorld(t, openSpare)
@@ -157,19 +174,7 @@ func TestWaitingKilled(t *testing.T) {
 	before := spawners(t)
 	for range 3 {
 		for pid := range waiting(t) {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			// Nobody reaps it before it is wanted.
-			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-				if err != nil || strings.Contains(string(status), "\nState:\tZ") {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("it does not die")
-				}
-			}
+			killAndSee(t, pid)
 		}
 		for range 4 {
 			w.Built(w.Job("next", `echo > $out`, nil)).Release()
