@@ -236,14 +236,17 @@ func guard(f func() error) (err error) {
 
 // base is the key of p: its last component.
 func (d *DB) base(p store.Path) (string, error) {
-	b, ok := strings.CutPrefix(string(p), string(d.dir)+"/")
-	if !ok || b == "" || strings.ContainsAny(b, "/\x00") {
+	b, ok := strings.CutPrefix(string(p), string(d.dir))
+	if !ok || len(b) < 2 || b[0] != '/' || strings.IndexByte(b[1:], '/') >= 0 || strings.IndexByte(b, 0) >= 0 {
 		return "", fmt.Errorf("%q is not in the store %s: %w", p, d.dir, store.ErrBadPath)
 	}
-	return b, nil
+	return b[1:], nil
 }
 
 func (d *DB) bases(paths []store.Path) ([]string, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
 	out := make([]string, len(paths))
 	for i, p := range paths {
 		b, err := d.base(p)
