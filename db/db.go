@@ -60,13 +60,17 @@ type DB struct {
 	dir     store.Dir
 	barrier func() error
 
-	mu      sync.Mutex
-	pending []*write
-	hasty   bool // something in pending is not patient
-	uses    uses
-	closing bool
-	wake    chan struct{} // one token: there may be something in pending
-	stopped chan struct{} // closed when the committer has returned
+	mu       sync.Mutex
+	pending  []*write
+	hasty    bool   // something in pending is not patient
+	next     *batch // while a record is being written, that behind it
+	prepared int    // how many writes next has
+	uses     uses
+	closing  bool
+	wake     chan struct{} // one token: there may be something in pending
+	stopped  chan struct{} // closed when the committer has returned
+
+	preparing sync.Mutex // whoever has it writes into next; taken before mu
 
 	file      *file
 	lastError error // of the committer; read it after stopped
