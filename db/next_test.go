@@ -217,6 +217,11 @@ func TestNextIsTakenBack(t *testing.T) {
 				h.file.log.file = whole
 			}
 			h.bolt.MaxSize = 0
+			for i := range 3 { // later records do not bring back what was taken back
+				if err := h.update(context.Background(), false, putUse(fmt.Sprint("later", i))); err != nil {
+					t.Error(err)
+				}
+			}
 			for _, d := range []*DB{h.DB, copied(t, h.path)} {
 				for key, want := range map[string]bool{"a": test.kept, "b": test.kept, "c": true, "gone": false} {
 					if shows(t, d, key) != want {
@@ -228,6 +233,17 @@ func TestNextIsTakenBack(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What runs again does not wait for company.
+func TestTakenBackIsHasty(t *testing.T) {
+	patient := &write{}
+	d := &DB{pending: []*write{patient}}
+	again := &write{}
+	d.takeBack(&batch{layer: new(layer), writes: []*write{again}})
+	if !d.isReady() || len(d.pending) != 2 || d.pending[0] != again {
+		t.Errorf("ready %v, %d in the queue", d.isReady(), len(d.pending))
 	}
 }
 
@@ -291,33 +307,32 @@ func TestCloseBesideNext(t *testing.T) {
 	}
 }
 
-// The file gets what is due though there is always a next record.
+// While something is due to be written into the file, nothing is prepared: there
+// would always be something that must not get there yet.
 func TestFileGetsItsTurn(t *testing.T) {
-	d, err := Open(filepath.Join(t.TempDir(), "db.bolt"), testDir, Options{Create: true, rest: time.Millisecond, pages: 64})
-	if err != nil {
-		t.Fatal(err)
+	h := openHeld(t)
+	before := h.over.Load().since
+	first := h.begin(func(w writer) error {
+		h.file.dueAt = time.Now() // the committer runs it
+		return w.put(bucketUse, "a", []byte("x"))
+	})
+	second := make(chan error, 1)
+	go func() { second <- h.update(context.Background(), false, putUse("b")) }()
+	waitFor(t, "the second one", func() bool { return h.queued() == 1 })
+	time.Sleep(20 * time.Millisecond)
+	if h.queued() != 1 {
+		t.Error("it was prepared")
 	}
-	defer d.Close()
-	var all sync.WaitGroup
-	for c := range 8 {
-		all.Go(func() {
-			for i := range 200 {
-				if err := d.update(context.Background(), false, putUse(fmt.Sprint(c, "-", i))); err != nil {
-					t.Error(err)
-				}
-			}
-		})
+	h.let <- nil
+	if err := <-first; err != nil {
+		t.Error(err)
 	}
-	all.Wait()
-	if o := d.over.Load(); o.since == 0 {
-		t.Error("nothing came into the file")
+	if err := <-second; err != nil {
+		t.Error(err)
 	}
-	for c := range 8 {
-		for i := range 200 {
-			if key := fmt.Sprint(c, "-", i); !shows(t, d, key) {
-				t.Errorf("%s is missing", key)
-			}
-		}
+	waitFor(t, "the file", func() bool { return h.over.Load().since > before })
+	if !h.shows(t, "a") || !h.shows(t, "b") {
+		t.Error("something is missing")
 	}
 }
 
@@ -491,4 +506,9 @@ func TestLayerBesideWriter(t *testing.T) {
 		durable.Store(seq)
 	}
 	all.Wait()
+	for seq := range uint64(keys) {
+		if _, ok := l.get(bucketUse, fmt.Sprint("k", seq+1), keys); !ok {
+			t.Errorf("k%d is lost", seq+1)
+		}
+	}
 }
