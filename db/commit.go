@@ -84,9 +84,9 @@ func (d *DB) wakeCommitter() {
 	}
 }
 
-// commitLoop is the only writer. It takes whatever is queued into one record of
-// the log: a lone caller does not wait for company, and those who come while it
-// commits share the next one.
+// commitLoop is the only one who writes to the disk. It takes whatever is queued
+// into one record of the log: a lone caller does not wait for company, and those
+// who come while it commits share the next one, and prepare it: see openNext.
 func (d *DB) commitLoop() {
 	defer close(d.stopped)
 	tick := time.NewTicker(useInterval)
