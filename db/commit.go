@@ -16,8 +16,6 @@ const (
 	// a millisecond, for one as for fifty.
 	company = 50 * time.Millisecond
 	enough  = 192
-	// yields is how often others may run before nobody is expected any more.
-	yields = 20
 )
 
 // write is one queued change.
@@ -203,28 +201,12 @@ func (d *DB) commit(b *batch, queued []*write) (next *batch, err error) {
 		}
 	}
 	if len(b.writes) > 1 {
-		d.awaitReturn(len(b.writes))
+		// Those who were answered may come with the next one at once: they had
+		// better share a record, whose sync costs as much as many registrations,
+		// than the first have one alone.
+		runtime.Gosched()
 	}
 	return d.closeNext(), err
-}
-
-// awaitReturn lets those n run who were answered: they may come with the next one
-// at once, and had better share a record, which costs a processor as much as ten
-// registrations, than the first few have one alone. But not all of them need to
-// come, since nobody waits for the disk then. It does not sleep.
-func (d *DB) awaitReturn(n int) {
-	for came, idle := -1, 0; idle < yields; idle++ {
-		runtime.Gosched()
-		d.mu.Lock()
-		now := len(d.pending) + d.prepared
-		d.mu.Unlock()
-		if now >= n/2 {
-			return
-		}
-		if now > came {
-			came, idle = now, 0
-		}
-	}
 }
 
 // try does so. It answers the writes that are refused itself. If it fails, nothing
