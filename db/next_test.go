@@ -512,3 +512,41 @@ func TestLayerBesideWriter(t *testing.T) {
 		}
 	}
 }
+
+// Beside many who register, nothing is written into the file before the log is
+// three quarters full.
+func TestFileWaitsForMany(t *testing.T) {
+	h := openHeld(t)
+	past, now := time.Now().Add(-time.Hour), time.Now()
+	for name, test := range map[string]struct {
+		dueAt, manyAt time.Time
+		quarters      int // of the log that are used
+		want          bool
+	}{
+		"nothing":          {},
+		"due":              {dueAt: past, want: true},
+		"due, many":        {dueAt: past, manyAt: now},
+		"due, many before": {dueAt: past, manyAt: past, want: true},
+		"full":             {quarters: 2, want: true},
+		"full, many":       {quarters: 2, manyAt: now},
+		"fuller, many":     {quarters: 3, manyAt: now, want: true},
+	} {
+		// The committer runs it, who alone may look.
+		err := h.update(context.Background(), false, func(writer) error {
+			f := h.file
+			dueAt, manyAt, used := f.dueAt, f.manyAt, f.log.used
+			f.dueAt, f.manyAt, f.log.used = test.dueAt, test.manyAt, test.quarters*f.log.head.pages/4+1
+			if test.manyAt.Equal(now) {
+				f.manyAt = time.Now()
+			}
+			if got := f.isDue(); got != test.want {
+				t.Errorf("%s: %v, want %v", name, got, test.want)
+			}
+			f.dueAt, f.manyAt, f.log.used = dueAt, manyAt, used
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
