@@ -14,25 +14,31 @@ const (
 	restTime = 200 * time.Millisecond
 	// restChanges is how many of them do not wait.
 	restChanges = 32768
+	// many writes at once need all processors: as long as records of so many follow
+	// each other within manyTime, nothing is written into the file beside them, if
+	// the log has room.
+	many     = 8
+	manyTime = 10 * time.Millisecond
 	// retryTime is how long it rests after an error.
 	retryTime = time.Second
 )
 
 // file is bbolt's file with what the log has beyond it. Only the committer uses
-// it, but for write and what it calls, which run beside it.
+// it, but for apply and what it calls, which run beside it.
 type file struct {
-	views *views
-	log   *redoLog
-	rest  time.Duration
-	due   *time.Timer
-	armed bool // due is set
-	busy  bool // somebody writes: done will tell
-	done  chan applied
-	aside taken // what the second layer of the overlay is
-	batch batch // the last one: its memory is used again
-	mixed bool  // the file says that the log may have more than it
-	err   error
-	stuck atomic.Bool // bbolt's writer lock could not be let go
+	views   *views
+	log     *redoLog
+	rest    time.Duration
+	due     *time.Timer
+	dueAt   time.Time // when due comes; zero: it is not set
+	busy    bool      // somebody writes: done will tell
+	done    chan applied
+	aside   taken     // what the second layer of the overlay is
+	manyAt  time.Time // when the last record was written, if it was of many
+	batches [2]batch  // the last ones: their memory is used again
+	mixed   bool      // the file says that the log may have more than it
+	err     error
+	stuck   atomic.Bool // bbolt's writer lock could not be let go
 }
 
 // taken is a part of the log that is to be written into the file.
@@ -53,47 +59,47 @@ func newFile(v *views, log *redoLog, rest time.Duration) *file {
 	return f
 }
 
-// newBatch begins the next record, and ends the use of the one before.
-func (f *file) newBatch() *batch {
-	clear(f.batch.list) // they keep what the file has in memory
-	list, body := f.batch.list[:0], f.batch.body[:0]
+// newBatch begins the record with that number, and ends the use of the one two
+// before.
+func (f *file) newBatch(seq uint64) *batch {
+	b := &f.batches[seq%2]
+	clear(b.list) // they keep what the file has in memory
+	clear(b.writes)
+	list, body := b.list[:0], b.body[:0]
 	if ever, _ := f.log.fits(cap(body)); !ever {
 		list, body = nil, nil // one that was too large for the log
 	}
-	f.batch = batch{seq: f.log.seq + 1, layer: f.views.over.Load().layers[0], list: list, body: body}
-	return &f.batch
+	*b = batch{seq: seq, layer: f.views.over.Load().layers[0], list: list, body: body, writes: b.writes[:0]}
+	return b
 }
 
-// write makes the batch durable, and then visible; with settle, in the file
-// alone. If it fails, the batch is to be cut.
-func (f *file) write(b *batch, settle bool) error {
+// takes reports whether the batch becomes a record of the log: otherwise it is to
+// be written into the file.
+func (f *file) takes(b *batch) (bool, error) {
 	if errors.Is(f.err, ErrDamaged) {
-		return f.err
+		return false, f.err
 	}
-	if settle {
-		return f.direct(b, false)
+	if b.settle || !f.mixed {
+		return false, nil
 	}
 	ever, now := f.log.fits(len(b.body))
 	if ever && !now && f.busy {
 		f.ended(<-f.done)
 		_, now = f.log.fits(len(b.body))
 	}
-	if !now || !f.mixed {
-		return f.direct(b, true)
-	}
-	if err := f.log.append(b.body); err != nil {
-		// Perhaps the disk has the record, perhaps not: nobody is told of either
-		// before the file has it, with its number.
-		if f.direct(b, true) != nil {
-			return err
-		}
-		return nil
-	}
+	return now, nil
+}
+
+// show makes the batch, which is durable in the log, visible.
+func (f *file) show(b *batch) {
 	o := *f.views.over.Load()
 	o.seq = b.seq
 	f.views.over.Store(&o)
+	f.manyAt = time.Time{}
+	if len(b.writes) >= many {
+		f.manyAt = time.Now()
+	}
 	f.arm(f.rest)
-	return nil
 }
 
 // direct writes the batch, and all that is in the log, into bbolt's file, and
@@ -135,32 +141,44 @@ func (f *file) coming(tx int, seq uint64) {
 
 // arm sees to it that the log is written into the file some time.
 func (f *file) arm(after time.Duration) {
-	if !f.armed && !f.busy {
-		f.armed = true
+	if f.dueAt.IsZero() && !f.busy {
+		f.dueAt = time.Now().Add(after)
 		f.due.Reset(after)
 	}
 }
 
-// tend does, without waiting, what is due.
-func (f *file) tend() {
+// tend does, without waiting, what is due. It can begin nothing while a record is
+// prepared, since that is in the layer which would be written.
+func (f *file) tend(begin bool) {
 	select {
 	case r := <-f.done:
 		f.ended(r)
 	default:
 	}
-	select {
-	case <-f.due.C:
-		f.begin()
-	default:
-	}
-	if !f.busy && f.err == nil && (f.views.over.Load().layers[0].count >= restChanges || f.log.used > f.log.head.pages/2) {
+	if begin && f.isDue() {
 		f.begin()
 	}
 }
 
+// isDue reports whether what is in the log is to be written into the file now.
+func (f *file) isDue() bool {
+	if f.busy {
+		return false
+	}
+	full := f.log.head.pages / 2
+	crowded := !f.manyAt.IsZero() && time.Since(f.manyAt) < manyTime
+	if crowded {
+		full += full / 2
+	}
+	if f.err == nil && (f.views.over.Load().layers[0].count >= restChanges || f.log.used > full) {
+		return true
+	}
+	return !crowded && !f.dueAt.IsZero() && time.Until(f.dueAt) <= 0
+}
+
 // begin writes what is in the log now into the file, beside what else happens.
 func (f *file) begin() {
-	f.armed = false
+	f.dueAt = time.Time{}
 	f.due.Stop()
 	if f.busy || f.log.used == 0 {
 		return

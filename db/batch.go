@@ -8,6 +8,10 @@ type batch struct {
 	list  []*entry // whose last version is of the batch, in the order in which they were written
 	body  []byte   // of the record: they, encoded
 	valid int      // how many more paths are valid
+
+	writes          []*write // whose turn has come
+	barrier, settle bool     // what those want that have changed something
+	err             error    // why none of them can be written
 }
 
 // mark is how far a batch is.
@@ -26,4 +30,49 @@ func (b *batch) cut(m mark) {
 		b.layer.unset(b.list[i])
 	}
 	b.list, b.body, b.valid = b.list[:m.entries], b.body[:m.bytes], m.valid
+}
+
+// do runs the writes. Those that are refused are taken back alone; their error is
+// with them.
+func (b *batch) do(v *views, queued []*write) {
+	b.writes = append(b.writes, queued...)
+	if b.err != nil {
+		return
+	}
+	b.err = v.view(func(r reader) error {
+		r.seq = b.seq
+		w := writer{r, b}
+		for _, q := range queued {
+			before := b.mark()
+			if q.err = q.ctx.Err(); q.err == nil {
+				q.err = q.do(w)
+			}
+			if q.rejected = q.err != nil; q.rejected {
+				b.cut(before)
+			} else if b.mark() != before {
+				b.barrier = b.barrier || q.barrier
+				b.settle = b.settle || q.settle
+			}
+		}
+		return nil
+	})
+}
+
+// end puts in what a record has behind its writes.
+func (b *batch) end(v *views, used []string, times map[string]int64) error {
+	if b.err != nil || len(used) == 0 && b.valid == 0 {
+		return b.err
+	}
+	return v.view(func(r reader) error {
+		r.seq = b.seq
+		w := writer{r, b}
+		if err := putUses(w, used, times); err != nil {
+			return err
+		}
+		if b.valid == 0 {
+			return nil
+		}
+		count, _ := w.uint(bucketMeta, keyCount)
+		return w.putUint(bucketMeta, keyCount, count+uint64(b.valid))
+	})
 }

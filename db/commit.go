@@ -27,7 +27,8 @@ type write struct {
 	patient  func() bool // whether it may wait for company; nil: it may not
 	queued   func()      // may be nil
 	synced   func()      // likewise
-	rejected bool
+	rejected bool        // with err
+	err      error
 	done     chan error
 }
 
@@ -50,10 +51,16 @@ func (d *DB) queue(w *write) error {
 	if w.patient == nil || !w.patient() {
 		d.hasty = true
 	}
+	ahead := d.next != nil // then the committer looks into the queue by itself
 	d.mu.Unlock()
-	d.wakeCommitter()
+	if !ahead {
+		d.wakeCommitter()
+	}
 	if w.queued != nil {
 		w.queued()
+	}
+	if ahead {
+		d.prepareNext()
 	}
 	return <-w.done
 }
@@ -75,9 +82,9 @@ func (d *DB) wakeCommitter() {
 	}
 }
 
-// commitLoop is the only writer. It takes whatever is queued into one record of
-// the log: a lone caller does not wait for company, and those who come while it
-// commits share the next one.
+// commitLoop is the only one who writes to the disk. It takes whatever is queued
+// into one record of the log: a lone caller does not wait for company, and those
+// who come while it commits share the next one, and prepare it: see openNext.
 func (d *DB) commitLoop() {
 	defer close(d.stopped)
 	tick := time.NewTicker(useInterval)
@@ -86,53 +93,77 @@ func (d *DB) commitLoop() {
 	defer wait.Stop()
 	<-wait.C
 	failed := false // uses wait for the next tick
+	var next *batch // is prepared
+	commit := func(queued []*write) {
+		var err error
+		next, err = d.commit(next, queued)
+		failed = err != nil
+	}
 	for {
-		d.awaitCompany(wait)
-		d.mu.Lock()
-		queued := d.pending
-		if len(queued) > maxBatch {
-			queued = queued[:maxBatch:maxBatch]
+		if next == nil {
+			d.awaitCompany(wait)
 		}
-		d.pending = d.pending[len(queued):]
-		d.hasty = len(d.pending) > 0
+		d.mu.Lock()
+		room := maxBatch
+		if next != nil {
+			room -= len(next.writes)
+		}
+		queued := d.take(room)
 		closing := d.closing
 		d.mu.Unlock()
-		d.file.tend()
+		d.file.tend(next == nil)
 		switch {
-		case len(queued) > 0:
-			failed = d.commit(queued) != nil
-			if len(queued) > 1 {
-				// Those who were answered may come with the next one at once: they
-				// had better share a record than the first have one alone.
-				runtime.Gosched()
-			}
+		case len(queued) > 0 || next != nil:
+			commit(queued)
 			continue
 		case closing:
-			for d.commit(nil) == nil && d.hasUses() {
+			for commit(nil); !failed && d.hasUses(); {
+				commit(nil)
 			}
 			d.lastError = d.file.close()
 			return
 		case !failed && d.areUsesDue():
-			failed = d.commit(nil) != nil
+			commit(nil)
 			continue
 		}
 		select {
 		case <-d.wake:
 		case <-tick.C:
-			failed = d.commit(nil) != nil
+			commit(nil)
 		case <-d.file.due.C:
-			d.file.begin()
+			if d.file.isDue() {
+				d.file.begin()
+			} else {
+				d.file.due.Reset(manyTime)
+			}
 		case r := <-d.file.done:
 			d.file.ended(r)
 		}
 	}
 }
 
+// take gives, and takes out of the queue, at most n. The caller has mu.
+func (d *DB) take(n int) []*write {
+	queued := d.pending
+	if len(queued) > n {
+		queued = queued[:n:n]
+	}
+	d.pending = d.pending[len(queued):]
+	d.hasty = len(d.pending) > 0
+	return queued
+}
+
+// isReady reports whether there is something in the queue that waits for no
+// company, or not any longer. The caller has mu.
+func (d *DB) isReady() bool {
+	return len(d.pending) > 0 && (d.hasty || d.closing || len(d.pending) >= enough)
+}
+
 // awaitCompany waits while all that is queued is patient.
 func (d *DB) awaitCompany(wait *time.Timer) {
 	for begun := false; ; {
 		d.mu.Lock()
-		ready := len(d.pending) == 0 || d.hasty || d.closing || len(d.pending) >= enough
+		ready := len(d.pending) == 0 || d.isReady()
 		d.mu.Unlock()
 		if ready {
 			return
@@ -149,73 +180,85 @@ func (d *DB) awaitCompany(wait *time.Timer) {
 	}
 }
 
-// commit writes what is queued, and some uses, and answers the callers.
-func (d *DB) commit(queued []*write) error {
+// commit writes what is prepared in b, if it is not nil, what is queued, and some
+// uses, and answers the callers. What was prepared meanwhile is next.
+func (d *DB) commit(b *batch, queued []*write) (next *batch, err error) {
+	if b == nil {
+		b = d.file.newBatch(d.file.log.seq + 1)
+	}
+	b.do(&d.views, queued)
 	used := d.nextUses()
-	err := d.try(queued, used)
+	err = d.try(b, used)
 	if err != nil {
+		b.cut(mark{})
 		err = fmt.Errorf("write %s: %w", d.path, diskError(err))
 	} else {
 		d.wroteUses(len(used))
 	}
-	for _, w := range queued {
+	for _, w := range b.writes {
 		if !w.rejected {
 			w.done <- err
 		}
 	}
-	return err
+	if len(b.writes) > 1 {
+		// Those who were answered may come with the next one at once: they had
+		// better share a record, whose sync costs as much as many registrations,
+		// than the first have one alone.
+		runtime.Gosched()
+	}
+	return d.closeNext(), err
 }
 
-// try does so. It answers the writes that are refused itself.
-func (d *DB) try(queued []*write, used []string) (err error) {
-	b := d.file.newBatch()
-	defer func() {
-		if err != nil {
-			b.cut(mark{})
+// try does so. It answers the writes that are refused itself. If it fails, nothing
+// is prepared any more.
+func (d *DB) try(b *batch, used []string) error {
+	err := b.end(&d.views, used, d.uses.taken)
+	for _, w := range b.writes {
+		if w.rejected {
+			w.done <- w.err
 		}
-	}()
-	barrier, settle := false, false
-	err = d.view(func(r reader) error {
-		r.seq = b.seq
-		w := writer{r, b}
-		for _, q := range queued {
-			before := b.mark()
-			err := q.ctx.Err()
-			if err == nil {
-				err = q.do(w)
-			}
-			if err != nil {
-				b.cut(before)
-				q.rejected = true
-				q.done <- err
-				continue
-			}
-			if b.mark() != before {
-				barrier = barrier || q.barrier
-				settle = settle || q.settle
-			}
-		}
-		if err := putUses(w, used, d.uses.taken); err != nil {
-			return err
-		}
-		if b.valid == 0 {
-			return nil
-		}
-		count, _ := w.uint(bucketMeta, keyCount)
-		return w.putUint(bucketMeta, keyCount, count+uint64(b.valid))
-	})
+	}
 	if err != nil || len(b.list) == 0 {
 		return err
 	}
-	if barrier && d.barrier != nil {
+	record, err := d.file.takes(b)
+	if err != nil {
+		return err
+	}
+	if record && !d.file.isDue() {
+		d.openNext(b)
+	}
+	if err = d.sync(b); err != nil {
+		d.takeBack(d.closeNext())
+		return err
+	}
+	if !record {
+		return d.file.direct(b, !b.settle)
+	}
+	if err = d.file.log.append(b.body); err == nil {
+		d.file.show(b)
+		return nil
+	}
+	// Perhaps the disk has the record, perhaps not: nobody is told of either
+	// before the file has it, with its number.
+	d.takeBack(d.closeNext())
+	if d.file.direct(b, true) == nil {
+		return nil
+	}
+	return err
+}
+
+// sync makes durable what the paths of b stand for.
+func (d *DB) sync(b *batch) error {
+	if b.barrier && d.barrier != nil {
 		if err := d.barrier(); err != nil {
 			return err
 		}
 	}
-	for _, q := range queued {
-		if q.synced != nil && !q.rejected {
-			q.synced()
+	for _, w := range b.writes {
+		if w.synced != nil && !w.rejected {
+			w.synced()
 		}
 	}
-	return d.file.write(b, settle)
+	return nil
 }

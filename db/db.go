@@ -60,13 +60,17 @@ type DB struct {
 	dir     store.Dir
 	barrier func() error
 
-	mu      sync.Mutex
-	pending []*write
-	hasty   bool // something in pending is not patient
-	uses    uses
-	closing bool
-	wake    chan struct{} // one token: there may be something in pending
-	stopped chan struct{} // closed when the committer has returned
+	mu       sync.Mutex
+	pending  []*write
+	hasty    bool   // something in pending is not patient
+	next     *batch // while a record is being written, that behind it
+	prepared int    // how many writes next has
+	uses     uses
+	closing  bool
+	wake     chan struct{} // one token: there may be something in pending
+	stopped  chan struct{} // closed when the committer has returned
+
+	preparing sync.Mutex // whoever has it writes into next; taken before mu
 
 	file      *file
 	lastError error // of the committer; read it after stopped
@@ -236,14 +240,17 @@ func guard(f func() error) (err error) {
 
 // base is the key of p: its last component.
 func (d *DB) base(p store.Path) (string, error) {
-	b, ok := strings.CutPrefix(string(p), string(d.dir)+"/")
-	if !ok || b == "" || strings.ContainsAny(b, "/\x00") {
+	b, ok := strings.CutPrefix(string(p), string(d.dir))
+	if !ok || len(b) < 2 || b[0] != '/' || strings.IndexByte(b[1:], '/') >= 0 || strings.IndexByte(b, 0) >= 0 {
 		return "", fmt.Errorf("%q is not in the store %s: %w", p, d.dir, store.ErrBadPath)
 	}
-	return b, nil
+	return b[1:], nil
 }
 
 func (d *DB) bases(paths []store.Path) ([]string, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
 	out := make([]string, len(paths))
 	for i, p := range paths {
 		b, err := d.base(p)

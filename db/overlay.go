@@ -29,8 +29,14 @@ type overlay struct {
 // reader is a transaction as the queries see it. One goroutine at a time has it.
 type reader struct {
 	tx      *bolt.Tx
-	open    *[buckets]opened // what was asked for before
-	overlay                  // what lies over tx
+	open    *handles // what was asked for before
+	overlay          // what lies over tx
+}
+
+// handles are of one transaction.
+type handles struct {
+	buckets [buckets]opened
+	key     []byte // room for one
 }
 
 // opened is a bucket of a transaction, and a cursor for get, which bbolt would
@@ -41,7 +47,7 @@ type opened struct {
 }
 
 func (r reader) bucket(b bucketID) opened {
-	o := &r.open[b]
+	o := &r.open.buckets[b]
 	if o.bucket == nil {
 		o.bucket = b.in(r.tx)
 		o.cursor = o.bucket.Cursor()
@@ -55,7 +61,8 @@ func (r reader) get(bucket bucketID, key string) []byte {
 	if value, ok := r.over(bucket, key); ok {
 		return value
 	}
-	k, v := r.bucket(bucket).cursor.Seek([]byte(key))
+	r.open.key = append(r.open.key[:0], key...)
+	k, v := r.bucket(bucket).cursor.Seek(r.open.key)
 	if string(k) != key {
 		return nil
 	}

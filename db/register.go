@@ -55,13 +55,8 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	err = d.queue(&write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, patient: r.Patient, queued: r.Queued, do: func(w writer) error {
-		if err := p.check(w.reader); err != nil {
-			return err
-		}
-		return p.write(w)
-	}})
-	if err != nil {
+	p.queue = write{ctx: ctx, barrier: len(r.Infos) > 0, synced: r.Synced, patient: r.Patient, queued: r.Queued, do: p.do}
+	if err := d.queue(&p.queue); err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
 	return nil
@@ -71,7 +66,7 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 type plan struct {
 	db        *DB
 	paths     []planned
-	own       map[string]bool // bases of paths
+	own       map[string]bool // bases of paths, if there are more than few
 	expr      string
 	closure   string
 	outputs   []plannedOutput
@@ -83,7 +78,12 @@ type plan struct {
 	// itself: see writer.hasNot.
 	since       int
 	unsucceeded bool // there was no normal form of expr
+	queue       write
+	room        [few]planned // for paths: all is allocated in one piece
 }
+
+// few is how many paths most registrations have, at most.
+const few = 4
 
 type planned struct {
 	base       string
@@ -93,7 +93,12 @@ type planned struct {
 }
 
 func (d *DB) plan(r Registration) (*plan, error) {
-	p := &plan{db: d, own: make(map[string]bool, len(r.Infos))}
+	p := &plan{db: d}
+	p.paths = p.room[:0]
+	if len(r.Infos) > few {
+		p.paths = make([]planned, 0, len(r.Infos))
+		p.own = make(map[string]bool, len(r.Infos))
+	}
 	for _, i := range r.Infos {
 		base, err := d.base(i.Path)
 		if err != nil {
@@ -103,12 +108,15 @@ func (d *DB) plan(r Registration) (*plan, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", i.Path, err)
 		}
-		if !p.own[base] {
+		if p.has(base) {
+			continue
+		}
+		if rec.registered == 0 {
+			rec.registered = uint64(time.Now().Unix())
+		}
+		p.paths = append(p.paths, planned{base: base, value: rec.encode(), references: rec.references})
+		if p.own != nil {
 			p.own[base] = true
-			if rec.registered == 0 {
-				rec.registered = uint64(time.Now().Unix())
-			}
-			p.paths = append(p.paths, planned{base: base, value: rec.encode(), references: rec.references})
 		}
 	}
 	var err error
@@ -138,25 +146,51 @@ func (d *DB) plan(r Registration) (*plan, error) {
 	return p, d.view(p.look)
 }
 
+// has reports whether base is among the paths.
+func (p *plan) has(base string) bool {
+	if p.own != nil {
+		return p.own[base]
+	}
+	for i := range p.paths {
+		if p.paths[i].base == base {
+			return true
+		}
+	}
+	return false
+}
+
 // look asks for what is most probably not there, so that the committer need not.
 func (p *plan) look(tx reader) error {
 	p.since = tx.since
 	for i := range p.paths {
-		p.paths[i].absent = !tx.has(bucketValid, p.paths[i].base)
+		n := &p.paths[i]
+		n.absent = !tx.has(bucketValid, n.base)
+		// What is not valid has no normal form.
+		p.unsucceeded = p.unsucceeded || n.absent && n.base == p.expr
 	}
-	p.unsucceeded = p.expr != "" && !tx.has(bucketSuccessors, p.expr)
+	if p.expr != "" && !p.unsucceeded {
+		p.unsucceeded = !tx.has(bucketSuccessors, p.expr)
+	}
 	return nil
+}
+
+func (p *plan) do(w writer) error {
+	if err := p.check(w.reader); err != nil {
+		return err
+	}
+	return p.write(w)
 }
 
 // check is everything that can be refused; it writes nothing.
 func (p *plan) check(tx reader) error {
 	valid := func(base string) error {
-		if p.own[base] || tx.has(bucketValid, base) {
+		if p.has(base) || tx.has(bucketValid, base) {
 			return nil
 		}
 		return fmt.Errorf("%s: %w", p.db.join(base), store.ErrNotValid)
 	}
-	for _, n := range p.paths {
+	for i := range p.paths {
+		n := &p.paths[i]
 		for _, ref := range n.references {
 			if err := valid(ref); err != nil {
 				return fmt.Errorf("%s refers to %w", p.db.join(n.base), err)
@@ -164,7 +198,7 @@ func (p *plan) check(tx reader) error {
 		}
 	}
 	if p.expr != "" {
-		for _, b := range []string{p.expr, p.closure} {
+		for _, b := range [...]string{p.expr, p.closure} {
 			if err := valid(b); err != nil {
 				return fmt.Errorf("successor: %w", err)
 			}
@@ -184,7 +218,8 @@ func (p *plan) check(tx reader) error {
 }
 
 func (p *plan) write(w writer) error {
-	for _, n := range p.paths {
+	for i := range p.paths {
+		n := &p.paths[i]
 		if !w.hasNot(bucketValid, n.base, n.absent, p.since) {
 			continue
 		}

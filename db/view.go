@@ -79,7 +79,7 @@ func (v *views) transaction() (tx reader, age uint64, err error) {
 		return tx, age, nil
 	}
 	t, err := v.bolt.Begin(false)
-	return reader{tx: t, open: new([buckets]opened)}, age, err
+	return reader{tx: t, open: new(handles)}, age, err
 }
 
 // give keeps a transaction that is of the given age, or says that it must be ended.
