@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,11 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if !canClone {
 		return nil, fmt.Errorf("start a spawner: not on %s", runtime.GOARCH)
 	}
+	slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err != nil {
+		return nil, fmt.Errorf("start a spawner: read the timer slack: %w", err)
+	}
+	c.Slack = slack
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -56,7 +62,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := startSpawnerProcess(theirs, ids)
+	dead, err := startSpawnerProcess(theirs, ids, slack)
 	if err != nil {
 		conn.Close()
 		return nil, diagnose("start a spawner: "+err.Error(), errnoOf(err))
@@ -91,8 +97,15 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// startSpawnerProcess runs this program again. dead is closed when it has ended.
-func startSpawnerProcess(conn *os.File, ids identity) (dead <-chan struct{}, err error) {
+// idleSlack is how much later than it wanted the kernel may wake a thread of a spawner
+// that waits for a time: but for the one thread that starts builders, that is Go's own
+// to watch over the others, which would wake each tenth of a millisecond, in the place
+// of a builder, while builds begin and end. See prctl(2), PR_SET_TIMERSLACK.
+const idleSlack = 10 * time.Millisecond
+
+// startSpawnerProcess runs this program again. dead is closed when it has ended. This
+// process has the timer slack slack.
+func startSpawnerProcess(conn *os.File, ids identity, slack int) (dead <-chan struct{}, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -106,6 +119,8 @@ func startSpawnerProcess(conn *os.File, ids identity) (dead <-chan struct{}, err
 		// one waits for it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		// The new process has that of the thread which makes it, in all of its threads.
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(idleSlack), 0, 0, 0)
 		process, err := os.StartProcess("/proc/self/exe", []string{spawnerName}, &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
@@ -122,6 +137,7 @@ func startSpawnerProcess(conn *os.File, ids identity) (dead <-chan struct{}, err
 				Setsid:      true,
 			},
 		})
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0)
 		started <- err
 		if err == nil {
 			_, _ = process.Wait()

@@ -141,3 +141,28 @@ func TestFileLimit(t *testing.T) {
 		}
 	}
 }
+
+// The builder is woken as exactly as this process, and not as a spawner's own threads.
+func TestTimerSlack(t *testing.T) {
+	want, err := os.ReadFile("/proc/self/timerslack_ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for way, edit := range ways() {
+		w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+			edit(o)
+			return local(t, o)
+		})
+		if got := w.Text(w.Built(w.Job("slack", `read -r slack < /proc/self/timerslack_ns; echo $slack > $out`, nil))); got != string(want) {
+			t.Errorf("%s: %s, want %s", way, got, want)
+		}
+		if os.Geteuid() != 0 { // who is not may not look into others
+			continue
+		}
+		for _, pid := range spawnersNow(t) {
+			if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid)); err != nil || string(got) != "10000000\n" {
+				t.Errorf("%s: the spawner's: %s %v", way, got, err)
+			}
+		}
+	}
+}

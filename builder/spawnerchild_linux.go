@@ -31,6 +31,8 @@ type spawnerConfig struct {
 	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
 	// root outside, and the owner of all that sandboxes have in common.
 	Nobody bool
+	// Slack is the timer slack that builders have, in nanoseconds: their owner's.
+	Slack int
 }
 
 // spawnerProcess is the program of the spawner: the first process of a pid
@@ -108,6 +110,10 @@ func serveOwner(conn ownerConn) error {
 	var config spawnerConfig
 	if err := json.Unmarshal(f.body, &config); err != nil {
 		return err
+	}
+	// See idleSlack. Builders have what the thread has that makes them.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(config.Slack), 0, 0, 0); err != nil {
+		return fmt.Errorf("set the timer slack: %w", err)
 	}
 	maker, err := newSandboxMaker(&config)
 	if err != nil {
