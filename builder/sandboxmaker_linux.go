@@ -45,6 +45,7 @@ func preparedSandboxes() int { return min(max(2, runtime.NumCPU()), 8) }
 // work does a piece of what nobody waits for, and reports whether there was any.
 func (m *sandboxMaker) work() bool {
 	switch {
+	case m.beginSpare(): // the next build would wait for it
 	case len(m.left) > 0:
 		s := m.left[0]
 		m.left = slices.Delete(m.left, 0, 1)
@@ -59,14 +60,22 @@ func (m *sandboxMaker) work() bool {
 		s := m.doomed[0]
 		m.doomed = slices.Delete(m.doomed, 0, 1)
 		m.abandon(s)
-	case len(m.begun) < preparedSandboxes() && !m.stuck:
-		s, err := m.begin(noSpace)
-		m.stuck = err != nil
-		if err == nil {
-			m.begun = append(m.begun, s)
-		}
 	default:
 		return false
+	}
+	return true
+}
+
+// beginSpare begins a sandbox for any build, unless enough wait, and reports whether it
+// tried.
+func (m *sandboxMaker) beginSpare() bool {
+	if m.stuck || len(m.begun) >= preparedSandboxes() {
+		return false
+	}
+	s, err := m.begin(noSpace)
+	m.stuck = err != nil
+	if err == nil {
+		m.begun = append(m.begun, s)
 	}
 	return true
 }
