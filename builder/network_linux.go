@@ -104,10 +104,11 @@ func (n *networks) untouched(network *network) bool {
 }
 
 // countersOf are the files that tell what was done in a network namespace: packets
-// that its interface carried, packets and refusals of every protocol, and sockets
-// that there are or that linger.
+// that its interface carried, packets and refusals of every protocol, sockets that
+// there are or that linger, and labels of flows, which stay for seconds and need no
+// packet.
 func countersOf() []string {
-	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6"}
+	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6", "ip6_flowlabel"}
 }
 
 // makeNetwork moves this thread to a new network namespace. Without counters,

@@ -64,6 +64,24 @@ func main() {
 		if _, err := net.DialTimeout("tcp", "[2001:db8::1]:9", time.Second); err == nil {
 			panic("there is a network")
 		}
+	case "flow label": // which outlives its socket, without a packet
+		fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_DGRAM, 0)
+		check(err)
+		// struct in6_flowlabel_req, of linux/in6.h: to ::1, IPV6_FL_A_GET,
+		// IPV6_FL_S_EXCL, IPV6_FL_F_CREATE.
+		label := struct {
+			to                      [16]byte
+			label                   [4]byte
+			action, share           uint8
+			flags, expires, lingers uint16
+			_                       uint32
+		}{to: [16]byte(net.IPv6loopback), label: [4]byte{0, 1, 2, 3}, share: 1, flags: 1, expires: 6, lingers: 6}
+		const flowLabelManager = 32 // IPV6_FLOWLABEL_MGR
+		_, _, errno := syscall.Syscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), syscall.IPPROTO_IPV6, flowLabelManager, uintptr(unsafe.Pointer(&label)), unsafe.Sizeof(label), 0)
+		if errno != 0 {
+			panic(errno)
+		}
+		check(syscall.Close(fd))
 	case "flight": // sockets that only messages between them keep, with a name
 		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM, 0)
 		check(err)
