@@ -326,8 +326,7 @@ func TestUserNamespacesAgain(t *testing.T) {
 	for i := range 20 {
 		inputs = append(inputs, w.AddText(fmt.Sprintf("input-%d", i), "text"))
 	}
-	// run returns the user namespace of a build, and the host's of its first
-	// process.
+	// run returns the user namespace of a build, and behind it how that maps users.
 	run := func(first int, script string) string {
 		r := w.Built(w.Job(fmt.Sprint("job-", first), `readlink /proc/self/ns/user > $out; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups >> $out; `+script, func(j *builder.Job) {
 			j.Inputs = append(j.Inputs, inputs[first:first+3]...)
