@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,13 +56,14 @@ func TestRelay(t *testing.T) {
 		}()
 		return r
 	}
-	hold := func(pool byte, r builder.Relay) *relayed {
-		h := begin(true, pool, builder.NoHeir, "true")
+	// hold begins one that waits, and returns when the spawner has been told r.
+	hold := func(pool byte, r builder.Relay, script string) *relayed {
+		h := begin(true, pool, builder.NoHeir, script)
 		h.relay <- r
-		for len(h.relay) > 0 { // until it has been sent on
+		h.relay <- r
+		for len(h.relay) > 0 { // when the second has been taken, the first was sent on
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(20 * time.Millisecond)
 		return h
 	}
 	for _, c := range []struct {
@@ -83,7 +86,7 @@ func TestRelay(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var held []*relayed
 			for _, r := range c.held {
-				held = append(held, hold(1, r))
+				held = append(held, hold(1, r, "true"))
 			}
 			a := begin(false, c.pool, c.heir, c.script)
 			next := <-a.next
@@ -123,9 +126,7 @@ func TestRelay(t *testing.T) {
 	// One that was started, and is cancelled before anybody says so, is killed,
 	// whether its builder runs by then or not.
 	for _, after := range []time.Duration{0, 100 * time.Millisecond} {
-		h := begin(true, 1, builder.NoHeir, "sleep 1000")
-		h.relay <- builder.Relay{Open: true, Rank: 1}
-		time.Sleep(50 * time.Millisecond)
+		h := hold(1, builder.Relay{Open: true, Rank: 1}, "sleep 1000")
 		a := begin(false, 1, 0, "true")
 		if next := <-a.next; next != h.drv {
 			t.Fatalf("%q was started", next)
@@ -148,15 +149,25 @@ func TestHeldSandboxIsKilled(t *testing.T) {
 	if w.Built(w.Job("first", `echo > $out`, nil)).Release(); len(spawners(t)) == 0 {
 		t.Skip("there is no spawner for this architecture")
 	}
-	input := w.AddText("input", "text")
-	before := waiting(t)
 	type outcome struct {
 		r   *builder.Result
 		err error
 	}
+	// Each build has an input that no other one has, since a sandbox of an earlier
+	// build may wait for the next one that has the same.
+	waitsFor := func(name string) bool {
+		for pid := range waiting(t) {
+			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+			if err == nil && strings.Contains(string(mounts), "-input-of-"+name+" ") {
+				return true
+			}
+		}
+		return false
+	}
 	hold := func(name string) (granted chan struct{}, cancel func(), ended chan outcome) {
 		granted, ended = make(chan struct{}), make(chan outcome, 1)
 		ctx, cancel := context.WithCancel(t.Context())
+		input := w.AddText("input-of-"+name, "text")
 		job := w.Job(name, `cat `+string(input.Path)+` > $out`, func(j *builder.Job) {
 			j.Turn = &builder.Turn{Granted: granted}
 			j.Inputs = append(j.Inputs, input)
@@ -165,8 +176,7 @@ func TestHeldSandboxIsKilled(t *testing.T) {
 			r, err := w.Builder.Build(ctx, job)
 			ended <- outcome{r, err}
 		}()
-		// One waits for this build, and another one for any.
-		for end := time.Now().Add(10 * time.Second); len(waiting(t)) <= len(before); {
+		for end := time.Now().Add(10 * time.Second); !waitsFor(name); {
 			if time.Now().After(end) {
 				t.Fatal("no sandbox waits for it")
 			}
@@ -187,21 +197,25 @@ func TestHeldSandboxIsKilled(t *testing.T) {
 	}
 	o.r.Release()
 
-	files := 0
+	processes, files := 0, 0
 	for i := range 8 {
-		_, cancel, ended := hold(fmt.Sprint("cancelled-", i))
+		name := fmt.Sprint("cancelled-", i)
+		_, cancel, ended := hold(name)
 		cancel()
 		if o := <-ended; !errors.Is(o.err, store.ErrCancelled) {
 			t.Errorf("cancelled: %v", o.err)
 		}
-		for end := time.Now().Add(10 * time.Second); len(waiting(t)) != len(before); {
+		for end := time.Now().Add(10 * time.Second); waitsFor(name); {
 			if time.Now().After(end) {
-				t.Fatalf("%d sandboxes wait, which were %d", len(waiting(t)), len(before))
+				t.Fatal("its sandbox still waits")
 			}
 		}
 		if i == 3 { // what can be used again is there by now
-			files = spawnerFiles(t)
+			processes, files = len(waiting(t)), spawnerFiles(t)
 		}
+	}
+	if now := len(waiting(t)); now > processes {
+		t.Errorf("%d sandboxes wait, which were %d", now, processes)
 	}
 	if now := spawnerFiles(t); now > files {
 		t.Errorf("%d files are open, which were %d", now, files)
