@@ -1,12 +1,17 @@
 package buildertest
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 	"storefs/event"
@@ -67,10 +72,29 @@ localhost
 /dev/null
 `)
 		},
+		// The bounding set is that of a new user namespace, as in Nix, and limits
+		// nothing: see the next test.
 		"no rights": func(w *World) {
 			r := w.Built(w.Job("rights", `grep -E '^(Cap|NoNewPrivs|Seccomp:|NSsid)' /proc/1/status > $out`, nil))
 			none := "\t0000000000000000\n"
-			w.same("status", w.Text(r), "NSsid:\t1\nCapInh:"+none+"CapPrm:"+none+"CapEff:"+none+"CapBnd:"+none+"CapAmb:"+none+"NoNewPrivs:\t1\nSeccomp:\t2\n")
+			w.same("status", w.Text(r), "NSsid:\t1\nCapInh:"+none+"CapPrm:"+none+"CapEff:"+none+"CapBnd:"+fmt.Sprintf("\t%016x\n", w.allCapabilities())+"CapAmb:"+none+"NoNewPrivs:\t1\nSeccomp:\t2\n")
+		},
+		"no rights by a program that has some": func(w *World) {
+			busybox := filepath.Join(w.Options.Real, w.Shell.Path.Base(), "bin", "busybox")
+			privileged := w.Add("privileged", func(p string) {
+				w.must(os.Mkdir(p, 0o755))
+				CopyFile(w.T, busybox, filepath.Join(p, "busybox"))
+			})
+			program := filepath.Join(w.Options.Real, privileged.Path.Base(), "busybox")
+			w.must(os.Chmod(program, os.ModeSetuid|os.ModeSetgid|0o555))
+			if os.Geteuid() == 0 {
+				w.must(unix.Setxattr(program, "security.capability", fileCapabilities(w.allCapabilities()), 0))
+			}
+			r := w.Built(w.Job("no-rights", string(privileged.Path)+`/busybox grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status > $out`, func(j *builder.Job) {
+				j.Inputs = append(j.Inputs, privileged)
+			}))
+			none := "\t0000000000000000\n"
+			w.same("status", w.Text(r), "Uid:"+strings.Repeat("\t1000", 4)+"\nGid:"+strings.Repeat("\t100", 4)+"\nCapInh:"+none+"CapPrm:"+none+"CapEff:"+none+"CapAmb:"+none+"NoNewPrivs:\t1\n")
 		},
 		"files": func(w *World) {
 			r := w.Built(w.Job("files", `exec > $out; ls -A / /dev /etc /tmp /build /dev/shm /dev/pts; cat /etc/*
@@ -260,6 +284,27 @@ func (w *World) same(what, got, want string) {
 	if got != want {
 		w.T.Errorf("%s:\n%s\nwant:\n%s", what, got, want)
 	}
+}
+
+// allCapabilities is the set of all that this kernel has.
+func (w *World) allCapabilities() uint64 {
+	text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	w.must(err)
+	last, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	w.must(err)
+	return 1<<(last+1) - 1
+}
+
+// fileCapabilities is the attribute of a file whose program has the capabilities in
+// set, at once: struct vfs_cap_data of linux/capability.h, revision 2.
+func fileCapabilities(set uint64) []byte {
+	const revision, effective = 0x02000000, 1
+	b := binary.LittleEndian.AppendUint32(nil, revision|effective)
+	for ; len(b) < 20; set >>= 32 {
+		b = binary.LittleEndian.AppendUint32(b, uint32(set)) // permitted
+		b = binary.LittleEndian.AppendUint32(b, 0)           // inheritable
+	}
+	return b
 }
 
 // otherGroups is what id prints of groups that an ordinary user cannot drop.
