@@ -34,7 +34,7 @@ func BenchmarkAsk(b *testing.B) {
 			}
 			defer s.Close()
 			all := writeRealised(b, s, n)
-			norm := normaliser.New(normaliser.Options{Store: goalStore{s}, Builder: &instant{builds: s.Builds()}, Events: events})
+			norm := normaliser.New(normaliser.Options{Store: goalStore{s, &vigil{}}, Builder: &instant{builds: s.Builds()}, Events: events})
 			defer norm.Close(ctx)
 			server := daemon.New(daemon.Options{
 				Hello: func() daemon.Hello { return daemon.Hello{Store: s.Store()} }, Realiser: norm, Events: events,

@@ -92,7 +92,7 @@ func BenchmarkEngine(b *testing.B) {
 				b.Fatal(err)
 			}
 			n := normaliser.New(normaliser.Options{
-				Store: goalStore{s}, Builder: &instant{builds: s.Builds()}, Events: events, Jobs: 2,
+				Store: goalStore{s, &vigil{}}, Builder: &instant{builds: s.Builds()}, Events: events, Jobs: 2,
 			})
 			top := writeGraph(b, s, shape, b.N)
 			b.ResetTimer()

@@ -11,7 +11,11 @@ import (
 )
 
 // goalStore is the state directory as the normaliser sees it.
-type goalStore struct{ *state.State }
+type goalStore struct {
+	*state.State
+
+	vigil *vigil
+}
 
 var _ normaliser.Store = goalStore{}
 
@@ -55,6 +59,7 @@ func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
 	for _, out := range b.Result.Outputs {
 		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}
+	g.vigil.built()
 	_, _, err := g.State.Register(ctx, o)
 	return err
 }

@@ -236,7 +236,7 @@ func (c *mountCmd) realiser(own *owner) fs.Realiser {
 	l := lookups{
 		dir:        own.state.Store(),
 		normaliser: own.normaliser,
-		banned:     normaliser.Banned{Memory: goalStore{own.state}, TTL: c.FailureTTL},
+		banned:     normaliser.Banned{Memory: goalStore{own.state, &own.vigil}, TTL: c.FailureTTL},
 		limits:     c.limits(),
 	}
 	if c.CancelOrphans != nil {

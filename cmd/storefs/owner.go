@@ -50,6 +50,7 @@ type owner struct {
 	server     *daemon.Server
 	door       door
 	floor      []byte // see floorSize
+	vigil      vigil
 	foreseen   sync.Once
 	prepared   sync.WaitGroup // what foresee began
 	watching   chan struct{}  // closed when nobody watches the machine any more
@@ -100,7 +101,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		return nil, err
 	}
 	own.normaliser = normaliser.New(normaliser.Options{
-		Store:       goalStore{own.state},
+		Store:       goalStore{own.state, &own.vigil},
 		Foresee:     own.foresee,
 		Builder:     own.builder,
 		Substituter: substitute.Registered{DB: own.state.DB()},
@@ -191,6 +192,9 @@ func (o *owner) shut() {
 // it is planned.
 func (o *owner) foresee() {
 	o.foreseen.Do(func() {
+		if o.options.role != "mount" { // of which one build is wanted at a time
+			o.vigil.begin()
+		}
 		o.floor = make([]byte, floorSize)
 		o.prepared.Go(o.builder.Prepare)
 		o.prepared.Go(o.admitLater)

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// vigil keeps Go's runtime from watching too closely while many short builds run. The
+// runtime has a thread, sysmon, that looks for goroutines which keep others waiting: each
+// twentieth of a millisecond when the process has just had nothing at all to do, or when
+// it has found one, and less and less often while neither happens. An owner whose builds
+// take a millisecond has nothing to do a thousand times in a second. So that thread is
+// woken four times for each of its builds, in the place of a builder, which takes a
+// twelfth of all processor time on two processors.
+//
+// So while many builds end, one goroutine is in a system call, which counts as something
+// to do. Whoever wants its place waits no longer than for the end of that. It begins
+// before the first builds do: a runtime that looks closely finds that goroutine, again
+// and again, and goes on to.
+type vigil struct {
+	mu   sync.Mutex
+	ends [vigilBuilds]time.Time // of the last builds, the oldest at next
+	next int
+	kept bool
+	till time.Time // it is kept until then, however few end
+}
+
+const (
+	// vigilBuilds is how many builds must have ended within vigilTime: more than those
+	// for which somebody waits one by one.
+	vigilBuilds = 32
+	vigilTime   = 50 * time.Millisecond
+	// vigilBegin is how long it is kept before many have ended.
+	vigilBegin = 500 * time.Millisecond
+	// vigilNap is how long its system call takes. From 10 ms on, the runtime would find
+	// it however seldom it looks.
+	vigilNap = 5 * time.Millisecond
+)
+
+// begin says that builds will begin, and perhaps end fast.
+func (v *vigil) begin() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.till = time.Now().Add(vigilBegin)
+	v.start()
+}
+
+// start begins to keep it. The caller has mu.
+func (v *vigil) start() {
+	// Who has only one place for goroutines needs it.
+	if !v.kept && runtime.GOMAXPROCS(0) > 1 {
+		v.kept = true
+		go v.keep()
+	}
+}
+
+// built says that a build has ended.
+func (v *vigil) built() {
+	now := time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ends[v.next] = now
+	v.next = (v.next + 1) % vigilBuilds
+	if v.isDue(now) {
+		v.start()
+	}
+}
+
+// isDue reports whether many builds end. The caller has mu.
+func (v *vigil) isDue(now time.Time) bool {
+	return now.Sub(v.ends[v.next]) < vigilTime || now.Before(v.till)
+}
+
+// keep does so until no more builds end than one now and then.
+func (v *vigil) keep() {
+	for kept := true; kept; {
+		nap := unix.NsecToTimespec(vigilNap.Nanoseconds())
+		_ = unix.Nanosleep(&nap, nil) // time.Sleep would leave nothing to do
+		runtime.Gosched()             // others first
+		v.mu.Lock()
+		v.kept = v.isDue(time.Now())
+		kept = v.kept
+		v.mu.Unlock()
+	}
+}

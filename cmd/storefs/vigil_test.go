@@ -1,0 +1,56 @@
+package main
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// It is kept while many builds end, and from the beginning on for a while.
+func TestVigil(t *testing.T) {
+	if runtime.GOMAXPROCS(0) < 2 {
+		runtime.GOMAXPROCS(2)
+	}
+	var v vigil
+	isKept := func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.kept
+	}
+	awaitEnd := func() {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); isKept(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it is kept when no builds end any more")
+			}
+		}
+	}
+	for range 2 {
+		for range vigilBuilds - 1 {
+			v.built()
+		}
+		if isKept() {
+			t.Fatal("it is kept for few builds")
+		}
+		for range vigilBuilds {
+			v.built()
+		}
+		if !isKept() {
+			t.Fatal("it is not kept for many")
+		}
+		awaitEnd()
+		time.Sleep(vigilTime) // the last of them are long ago
+	}
+	v.begin()
+	if !isKept() {
+		t.Fatal("it is not kept from the beginning on")
+	}
+	awaitEnd()
+
+	// Who has one place for goroutines needs it.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	v.begin()
+	if isKept() {
+		t.Error("it is kept in the place of everybody else")
+	}
+}
