@@ -137,8 +137,9 @@ func nameHost() error {
 	return nil
 }
 
-// maxLastCalls is the most that finish adds to a program.
-const maxLastCalls = 16
+// maxLastCalls is the most that finish adds to a program: most of them are
+// about one capability each.
+const maxLastCalls = 100
 
 // finish adds what comes last before the exec, but for the filter of system calls.
 func (p *program) finish(personality uintptr) error {

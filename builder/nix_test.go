@@ -42,7 +42,7 @@ in {
     yes = true; no = false; big = 5000000000; negative = -3; text = "line\nline\ttab \"quoted\" back\\slash ü"; "odd name" = 1;
   };
   place = make "place" ("{ $b id; umask; $b hostname; $b cat /proc/sys/kernel/domainname; $b uname -m; $b pwd; echo $$; $b ls -A / /etc /dev /dev/shm /tmp /build; "
-    + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|CapBnd|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "
+    + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "
     + "for l in /proc/self/fd/0 /dev/fd /dev/stdin /dev/stdout /dev/stderr /dev/ptmx; do $b readlink $l; done; $b cut -d: -f1 /proc/net/dev; $b ls -A ${builtins.storeDir}; "
     + "(echo > x; $b chmod u+s x || $b chmod 2755 x || echo denied) 2>&1; } > $out") { };
   several = make "several" "$b mkdir -p $out $dev/d; echo $dev > $out/dev; $b ln -s $dev/d $dev/link; echo run > $dev/d/run; $b chmod 700 $dev/d/run; $b chmod 000 $out/dev" {

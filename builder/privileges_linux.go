@@ -15,17 +15,21 @@ func setUpCaps() []uintptr {
 		unix.CAP_NET_ADMIN,               // loopback
 		unix.CAP_DAC_OVERRIDE,            // a state directory below directories of mode 0700
 		unix.CAP_SETUID, unix.CAP_SETGID, // become the build user
+		unix.CAP_SETPCAP,                // empty the bounding set
 		unix.CAP_CHOWN, unix.CAP_FOWNER, // stubs
 	}
 }
 
 // dropPrivileges makes the process the build user without any capability, now or
-// by any exec: no_new_privs, which nobody can take back, lets none gain any. The
-// bounding set stays as it is in a new user namespace, and so as in Nix: it could
-// only limit what an exec gains, which is nothing, and to empty it takes a new set of
-// credentials for each capability, forty of them for each build.
+// by any exec.
 func (p *program) dropPrivileges() {
 	p.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	for c := uintptr(0); ; c++ {
+		if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0); errno != 0 { // past the last that this kernel has
+			break
+		}
+		p.call(fmt.Sprintf("drop capability %d from the bounding set", c), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+	}
 	// Where an ordinary user made the namespace, supplementary groups cannot
 	// be changed.
 	p.call("drop groups", unix.SYS_SETGROUPS, 0, 0).unless(unix.EPERM)
