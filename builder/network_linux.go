@@ -2,8 +2,10 @@ package builder
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 
@@ -17,11 +19,13 @@ import (
 // counters: one whose counters have moved is thrown away. They are the spawner's
 // one thread's.
 type networks struct {
-	wanted chan chan<- made // to the thread that makes them
-	next   <-chan made      // if none is used again, the next one, which is being made
-	idle   []*network
-	max    int    // idle ones
-	buf    []byte // for counters, of any network
+	wanted  chan struct{} // to the thread that makes them
+	made    chan made     // from it
+	bell    int           // an eventfd, which it rings when it has made one
+	ordered int           // of those that it makes, or has made, and nobody has taken
+	idle    []*network
+	max     int    // idle ones
+	buf     []byte // for counters, of any network
 }
 
 type made struct {
@@ -40,26 +44,54 @@ type network struct {
 
 // newNetworks starts the thread that makes namespaces, in one of its own: it
 // needs no way back. It lives for as long as the process does.
-func newNetworks(spare bool) *networks {
-	n := &networks{wanted: make(chan chan<- made)}
+func newNetworks(spare bool) (*networks, error) {
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	// One is ordered at a time.
+	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell}
 	if spare {
 		n.max = maxIdle
 	}
 	go func() {
 		runtime.LockOSThread()
-		for to := range n.wanted {
+		for range n.wanted {
 			network, err := makeNetwork(spare)
-			to <- made{network, err}
+			n.made <- made{network, err}
+			n.ring()
 		}
 	}()
-	return n
+	return n, nil
 }
 
-// order has a network made.
-func (n *networks) order() <-chan made {
-	to := make(chan made, 1)
-	n.wanted <- to
-	return to
+// order has a network made, unless one is being made.
+func (n *networks) order() {
+	if n.ordered == 0 {
+		n.ordered++
+		n.wanted <- struct{}{}
+	}
+}
+
+// ready reports whether take would return at once. If not, the bell rings when it
+// would.
+func (n *networks) ready() bool {
+	if len(n.idle) > 0 || len(n.made) > 0 {
+		return true
+	}
+	n.order()
+	return false
+}
+
+// ring says that one was made.
+func (n *networks) ring() {
+	_, _ = unix.Write(n.bell, binary.NativeEndian.AppendUint64(nil, 1)) // it cannot be full
+}
+
+// quiet is for who has heard the bell.
+func (n *networks) quiet() {
+	var b [8]byte
+	_, _ = unix.Read(n.bell, b[:])
 }
 
 // take returns a network namespace that no other build has.
@@ -69,16 +101,11 @@ func (n *networks) take() (*network, error) {
 		n.idle = n.idle[:last]
 		return network, nil
 	}
-	if n.max > 0 {
-		m := <-n.order()
-		return m.network, m.err
-	}
-	if n.next == nil {
-		n.next = n.order()
-	}
-	m := <-n.next
-	if n.next = nil; m.err == nil {
-		n.next = n.order() // while others do what follows
+	n.order()
+	m := <-n.made
+	n.ordered--
+	if n.max == 0 && m.err == nil {
+		n.order() // while others do what follows
 	}
 	return m.network, m.err
 }

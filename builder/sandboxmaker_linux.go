@@ -67,9 +67,9 @@ func (m *sandboxMaker) work() bool {
 }
 
 // beginSpare begins a sandbox for any build, unless enough wait, and reports whether it
-// tried.
+// tried. It does not wait for a network: builds may end meanwhile.
 func (m *sandboxMaker) beginSpare() bool {
-	if m.stuck || len(m.begun) >= preparedSandboxes() {
+	if m.stuck || len(m.begun) >= preparedSandboxes() || !m.networks.ready() {
 		return false
 	}
 	s, err := m.begin(noSpace)
@@ -299,7 +299,9 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := m.last.finish(addrNoRandomize); err != nil {
 		return nil, err
 	}
-	m.networks = newNetworks(c.Spare)
+	if m.networks, err = newNetworks(c.Spare); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 

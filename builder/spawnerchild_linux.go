@@ -137,8 +137,10 @@ func serveOwner(conn ownerConn) error {
 // serve waits for something to do, and does it: what somebody waits for first. The
 // error says that the owner has gone.
 func (p *spawnerProcess) serve(reader *frameReader) error {
-	fds := make([]unix.PollFd, 1, 1+len(p.builds))
+	const others = 2 // than builds
+	fds := make([]unix.PollFd, others, others+len(p.builds))
 	fds[0] = unix.PollFd{Fd: int32(p.conn), Events: unix.POLLIN}
+	fds[1] = unix.PollFd{Fd: int32(p.maker.networks.bell), Events: unix.POLLIN}
 	for _, b := range p.builds {
 		fds = append(fds, unix.PollFd{Fd: int32(b.end), Events: unix.POLLIN})
 	}
@@ -158,8 +160,11 @@ func (p *spawnerProcess) serve(reader *frameReader) error {
 	}
 	p.idle = false
 	ended := false
-	for i := len(fds) - 2; i >= 0; i-- { // more may be added meanwhile, at the end
-		if fds[1+i].Revents != 0 {
+	if fds[1].Revents != 0 {
+		p.maker.networks.quiet()
+	}
+	for i := len(fds) - 1 - others; i >= 0; i-- { // more may be added meanwhile, at the end
+		if fds[others+i].Revents != 0 {
 			b := p.builds[i]
 			p.builds = slices.Delete(p.builds, i, i+1)
 			p.see(b)

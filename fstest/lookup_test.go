@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -141,6 +142,22 @@ func TestWaitersCanBeKilled(t *testing.T) {
 
 // Every kind of output works at the first touch by every common way to touch
 // it: each cell gets an output of its own.
+// Whoever touches a path first does not wait until there is somebody to make
+// sandboxes.
+func TestMountIsPreparedForBuilds(t *testing.T) {
+	l := newLab(t)
+	l.serve()
+	parent := fmt.Sprintf("\nPPid:\t%d\n", l.server())
+	waitFor(t, "a spawner of the mount, of which nothing was touched", func() bool {
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		return slices.ContainsFunc(dirs, func(dir string) bool {
+			args, _ := os.ReadFile(dir + "/cmdline")
+			status, _ := os.ReadFile(dir + "/status")
+			return strings.HasPrefix(string(args), "storefs-spawner\x00") && strings.Contains(string(status), parent)
+		})
+	})
+}
+
 func TestFirstTouch(t *testing.T) {
 	kinds := map[string]struct{ script, kind string }{
 		"directory": {"mkdir -p $out/bin; cp $tool $out/bin/prog; echo x > $out/file", "directory"},

@@ -134,8 +134,9 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 			return err
 		}
 	}
-	if err := builder.Check(); err != nil {
-		meter.Say("storefs: nothing can be built here: " + err.Error())
+	unable := builder.Check()
+	if unable != nil {
+		meter.Say("storefs: nothing can be built here: " + unable.Error())
 	}
 	pages := control{own.state.Store(), own.server}
 	known := facts{own.state, own.normaliser}
@@ -174,6 +175,9 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	readers.Go(func() { forward(changes, server) })
 	if err := c.ready(link, server, lock); err != nil {
 		meter.Say("storefs: " + err.Error())
+	}
+	if unable == nil {
+		own.foresee() // whoever touches a path first does not wait for that
 	}
 	// Nobody waits for this one: a mount that is in use when the process ends
 	// is served to the last.

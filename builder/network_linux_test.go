@@ -1,0 +1,62 @@
+package builder
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whoever has others to wait for is not kept by a network that is being made: it is
+// ordered once, and the bell rings when it is there.
+func TestNetworksAreMadeMeanwhile(t *testing.T) {
+	for _, spare := range []bool{true, false} {
+		bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(bell)
+		n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell}
+		if spare {
+			n.max = 1
+		}
+		for range 3 {
+			if n.ready() {
+				t.Fatal("a network that nobody has made is ready")
+			}
+		}
+		if len(n.wanted) != 1 {
+			t.Fatalf("%d networks were ordered, want 1", len(n.wanted))
+		}
+		// As the thread does.
+		<-n.wanted
+		one := new(network)
+		n.made <- made{network: one}
+		n.ring()
+		rings := []unix.PollFd{{Fd: int32(bell), Events: unix.POLLIN}}
+		if heard, err := unix.Poll(rings, 0); err != nil || heard != 1 {
+			t.Fatalf("the bell: %d, %v", heard, err)
+		}
+		n.quiet()
+		if heard, err := unix.Poll(rings, 0); err != nil || heard != 0 {
+			t.Fatalf("the bell, when it was heard: %d, %v", heard, err)
+		}
+		if !n.ready() {
+			t.Fatal("a network that was made is not ready")
+		}
+		if got, err := n.take(); got != one || err != nil {
+			t.Fatalf("take: %v, %v", got, err)
+		}
+		// Where none is used again, the next one is made at once.
+		want := 1
+		if spare {
+			want = 0
+		}
+		if len(n.wanted) != want {
+			t.Errorf("spare %v: %d more are ordered, want %d", spare, len(n.wanted), want)
+		}
+		n.give(&network{ns: -1}) // without counters, it is as it was
+		if n.ready() != spare {
+			t.Errorf("spare %v: one that was given back: ready is %v", spare, !spare)
+		}
+	}
+}
