@@ -22,8 +22,8 @@ type binding struct{ outside, inside, what string }
 const attachedAtOnce = 200
 
 // attach mounts what a sandbox for l has beside its copy of the template. Only the
-// thread that called enter may do this: it goes to the mount namespace of the
-// sandbox, which its process, without any right, could not change itself.
+// thread that made m may do this: it goes to the mount namespace of the sandbox,
+// which its process, without any right, could not change itself.
 func (m *sandboxMaker) attach(s *sandbox, l *launch) error {
 	if l == nil {
 		return nil

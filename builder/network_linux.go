@@ -43,8 +43,9 @@ type network struct {
 }
 
 // newNetworks starts the thread that makes namespaces, in one of its own: it
-// needs no way back. It lives for as long as the process does.
-func newNetworks(spare bool) (*networks, error) {
+// needs no way back. It lives for as long as the process does. home is the mount
+// namespace in which it finds its counters.
+func newNetworks(spare bool, home int) (*networks, error) {
 	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
@@ -56,13 +57,28 @@ func newNetworks(spare bool) (*networks, error) {
 	}
 	go func() {
 		runtime.LockOSThread()
+		failed := goHome(home)
 		for range n.wanted {
-			network, err := makeNetwork(spare)
+			network, err := (*network)(nil), failed
+			if err == nil {
+				network, err = makeNetwork(spare)
+			}
 			n.made <- made{network, err}
 			n.ring()
 		}
 	}()
 	return n, nil
+}
+
+// goHome brings this thread, which must be locked, to a mount namespace.
+func goHome(home int) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("leave the other threads: %w", err)
+	}
+	if err := unix.Setns(home, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("enter the mount namespace: %w", err)
+	}
+	return nil
 }
 
 // order has a network made, unless one is being made.

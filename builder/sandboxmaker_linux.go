@@ -94,8 +94,7 @@ func (m *sandboxMaker) start(l *launch, log int) (*sandbox, error) {
 	return s, nil
 }
 
-// fit returns a sandbox that waits, and has the inputs of l. Only the thread that
-// called enter may do this.
+// fit returns a sandbox that waits, and has the inputs of l. See attach.
 func (m *sandboxMaker) fit(l *launch) (s *sandbox, err error) {
 	var tree *inputTree
 	if l != nil && m.keep {
@@ -168,20 +167,6 @@ func (m *sandboxMaker) take() (*sandbox, error) {
 		m.abandon(s)
 	}
 	return nil, err
-}
-
-// enter makes this thread, which must be locked, the one that starts builds.
-func (m *sandboxMaker) enter() error {
-	// It is let into other mount namespaces only if no other thread has the
-	// working directory and the root that change with them.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("leave the other threads: %w", err)
-	}
-	var err error
-	if m.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("open the mount namespace: %w", err)
-	}
-	return nil
 }
 
 // abandon ends a sandbox that becomes none.
@@ -260,7 +245,18 @@ func (m *sandboxMaker) release(s *sandbox) {
 	}
 }
 
-// newSandboxMaker brings this process to where sandboxes can be made.
+// leaveMounts gives this thread, which must be locked, a mount namespace of its own,
+// for good: nothing that is mounted there is seen outside, or the reverse. It is let
+// into others as no other thread has its working directory and root any more.
+func leaveMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	return mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+}
+
+// newSandboxMaker brings this thread, which must be locked, to where it can make
+// sandboxes.
 func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	m := &sandboxMaker{store: c.Store, spare: c.Spare, keep: c.Spare && !inOwnDir(c.Store)}
 	m.trees = inputTrees{trees: make(map[uint64]*inputTree), abandon: func(s *sandbox) { m.doomed = append(m.doomed, s) }}
@@ -271,8 +267,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if m.null, err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
 	}
-	// Nothing that is mounted here may be seen outside, or the reverse.
-	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := leaveMounts(); err != nil {
 		return nil, err
 	}
 	if err := nameHost(); err != nil {
@@ -292,6 +287,9 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := c.enterOwnRoot(); err != nil {
 		return nil, err
 	}
+	if m.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("open the mount namespace: %w", err)
+	}
 	if err := m.restrict(); err != nil {
 		return nil, err
 	}
@@ -299,7 +297,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := m.last.finish(addrNoRandomize); err != nil {
 		return nil, err
 	}
-	if m.networks, err = newNetworks(c.Spare); err != nil {
+	if m.networks, err = newNetworks(c.Spare, m.home); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -126,7 +126,10 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (dead <-chan st
 			Env:   []string{},
 			Files: []*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn},
 			Sys: &syscall.SysProcAttr{
-				Cloneflags:                 namespaces | unix.CLONE_NEWNET,
+				// Its mount namespace it makes itself: what its program is mapped
+				// from, its libraries too, is of this one, and keeps nothing alive
+				// that is unmounted here.
+				Cloneflags:                 namespaces&^unix.CLONE_NEWNS | unix.CLONE_NEWNET,
 				UidMappings:                ids.uids,
 				GidMappings:                ids.gids,
 				GidMappingsEnableSetgroups: ids.setgroups,

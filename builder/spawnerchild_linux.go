@@ -119,9 +119,6 @@ func serveOwner(conn ownerConn) error {
 	if err != nil {
 		return err
 	}
-	if err := maker.enter(); err != nil {
-		return err
-	}
 	p := &spawnerProcess{conn: conn, maker: maker}
 	if err := p.try(); err != nil {
 		return err

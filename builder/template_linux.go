@@ -25,8 +25,8 @@ func makeTemplate(c *spawnerConfig) (ns int, err error) {
 }
 
 func (c *spawnerConfig) template() (ns int, err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return -1, fmt.Errorf("make a mount namespace: %w", err)
+	if err := leaveMounts(); err != nil {
+		return -1, err
 	}
 	if c.Nobody {
 		// Raw calls are of this thread alone. These return what was before.

@@ -156,6 +156,11 @@ func TestMountIsPreparedForBuilds(t *testing.T) {
 			return strings.HasPrefix(string(args), "storefs-spawner\x00") && strings.Contains(string(status), parent)
 		})
 	})
+	// It keeps nothing of the mount: not by what its own program is mapped from, either.
+	l.stop()
+	if log, _ := os.ReadFile(l.Dir + "/mount.log"); strings.Contains(string(log), "in use") {
+		t.Errorf("the mount ended with:\n%s", log)
+	}
 }
 
 func TestFirstTouch(t *testing.T) {
