@@ -168,8 +168,11 @@ func configFiles() []string {
 
 // loadConfig reads a config file.
 func loadConfig(r io.Reader) (kong.Resolver, error) {
-	file, err := kongtoml.Loader(r)
-	return belowEnv{file}, err
+	values, err := kongtoml.Loader(r)
+	if file, ok := r.(*os.File); ok && err != nil {
+		err = fmt.Errorf("%s: %w", file.Name(), err) // of unknown keys it says that itself
+	}
+	return belowEnv{values}, err
 }
 
 // belowEnv lets the environment win over a config file: kong has it the other

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/term"
@@ -63,5 +64,9 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 		return nil, badInput(err)
 	}
 	defer f.Close()
-	return client.Import(ctx, f)
+	paths, err := client.Import(ctx, f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return paths, nil
 }

@@ -188,6 +188,13 @@ func TestConfig(t *testing.T) {
 	if err := a.run(t.Context(), []string{"--config", file, "query", "roots"}); exitStatus(err) != statusUsage || !strings.Contains(err.Error(), "bogus") {
 		t.Errorf("unknown key: %v", err)
 	}
+	for text, wants := range map[string]string{"bogus = 1\n": "bogus", "a:b\n": "(1, 1)"} {
+		write(text)
+		a, _, _ := capture(t)
+		if err := a.run(t.Context(), []string{"--config", file, "query", "roots"}); exitStatus(err) != statusUsage || !strings.Contains(err.Error(), file+": ") || !strings.Contains(err.Error(), wants) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
 }
 
 // TestHelp renders the help of every command.
