@@ -48,6 +48,8 @@ func (b *bench) parseWith(size string, more []storeexpr.EnvVar) error {
 			d.Inputs = append(d.Inputs, storeexpr.Input{Path: b.path("job.drv", j), Outputs: []string{"out"}})
 			env = append(env, string(b.path("job", j)))
 		}
+		// As in every text that a program wrote.
+		slices.SortFunc(d.Inputs, func(x, y storeexpr.Input) int { return strings.Compare(string(x.Path), string(y.Path)) })
 		d.Env = append(slices.Clone(more), storeexpr.EnvVar{Name: "needs", Value: strings.Join(env, " ")}, storeexpr.EnvVar{Name: "out", Value: string(d.Outputs[0].Path)})
 		texts = append(texts, d.AppendText(nil))
 	}
