@@ -30,7 +30,7 @@ func Parse(data []byte) (Expr, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("%d bytes are more than the %d that an expression may have: %w", len(data), MaxSize, store.ErrBadExpr)
 	}
-	p := &parser{text: string(data)}
+	p := newParser(data)
 	var e Expr
 	switch {
 	case strings.HasPrefix(p.text, "Derive("):

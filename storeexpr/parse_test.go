@@ -1,6 +1,7 @@
 package storeexpr
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -257,7 +258,11 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`Derive([("out","/o","",""),("a","/o","","")],[("/b.drv",["out"]),("/a.drv",["out","dev"]),("/c.drv",["out"],)],[],"a\\\\","\\",["12345678\n","\t\t1234567\r\"],"],[],[("x)],","(((")])`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		sameAsReference(t, data)
+		given := bytes.Clone(data)
 		e, err := Parse(data)
+		if !bytes.Equal(data, given) {
+			t.Errorf("it has written to its text: %q, which was %q", data, given)
+		}
 		if err != nil {
 			if !errors.Is(err, store.ErrBadExpr) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("not one line of store.ErrBadExpr: %q", err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"storefs/store"
 )
@@ -13,6 +14,7 @@ import (
 // without a check on every line.
 type parser struct {
 	text   string
+	copied []byte // the text's bytes, which are the parser's own: see escaped
 	pos    int
 	escape int // where the next backslash is, or is not yet known to be if it is before pos
 	items  int // elements of lists so far
@@ -24,14 +26,19 @@ type parser struct {
 	inputRoom []Input  // nil: they are counted first
 	envRoom   []EnvVar // likewise
 	pathSlab  []store.Path
-	decoded   strings.Builder // strings that had escapes, one behind the other
+}
+
+func newParser(data []byte) *parser {
+	copied := make([]byte, len(data))
+	copy(copied, data)
+	return &parser{text: unsafe.String(unsafe.SliceData(copied), len(copied)), copied: copied}
 }
 
 // fail keeps the first error, which is at byte at.
 func (p *parser) fail(at int, format string, args ...any) {
 	if p.err == nil {
 		p.err = fmt.Errorf("byte %d: %s: %w", at, fmt.Sprintf(format, args...), store.ErrBadExpr)
-		p.text, p.pos = "", 0
+		p.text, p.copied, p.pos = "", nil, 0
 	}
 }
 

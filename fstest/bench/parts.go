@@ -37,6 +37,7 @@ func (b *bench) parseWith(size string, more []storeexpr.EnvVar) error {
 	const n = 10000
 	g := newGraph("parse", n, shapes[3].needs)
 	var texts [][]byte
+	total := 0
 	for i, needs := range g.needs {
 		d := storeexpr.Derivation{
 			Outputs:  []storeexpr.Output{{Name: "out", Path: b.path("job", i)}},
@@ -52,9 +53,10 @@ func (b *bench) parseWith(size string, more []storeexpr.EnvVar) error {
 		slices.SortFunc(d.Inputs, func(x, y storeexpr.Input) int { return strings.Compare(string(x.Path), string(y.Path)) })
 		d.Env = append(slices.Clone(more), storeexpr.EnvVar{Name: "needs", Value: strings.Join(env, " ")}, storeexpr.EnvVar{Name: "out", Value: string(d.Outputs[0].Path)})
 		texts = append(texts, d.AppendText(nil))
+		total += len(texts[i])
 	}
 	return b.measure(pair{
-		work: fmt.Sprintf("parse of %d derivations, %s, each", n, size), peer: "SHA-256 of the same", each: n,
+		work: fmt.Sprintf("parse of %d derivations, %s, a MB", n, size), peer: "SHA-256 of the same", each: total / 1e6,
 		ours: func() error {
 			for _, t := range texts {
 				if _, err := storeexpr.Parse(t); err != nil {
