@@ -22,7 +22,7 @@ type networks struct {
 	wanted  chan struct{} // to the thread that makes them
 	made    chan made     // from it
 	bell    int           // an eventfd, which it rings when it has made one
-	ordered int           // of those that it makes, or has made, and nobody has taken
+	ordered bool          // one is being made, or is made and nobody has taken it
 	idle    []*network
 	max     int    // idle ones
 	buf     []byte // for counters, of any network
@@ -83,8 +83,8 @@ func goHome(home int) error {
 
 // order has a network made, unless one is being made.
 func (n *networks) order() {
-	if n.ordered == 0 {
-		n.ordered++
+	if !n.ordered {
+		n.ordered = true
 		n.wanted <- struct{}{}
 	}
 }
@@ -119,7 +119,7 @@ func (n *networks) take() (*network, error) {
 	}
 	n.order()
 	m := <-n.made
-	n.ordered--
+	n.ordered = false
 	if n.max == 0 && m.err == nil {
 		n.order() // while others do what follows
 	}

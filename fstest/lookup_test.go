@@ -140,8 +140,6 @@ func TestWaitersCanBeKilled(t *testing.T) {
 	}
 }
 
-// Every kind of output works at the first touch by every common way to touch
-// it: each cell gets an output of its own.
 // Whoever touches a path first does not wait until there is somebody to make
 // sandboxes.
 func TestMountIsPreparedForBuilds(t *testing.T) {
@@ -163,6 +161,8 @@ func TestMountIsPreparedForBuilds(t *testing.T) {
 	}
 }
 
+// Every kind of output works at the first touch by every common way to touch
+// it: each cell gets an output of its own.
 func TestFirstTouch(t *testing.T) {
 	kinds := map[string]struct{ script, kind string }{
 		"directory": {"mkdir -p $out/bin; cp $tool $out/bin/prog; echo x > $out/file", "directory"},

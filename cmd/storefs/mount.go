@@ -177,7 +177,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		meter.Say("storefs: " + err.Error())
 	}
 	if unable == nil {
-		own.foresee() // whoever touches a path first does not wait for that
+		own.prepared.Go(own.builder.Prepare) // whoever touches a path first does not wait for that
 	}
 	// Nobody waits for this one: a mount that is in use when the process ends
 	// is served to the last.

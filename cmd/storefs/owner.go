@@ -52,7 +52,7 @@ type owner struct {
 	floor      []byte // see floorSize
 	vigil      vigil
 	foreseen   sync.Once
-	prepared   sync.WaitGroup // what foresee began
+	prepared   sync.WaitGroup // what was begun ahead of builds
 	watching   chan struct{}  // closed when nobody watches the machine any more
 	unwatch    func()
 	care       *care             // nil unless what is read is to be verified
