@@ -17,7 +17,7 @@ func TestServerIsKilled(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	for i := range 3 {
 		pid := m.one("server")
 		m.kill(pid)
@@ -32,7 +32,7 @@ func TestHolderIsKilled(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	server := m.one("server")
 	for range 3 {
 		dead := m.one(holder.Name)
@@ -57,7 +57,7 @@ func TestEachIsKilled(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	taken := 0
 	for range 2 {
 		time.Sleep(1100 * time.Millisecond) // not a quick death
@@ -77,7 +77,7 @@ func TestBothAreKilled(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	m.kill(m.one("server"), m.one(holder.Name))
 	m.ends(-1)
 	time.Sleep(100 * time.Millisecond)
@@ -89,7 +89,7 @@ func TestHolderIsKilledBeforeTheServerTakes(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	m.set(program + "-slow")
 	m.kill(m.one("server"))
 	m.one("server")
@@ -140,7 +140,7 @@ func TestHolderCannotLive(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	server := m.one("server")
 	for deaths := 0; !strings.Contains(m.log(), "the mount does not survive this process any more"); deaths++ {
 		if deaths > 10 {
@@ -166,7 +166,7 @@ func TestInterruptedBetweenServers(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	m.set(program + "-early")
 	m.kill(m.one("server"))
 	m.says("died: exit status 7")
@@ -197,7 +197,7 @@ func TestUpgrade(t *testing.T) {
 				m.set(program + "-stubborn")
 			}
 			m.start()
-			m.noted(1, "begins")
+			m.noted(1, "lives")
 			before := m.one("server")
 			began := time.Now()
 			m.upgrade(m.install("new"))
@@ -237,7 +237,7 @@ func TestUpgradeRefused(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	server := m.one("server")
 	failing := filepath.Join(m.dir, "failing")
 	if err := os.WriteFile(failing, []byte("#!/bin/sh\nexit 3\n"), 0o755); err != nil {
@@ -274,7 +274,7 @@ func TestUpgradeWithNothingHeld(t *testing.T) {
 	m := newMount(t)
 	m.set(program + "-alone")
 	m.start()
-	m.noted(1, "begins")
+	m.noted(1, "lives")
 	server := m.one("server")
 	m.upgrade(m.install("new"))
 	if line := m.noted(1, "refused: "); !strings.HasSuffix(line, "there is nothing that another server could go on with") {
@@ -285,4 +285,5 @@ func TestUpgradeWithNothingHeld(t *testing.T) {
 	}
 	m.kill(server)
 	m.ends(128 + int(unix.SIGKILL))
+	m.says(fmt.Sprintf("storefs: the server (pid %d) died: killed; there is nothing that another one could go on with\n", server))
 }

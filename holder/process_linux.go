@@ -75,7 +75,7 @@ func (p *process) wait() death {
 		return death{status: 1, how: err.Error()}
 	}
 	if ws.Signaled() {
-		return death{status: 128 + int(ws.Signal()), how: ws.Signal().String()}
+		return death{status: 128 + int(ws.Signal()), how: ws.Signal().String(), killed: true}
 	}
 	return death{status: ws.ExitStatus(), how: "exit status " + strconv.Itoa(ws.ExitStatus())}
 }
@@ -89,6 +89,7 @@ func (p *process) close() {
 type death struct {
 	status int
 	how    string
+	killed bool // by a signal
 }
 
 // quick reports whether p died too soon to have been of use.

@@ -234,6 +234,10 @@ func (h *holder) bury(e died) (status int, end bool) {
 		if h.next != nil {
 			_ = h.next.signal(unix.SIGKILL)
 		}
+		if e.killed && !e.who.ending && !h.stopping {
+			// Who ends by itself has said why.
+			h.say("the server (pid %d) died: %s; there is nothing that another one could go on with", e.who.pid, e.how)
+		}
 		return e.status, true
 	case h.stopping:
 		return h.giveUp("the server ended without giving the mount up: " + e.how), true
