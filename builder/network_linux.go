@@ -22,8 +22,10 @@ type networks struct {
 	wanted  chan struct{} // to the thread that makes them
 	made    chan made     // from it
 	bell    int           // an eventfd, which it rings when it has made one
-	ordered bool          // one is being made, or is made and nobody has taken it
+	ordered bool          // one is being made, or is made and not among the idle ones
+	failed  bool          // the last one could not be made
 	idle    []*network
+	stock   int    // of idle ones that are made before anybody needs them
 	max     int    // idle ones
 	buf     []byte // for counters, of any network
 }
@@ -53,7 +55,7 @@ func newNetworks(spare bool, home int) (*networks, error) {
 	// One is ordered at a time.
 	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell}
 	if spare {
-		n.max = maxIdle
+		n.stock, n.max = stockOfNetworks, maxIdle
 	}
 	go func() {
 		runtime.LockOSThread()
@@ -81,6 +83,11 @@ func goHome(home int) error {
 	return nil
 }
 
+// stockOfNetworks is how many networks there are beside those in use. To make one
+// waits for RCU, up to 20 ms, and as many are needed as there are sandboxes: those of
+// a graph that has just begun come one after the other.
+const stockOfNetworks = 2
+
 // order has a network made, unless one is being made.
 func (n *networks) order() {
 	if !n.ordered {
@@ -92,11 +99,35 @@ func (n *networks) order() {
 // ready reports whether take would return at once. If not, the bell rings when it
 // would.
 func (n *networks) ready() bool {
-	if len(n.idle) > 0 || len(n.made) > 0 {
+	n.collect()
+	if len(n.idle) > 0 {
 		return true
 	}
 	n.order()
 	return false
+}
+
+// collect puts the one that was made, if there is one, to the idle ones.
+func (n *networks) collect() {
+	select {
+	case m := <-n.made:
+		n.ordered, n.failed = false, m.err != nil
+		if m.err == nil {
+			n.idle = append(n.idle, m.network)
+		}
+	default:
+	}
+}
+
+// restock has one made if there are fewer than there should be.
+func (n *networks) restock() {
+	stock := n.stock
+	if n.max == 0 {
+		stock = 1 // none is used again
+	}
+	if len(n.idle) < stock && !n.failed {
+		n.order()
+	}
 }
 
 // ring says that one was made.
@@ -108,6 +139,8 @@ func (n *networks) ring() {
 func (n *networks) quiet() {
 	var b [8]byte
 	_, _ = unix.Read(n.bell, b[:])
+	n.collect()
+	n.restock()
 }
 
 // take returns a network namespace that no other build has.
@@ -115,14 +148,13 @@ func (n *networks) take() (*network, error) {
 	if last := len(n.idle) - 1; last >= 0 {
 		network := n.idle[last]
 		n.idle = n.idle[:last]
+		n.restock()
 		return network, nil
 	}
 	n.order()
 	m := <-n.made
-	n.ordered = false
-	if n.max == 0 && m.err == nil {
-		n.order() // while others do what follows
-	}
+	n.ordered, n.failed = false, m.err != nil
+	n.restock() // while others do what follows
 	return m.network, m.err
 }
 
@@ -157,12 +189,10 @@ func countersOf() []string {
 // makeNetwork moves this thread to a new network namespace. Without counters,
 // untouched cannot say anything of it.
 func makeNetwork(counters bool) (n *network, err error) {
-	p := newProgram(1)
-	p.call("make a network", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
-	err = p.run()
-	p.free()
-	if err != nil {
-		return nil, err
+	// The runtime must know that this waits: it stops the spawner's thread, too, to
+	// collect garbage, until all others have stopped.
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("make a network: %w", namespaceErrno(unix.SYS_UNSHARE, errnoOf(err)))
 	}
 	if err := raiseLoopback(); err != nil {
 		return nil, err

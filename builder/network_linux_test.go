@@ -60,3 +60,51 @@ func TestNetworksAreMadeMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// Some are there before anybody needs them, unless none can be made.
+func TestStockOfNetworks(t *testing.T) {
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(bell)
+	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell, stock: 2, max: 9}
+	// make does as the thread does, if one was ordered.
+	make := func(m made) bool {
+		select {
+		case <-n.wanted:
+			n.made <- m
+			n.ring()
+			n.quiet()
+			return true
+		default:
+			return false
+		}
+	}
+	if n.ready() {
+		t.Fatal("there is one that nobody has made")
+	}
+	for range 2 {
+		if !make(made{network: new(network)}) {
+			t.Fatal("none was ordered")
+		}
+	}
+	if make(made{}) || len(n.idle) != 2 {
+		t.Fatalf("%d wait, want 2, and no more ordered", len(n.idle))
+	}
+	if _, err := n.take(); err != nil {
+		t.Fatal(err)
+	}
+	if !make(made{err: unix.ENOSPC}) {
+		t.Fatal("none was ordered in the place of the one that was taken")
+	}
+	if make(made{}) {
+		t.Error("another was ordered though none can be made")
+	}
+	if _, err := n.take(); err != nil || n.ready() || !make(made{network: new(network)}) {
+		t.Errorf("none was ordered when it was needed: %v", err)
+	}
+	if !make(made{network: new(network)}) {
+		t.Error("the next was not ordered, though one could be made")
+	}
+}
