@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,11 +42,6 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if !canClone {
 		return nil, fmt.Errorf("start a spawner: not on %s", runtime.GOARCH)
 	}
-	slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-	if err != nil {
-		return nil, fmt.Errorf("start a spawner: read the timer slack: %w", err)
-	}
-	c.Slack = slack
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -62,7 +56,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := startSpawnerProcess(theirs, ids, slack)
+	pid, dead, err := startSpawnerProcess(theirs, ids)
 	if err != nil {
 		conn.Close()
 		return nil, diagnose("start a spawner: "+err.Error(), errnoOf(err))
@@ -81,6 +75,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		<-dead
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
+	slowWatch(pid)
 	s := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
 	return s, nil
@@ -97,18 +92,11 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// idleSlack is how much later than it wanted the kernel may wake a thread of a spawner
-// that waits for a time: but for the one thread that starts builders, that is Go's own
-// to watch over the others, which would wake each tenth of a millisecond, in the place
-// of a builder, while builds begin and end. See prctl(2), PR_SET_TIMERSLACK.
-const idleSlack = 10 * time.Millisecond
-
-// startSpawnerProcess runs this program again. dead is closed when it has ended. This
-// process has the timer slack slack.
-func startSpawnerProcess(conn *os.File, ids identity, slack int) (dead <-chan struct{}, err error) {
+// startSpawnerProcess runs this program again. dead is closed when it has ended.
+func startSpawnerProcess(conn *os.File, ids identity) (pid int, dead <-chan struct{}, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer null.Close()
 	started := make(chan error)
@@ -119,12 +107,10 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (dead <-chan st
 		// one waits for it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		// The new process has that of the thread which makes it, in all of its threads.
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(idleSlack), 0, 0, 0)
 		process, err := os.StartProcess("/proc/self/exe", []string{spawnerName}, &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
-			Files: []*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn},
+			Files: []*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn, spawnerTableFD: null},
 			Sys: &syscall.SysProcAttr{
 				// Its mount namespace it makes itself: what its program is mapped
 				// from, its libraries too, is of this one, and keeps nothing alive
@@ -140,13 +126,16 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (dead <-chan st
 				Setsid:      true,
 			},
 		})
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0)
+		if err == nil {
+			pid = process.Pid
+		}
 		started <- err
 		if err == nil {
 			_, _ = process.Wait()
 		}
 	}()
-	return ended, <-started
+	err = <-started
+	return pid, ended, err
 }
 
 // listen hands answers on until the process is dead.

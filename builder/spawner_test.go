@@ -163,6 +163,52 @@ func TestTimerSlack(t *testing.T) {
 			if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid)); err != nil || string(got) != "10000000\n" {
 				t.Errorf("%s: the spawner's: %s %v", way, got, err)
 			}
+			// And one more: all others are waited for.
+			threads, slow := threadsOf(t, pid), 0
+			for _, tid := range threads {
+				switch got, err := os.ReadFile("/proc/" + tid + "/timerslack_ns"); {
+				case err == nil && string(got) == "10000000\n":
+					slow++
+				case err != nil || string(got) != string(want):
+					t.Errorf("%s: of thread %s of the spawner: %s %v", way, tid, got, err)
+				}
+			}
+			if slow != 2 || len(threads) < 4 {
+				t.Errorf("%s: %d of %d threads of the spawner are slow, want 2", way, slow, len(threads))
+			}
+		}
+	}
+}
+
+// threadsOf are the ids of the threads of a process.
+func threadsOf(t *testing.T, pid int) []string {
+	t.Helper()
+	list, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		list[i] = filepath.Base(list[i])
+	}
+	return list
+}
+
+// The table of descriptors is as large from the beginning on as it will have to be: to
+// make it larger waits for RCU.
+func TestSpawnerTable(t *testing.T) {
+	w := buildertest.NewWorld(t, local)
+	w.Built(w.Job("one", `echo > $out`, nil))
+	for _, pid := range spawners(t) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(status), "\nFDSize:\t")
+		if size, err := strconv.Atoi(strings.SplitN(rest, "\n", 2)[0]); err != nil || size < 1024 {
+			t.Errorf("it has room for %d descriptors: %v", size, err)
+		}
+		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/1023", pid)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what made it so large is open still: %v", err)
 		}
 	}
 }

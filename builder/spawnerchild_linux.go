@@ -22,6 +22,11 @@ const maxLeft = 8
 // spawnerFD is the descriptor of a spawner's connection to its owner.
 const spawnerFD = 3
 
+// spawnerTableFD is a descriptor that a spawner is started with, and closes: so its
+// table of descriptors is as large from the beginning as it will have to be. A table
+// that grows has who opens a file wait for RCU, 5 to 8 ms, if threads share it.
+const spawnerTableFD = 1023
+
 // spawnerConfig is what a spawner has to know before it begins.
 type spawnerConfig struct {
 	Store, Real, Builds string
@@ -31,8 +36,6 @@ type spawnerConfig struct {
 	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
 	// root outside, and the owner of all that sandboxes have in common.
 	Nobody bool
-	// Slack is the timer slack that builders have, in nanoseconds: their owner's.
-	Slack int
 }
 
 // spawnerProcess is the program of the spawner: the first process of a pid
@@ -76,6 +79,7 @@ func beSpawner() {
 		os.Exit(1)
 	}
 	unix.CloseOnExec(spawnerFD)
+	unix.Close(spawnerTableFD)
 	// Children are waited for by those who have started them. Go's runtime would
 	// have a thread woken by the signal, for nothing. Not to be handled is not the
 	// same as to be ignored: then they would be reaped.
@@ -110,10 +114,6 @@ func serveOwner(conn ownerConn) error {
 	var config spawnerConfig
 	if err := json.Unmarshal(f.body, &config); err != nil {
 		return err
-	}
-	// See idleSlack. Builders have what the thread has that makes them.
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(config.Slack), 0, 0, 0); err != nil {
-		return fmt.Errorf("set the timer slack: %w", err)
 	}
 	maker, err := newSandboxMaker(&config)
 	if err != nil {
