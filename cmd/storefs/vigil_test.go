@@ -11,6 +11,7 @@ func TestVigil(t *testing.T) {
 	if runtime.GOMAXPROCS(0) < 2 {
 		runtime.GOMAXPROCS(2)
 	}
+	places := runtime.GOMAXPROCS(0)
 	var v vigil
 	isKept := func() bool {
 		v.mu.Lock()
@@ -23,6 +24,9 @@ func TestVigil(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatal("it is kept when no builds end any more")
 			}
+		}
+		if got := runtime.GOMAXPROCS(0); got != places {
+			t.Fatalf("%d goroutines run at a time, not %d as before", got, places)
 		}
 	}
 	for range 2 {
@@ -37,6 +41,9 @@ func TestVigil(t *testing.T) {
 		}
 		if !isKept() {
 			t.Fatal("it is not kept for many")
+		}
+		if got := runtime.GOMAXPROCS(0); got != places+1 {
+			t.Fatalf("%d goroutines run at a time beside it, not %d", got-1, places)
 		}
 		awaitEnd()
 		time.Sleep(vigilTime) // the last of them are long ago
