@@ -9,9 +9,11 @@ import (
 
 const (
 	// restTime is how long changes stay in the log, at least, before they are
-	// written into bbolt's file: those that come meanwhile, which are often in
-	// the same pages, share the work.
-	restTime = 200 * time.Millisecond
+	// written into bbolt's file, unless that is half full: those that come
+	// meanwhile, which are often in the same pages, share the work, and no build
+	// waits for a processor beside it. Nobody waits for that: what is in the log is
+	// durable and seen, and is read back in milliseconds after a crash.
+	restTime = 2 * time.Second
 	// restChanges is how many of them do not wait.
 	restChanges = 32768
 	// many writes at once need all processors: as long as records of so many follow
