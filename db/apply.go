@@ -12,7 +12,7 @@ const (
 	// written into bbolt's file, unless that is half full: those that come
 	// meanwhile, which are often in the same pages, share the work, and no build
 	// waits for a processor beside it. Nobody waits for that: what is in the log is
-	// durable and seen, and is read back in milliseconds after a crash.
+	// durable and seen, and read back in 50 ms after a crash.
 	restTime = 2 * time.Second
 	// restChanges is how many of them do not wait.
 	restChanges = 32768
