@@ -55,7 +55,7 @@ func newNetworks(spare bool, home int) (*networks, error) {
 	// One is ordered at a time.
 	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell}
 	if spare {
-		n.stock, n.max = stockOfNetworks, maxIdle
+		n.max = maxIdle
 	}
 	go func() {
 		runtime.LockOSThread()
@@ -83,10 +83,18 @@ func goHome(home int) error {
 	return nil
 }
 
-// stockOfNetworks is how many networks there are beside those in use. To make one
-// waits for RCU, up to 20 ms, and as many are needed as there are sandboxes: those of
-// a graph that has just begun come one after the other.
+// stockOfNetworks is how many networks there are beside those in use, once a build has
+// ended: where there was one, there will be others. To make one waits for RCU, up to
+// 20 ms, and as many are needed as there are sandboxes, one after the other.
 const stockOfNetworks = 2
+
+// stockUp has networks made before anybody needs them, from now on.
+func (n *networks) stockUp() {
+	if n.stock == 0 && n.max > 0 {
+		n.stock = stockOfNetworks
+		n.restock()
+	}
+}
 
 // order has a network made, unless one is being made.
 func (n *networks) order() {

@@ -68,7 +68,7 @@ func TestStockOfNetworks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(bell)
-	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell, stock: 2, max: 9}
+	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell, max: 9}
 	// make does as the thread does, if one was ordered.
 	make := func(m made) bool {
 		select {
@@ -84,10 +84,12 @@ func TestStockOfNetworks(t *testing.T) {
 	if n.ready() {
 		t.Fatal("there is one that nobody has made")
 	}
-	for range 2 {
-		if !make(made{network: new(network)}) {
-			t.Fatal("none was ordered")
-		}
+	if !make(made{network: new(network)}) || make(made{}) {
+		t.Fatal("the one was not ordered that is needed, or another one that nobody may need")
+	}
+	n.stockUp()
+	if !make(made{network: new(network)}) {
+		t.Fatal("no other was ordered")
 	}
 	if make(made{}) || len(n.idle) != 2 {
 		t.Fatalf("%d wait, want 2, and no more ordered", len(n.idle))

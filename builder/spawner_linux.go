@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -42,6 +43,11 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if !canClone {
 		return nil, fmt.Errorf("start a spawner: not on %s", runtime.GOARCH)
 	}
+	slack, err := slackOf()
+	if err != nil {
+		return nil, fmt.Errorf("start a spawner: %w", err)
+	}
+	c.Slack = slack
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -56,10 +62,10 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	pid, dead, err := startSpawnerProcess(theirs, ids)
+	pid, dead, err := startSpawnerProcess(theirs, ids, slack)
 	if err != nil {
 		conn.Close()
-		return nil, diagnose("start a spawner: "+err.Error(), errnoOf(err))
+		return nil, diagnose("start a spawner: fork/exec /proc/self/exe: "+err.Error(), errnoOf(err))
 	}
 	theirs.Close()
 	reader := newFrameReader(conn)
@@ -75,7 +81,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		<-dead
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
-	slowWatch(pid)
+	go slackenWatch(pid, slack) // builds need not wait for that
 	s := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
 	return s, nil
@@ -92,8 +98,9 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// startSpawnerProcess runs this program again. dead is closed when it has ended.
-func startSpawnerProcess(conn *os.File, ids identity) (pid int, dead <-chan struct{}, err error) {
+// startSpawnerProcess runs this program again. dead is closed when it has ended. This
+// process has the timer slack slack.
+func startSpawnerProcess(conn *os.File, ids identity, slack int) (pid int, dead <-chan struct{}, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, nil, err
@@ -107,10 +114,18 @@ func startSpawnerProcess(conn *os.File, ids identity) (pid int, dead <-chan stru
 		// one waits for it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		process, err := os.StartProcess("/proc/self/exe", []string{spawnerName}, &os.ProcAttr{
+		// The new process has that of the thread which makes it, in all of its threads.
+		_ = setSlack(int(idleSlack))
+		files := slices.Repeat([]uintptr{^uintptr(0)}, spawnerTableFD+1) // none
+		for fd, f := range map[int]*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn, spawnerTableFD: null} {
+			files[fd] = f.Fd()
+		}
+		// Package os would start another process first, to see what the kernel can do
+		// that is not needed here: 2 ms.
+		child, err := syscall.ForkExec("/proc/self/exe", []string{spawnerName}, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
-			Files: []*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn, spawnerTableFD: null},
+			Files: files,
 			Sys: &syscall.SysProcAttr{
 				// Its mount namespace it makes itself: what its program is mapped
 				// from, its libraries too, is of this one, and keeps nothing alive
@@ -126,12 +141,15 @@ func startSpawnerProcess(conn *os.File, ids identity) (pid int, dead <-chan stru
 				Setsid:      true,
 			},
 		})
-		if err == nil {
-			pid = process.Pid
-		}
+		_ = setSlack(slack)
+		runtime.KeepAlive(null)
+		runtime.KeepAlive(conn)
+		pid = child
 		started <- err
-		if err == nil {
-			_, _ = process.Wait()
+		for err == nil {
+			if _, err := unix.Wait4(child, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+				return
+			}
 		}
 	}()
 	err = <-started

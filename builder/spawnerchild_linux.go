@@ -36,6 +36,8 @@ type spawnerConfig struct {
 	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
 	// root outside, and the owner of all that sandboxes have in common.
 	Nobody bool
+	// Slack is the timer slack that builders have, in nanoseconds: their owner's.
+	Slack int
 }
 
 // spawnerProcess is the program of the spawner: the first process of a pid
@@ -113,6 +115,10 @@ func serveOwner(conn ownerConn) error {
 	}
 	var config spawnerConfig
 	if err := json.Unmarshal(f.body, &config); err != nil {
+		return err
+	}
+	// Builders have what the thread has that makes them.
+	if err := setSlack(config.Slack); err != nil {
 		return err
 	}
 	maker, err := newSandboxMaker(&config)
@@ -368,5 +374,6 @@ func (p *spawnerProcess) see(b *spawned) {
 	}
 	p.conn.send(answer)
 	unix.Close(b.end)
+	p.maker.networks.stockUp()
 	p.maker.left = append(p.maker.left, s)
 }
