@@ -17,16 +17,17 @@ import (
 // twelfth of all processor time on two processors.
 //
 // So while many builds end, one goroutine is in a system call, which counts as something
-// to do, in a place of its own: the runtime, which seldom looks then, would take it from
-// that as late as from one that waits for the disk, or that writes bbolt's file, and all
-// others waited for 5 ms while that is in the other place. It begins before the first
-// builds do: a runtime that looks closely finds that goroutine, again and again, and goes
-// on to.
+// to do. It begins before the first builds do: a runtime that looks closely finds that
+// goroutine, again and again, and goes on to. Once many have ended it has a place of its
+// own: the runtime, which seldom looks then, would take it from that as late as from one
+// that waits for the disk, or that writes bbolt's file, and all others would wait for
+// 5 ms while that is in the other place.
 type vigil struct {
 	mu   sync.Mutex
 	ends [vigilBuilds]time.Time // of the last builds, the oldest at next
 	next int
 	kept bool
+	more bool      // it has a place of its own
 	till time.Time // it is kept until then, however few end
 }
 
@@ -55,7 +56,6 @@ func (v *vigil) start() {
 	// Who has only one place for goroutines needs it.
 	if !v.kept && runtime.GOMAXPROCS(0) > 1 {
 		v.kept = true
-		more(1)
 		go v.keep()
 	}
 }
@@ -70,12 +70,19 @@ func (v *vigil) built() {
 	if v.isDue(now) {
 		v.start()
 	}
+	if v.kept && !v.more && v.areMany(now) { // to make room stops the world
+		v.more = true
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
 }
 
 // isDue reports whether many builds end. The caller has mu.
 func (v *vigil) isDue(now time.Time) bool {
-	return now.Sub(v.ends[v.next]) < vigilTime || now.Before(v.till)
+	return v.areMany(now) || now.Before(v.till)
 }
+
+// areMany reports whether many builds have ended just now. The caller has mu.
+func (v *vigil) areMany(now time.Time) bool { return now.Sub(v.ends[v.next]) < vigilTime }
 
 // keep does so until no more builds end than one now and then.
 func (v *vigil) keep() {
@@ -86,12 +93,10 @@ func (v *vigil) keep() {
 		v.mu.Lock()
 		v.kept = v.isDue(time.Now())
 		kept = v.kept
-		if !kept {
-			more(-1)
+		if !kept && v.more {
+			v.more = false
+			runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - 1)
 		}
 		v.mu.Unlock()
 	}
 }
-
-// more changes how many goroutines run at a time.
-func more(n int) { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n) }
