@@ -116,9 +116,11 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (pid int, dead 
 		defer runtime.UnlockOSThread()
 		// The new process has that of the thread which makes it, in all of its threads.
 		_ = setSlack(int(idleSlack))
-		files := slices.Repeat([]uintptr{^uintptr(0)}, spawnerTableFD+1) // none
-		for fd, f := range map[int]*os.File{0: null, 1: null, 2: os.Stderr, spawnerFD: conn, spawnerTableFD: null} {
-			files[fd] = f.Fd()
+		files := []uintptr{0: null.Fd(), 1: null.Fd(), 2: os.Stderr.Fd(), spawnerFD: conn.Fd()}
+		// What comes to the files has descriptors behind them on the way.
+		if limit := (unix.Rlimit{}); unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spawnerTableFD {
+			files = append(files, slices.Repeat([]uintptr{^uintptr(0)}, spawnerTableFD-len(files))...) // none
+			files = append(files, null.Fd())
 		}
 		// Package os would start another process first, to see what the kernel can do
 		// that is not needed here: 2 ms.

@@ -142,6 +142,25 @@ func TestFileLimit(t *testing.T) {
 	}
 }
 
+// A spawner does with fewer descriptors than it would have room for.
+func TestSpawnerWithFewFiles(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		for _, limit := range []string{"400", "1024", "1026"} {
+			cmd := again(t, "^TestSpawnerWithFewFiles$", 0, nil)
+			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n ` + limit + `; exec "$@"`, "sh", cmd.Path, cmd.Args[1], cmd.Args[2], cmd.Args[3]}
+			if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestSpawnerWithFewFiles")) {
+				t.Errorf("%s: %v\n%s", limit, err, out)
+			}
+		}
+		return
+	}
+	w := buildertest.NewWorld(t, local)
+	w.Built(w.Job("few", `echo > $out`, nil))
+	if n := len(spawners(t)); n != 1 {
+		t.Errorf("%d spawners", n)
+	}
+}
+
 // The builder is woken as exactly as this process, and not as a spawner's own threads.
 func TestTimerSlack(t *testing.T) {
 	want, err := os.ReadFile("/proc/self/timerslack_ns")
@@ -202,6 +221,10 @@ func threadsOf(t *testing.T, pid int) []string {
 // The table of descriptors is as large from the beginning on as it will have to be: to
 // make it larger waits for RCU.
 func TestSpawnerTable(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2048 {
+		t.Skipf("no process may have more than %d files here: %v", limit.Cur, err)
+	}
 	w := buildertest.NewWorld(t, local)
 	w.Built(w.Job("one", `echo > $out`, nil))
 	for _, pid := range spawners(t) {

@@ -22,9 +22,10 @@ const maxLeft = 8
 // spawnerFD is the descriptor of a spawner's connection to its owner.
 const spawnerFD = 3
 
-// spawnerTableFD is a descriptor that a spawner is started with, and closes: so its
-// table of descriptors is as large from the beginning as it will have to be. A table
-// that grows has who opens a file wait for RCU, 5 to 8 ms, if threads share it.
+// spawnerTableFD is a descriptor that a spawner is started with, where so many are
+// allowed, and closes: so its table of descriptors is as large from the beginning as it
+// will have to be. A table that grows has who opens a file wait for RCU, 5 to 8 ms, if
+// threads share it.
 const spawnerTableFD = 1023
 
 // spawnerConfig is what a spawner has to know before it begins.
