@@ -69,8 +69,8 @@ func TestStockOfNetworks(t *testing.T) {
 	}
 	defer unix.Close(bell)
 	n := &networks{wanted: make(chan struct{}, 1), made: make(chan made, 1), bell: bell, max: 9}
-	// make does as the thread does, if one was ordered.
-	make := func(m made) bool {
+	// makes does as the thread does, if one was ordered.
+	makes := func(m made) bool {
 		select {
 		case <-n.wanted:
 			n.made <- m
@@ -84,29 +84,29 @@ func TestStockOfNetworks(t *testing.T) {
 	if n.ready() {
 		t.Fatal("there is one that nobody has made")
 	}
-	if !make(made{network: new(network)}) || make(made{}) {
+	if !makes(made{network: new(network)}) || makes(made{}) {
 		t.Fatal("the one was not ordered that is needed, or another one that nobody may need")
 	}
 	n.stockUp()
-	if !make(made{network: new(network)}) {
+	if !makes(made{network: new(network)}) {
 		t.Fatal("no other was ordered")
 	}
-	if make(made{}) || len(n.idle) != 2 {
+	if makes(made{}) || len(n.idle) != 2 {
 		t.Fatalf("%d wait, want 2, and no more ordered", len(n.idle))
 	}
 	if _, err := n.take(); err != nil {
 		t.Fatal(err)
 	}
-	if !make(made{err: unix.ENOSPC}) {
+	if !makes(made{err: unix.ENOSPC}) {
 		t.Fatal("none was ordered in the place of the one that was taken")
 	}
-	if make(made{}) {
+	if makes(made{}) {
 		t.Error("another was ordered though none can be made")
 	}
-	if _, err := n.take(); err != nil || n.ready() || !make(made{network: new(network)}) {
+	if _, err := n.take(); err != nil || n.ready() || !makes(made{network: new(network)}) {
 		t.Errorf("none was ordered when it was needed: %v", err)
 	}
-	if !make(made{network: new(network)}) {
+	if !makes(made{network: new(network)}) {
 		t.Error("the next was not ordered, though one could be made")
 	}
 }
