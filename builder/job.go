@@ -20,6 +20,9 @@ type Job struct {
 	// Inputs is the whole closure of the inputs: exactly what the sandbox
 	// shows, and the candidates of the reference scan.
 	Inputs []store.Info
+	// Era is another one once a path of the store was deleted or replaced: what was
+	// mounted of inputs of one before is not used again.
+	Era uint64
 	// Kinds are the kinds that outputs were declared to have, by path. An
 	// output that is of another kind fails the build.
 	Kinds  map[store.Path]store.Kind

@@ -152,6 +152,10 @@ func New(o Options) (*Local, error) {
 // but waits for it. Close waits for what Prepare has begun.
 func (l *Local) Prepare() { l.spawner.get() }
 
+// Forget lets go of the inputs that are kept mounted for the next builds. They would not
+// be used in another Job.Era; but what is deleted takes up its space as long as they are.
+func (l *Local) Forget() { l.scratches.forget() }
+
 // Close ends the spawner and removes spare scratch directories. No build may be
 // running, and none may be begun afterwards.
 func (l *Local) Close() {

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"os"
 	"slices"
 	"sync"
@@ -10,11 +11,11 @@ import (
 	"storefs/tree"
 )
 
-// inputsKey stands for a list of inputs.
+// inputsKey stands for a list of inputs, as they were in an era.
 type inputsKey [sha256.Size]byte
 
-func keyOf(inputs []store.Info) inputsKey {
-	text := make([]byte, 0, 64*len(inputs))
+func keyOf(inputs []store.Info, era uint64) inputsKey {
+	text := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+64*len(inputs)), era)
 	for _, in := range inputs {
 		text = append(text, inputLetter(in.Kind))
 		text = append(text, in.Path.Base()...)
@@ -41,14 +42,15 @@ type scratches struct {
 	ids   identity
 	gone  func(number uint64) // called before one is removed that a tree may stand on
 
-	mu   sync.Mutex
-	idle []*scratch // the one that was used last is the last
-	last uint64
+	mu     sync.Mutex
+	idle   []*scratch // the one that was used last is the last
+	last   uint64
+	oldest uint64 // those with a number below it are removed when they come back
 }
 
 // take returns a scratch directory with the stubs of a build's inputs.
 func (p *scratches) take(b *build) (*scratch, error) {
-	key := keyOf(b.job.Inputs)
+	key := keyOf(b.job.Inputs, b.job.Era)
 	p.mu.Lock()
 	s := p.choose(key)
 	p.last++
@@ -109,10 +111,24 @@ func (p *scratches) give(s *scratch) {
 	}
 }
 
+// forget removes the idle ones, and those in use when they come back.
+func (p *scratches) forget() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.oldest = nil, p.last+1
+	p.mu.Unlock()
+	for _, s := range idle {
+		p.remove(s)
+	}
+}
+
 // add adds an idle one, and returns the one that is too many, or nil.
 func (p *scratches) add(s *scratch) *scratch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if s.number < p.oldest {
+		return s
+	}
 	p.idle = append(p.idle, s)
 	if len(p.idle) <= maxIdle {
 		return nil
@@ -131,13 +147,7 @@ func (p *scratches) remove(s *scratch) {
 
 // close removes the idle ones, and the directory where they were.
 func (p *scratches) close() {
-	p.mu.Lock()
-	idle := p.idle
-	p.idle = nil
-	p.mu.Unlock()
-	for _, s := range idle {
-		p.remove(s)
-	}
+	p.forget()
 	if p.spare {
 		_ = os.Remove(p.dir) // it may be another's too
 	}

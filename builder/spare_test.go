@@ -222,3 +222,39 @@ func TestInputSetsInTurns(t *testing.T) {
 		t.Errorf("left after Close: %v %v", spare, err)
 	}
 }
+
+// An input that was deleted and made again, or repaired, is not mounted as it was before,
+// however often its set was; and what was mounted is let go.
+func TestInputOfAnotherEra(t *testing.T) {
+	var l *builder.Local
+	w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+		l = openSpare(t, o).(*builder.Local)
+		return l
+	})
+	for era, text := range []string{"one", "two", "three"} {
+		in := w.Add("input", func(p string) { // in the place of the one before
+			if err := os.Mkdir(p, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(p+"/file", []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		})
+		for range 4 { // its set is kept from the second on
+			r := w.Built(w.Job("job", "cat "+string(in.Path)+"/file > $out", func(j *builder.Job) {
+				j.Inputs, j.Era = append(j.Inputs, in), uint64(era)
+			}))
+			if got := w.Text(r); got != text {
+				t.Errorf("in era %d it sees %q, want %q", era, got, text)
+			}
+			r.Release()
+		}
+		if era == 0 {
+			continue // nobody was told
+		}
+		l.Forget()
+		if spare, err := os.ReadDir(w.Options.Spare); err != nil || len(spare) > 0 {
+			t.Errorf("kept of an era that has ended: %v %v", spare, err)
+		}
+	}
+}

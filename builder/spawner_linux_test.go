@@ -224,7 +224,7 @@ func TestFit(t *testing.T) {
 			want = append(want, fmt.Sprintf("%s %c", path(i).Base(), inputLetter(kinds[i%4])))
 		}
 		number++
-		if err := s.fit(inputs, keyOf(inputs), number, real); err != nil {
+		if err := s.fit(inputs, keyOf(inputs, 0), number, real); err != nil {
 			t.Fatal(err)
 		}
 		entries, err := os.ReadDir(s.path("store"))

@@ -33,7 +33,12 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	if err != nil || outcome != "" {
 		return ending{outcome: outcome, err: err}
 	}
-	res, err := n.run(ctx, j, d)
+	inputs, err := n.inputs(j, d)
+	var res *builder.Result
+	if err == nil {
+		defer inputs.Release()
+		res, err = n.run(ctx, j, d, inputs)
+	}
 	if err != nil {
 		j.run.awaitInputs(ctx)
 		return ending{err: err}
@@ -42,7 +47,7 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	tidy := res.Release
 	// It is built: whoever has gone, it would be a waste not to keep it.
 	err = n.store.Register(context.WithoutCancel(ctx), Built{
-		Drv: j.path, Derivation: d, Result: res, Patient: j.run.patient,
+		Drv: j.path, Derivation: d, Inputs: inputs, Result: res, Patient: j.run.patient,
 		Moved: func() {
 			// While the registration waits for the disk, or for others, the next
 			// build can have what this one leaves.
@@ -132,11 +137,7 @@ func (n *Normaliser) reuse(ctx context.Context, j *job, d *storeexpr.Derivation)
 }
 
 // run gives the job to the builder.
-func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (*builder.Result, error) {
-	inputs, err := n.inputClosure(d)
-	if err != nil {
-		return nil, err
-	}
+func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, inputs Inputs) (*builder.Result, error) {
 	outs := make([]store.Path, len(d.Outputs))
 	for i, o := range d.Outputs {
 		outs[i] = o.Path
@@ -146,10 +147,12 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		return nil, err
 	}
 	slot := slotHolder{n: n, j: j}
+	infos, era := inputs.All()
 	res, err := n.builder.Build(ctx, builder.Job{
 		Drv:        j.path,
 		Derivation: d,
-		Inputs:     inputs,
+		Inputs:     infos,
+		Era:        era,
 		Kinds:      kinds,
 		Limits:     j.origin.limits,
 		KeepFailed: j.origin.keepFailed,
@@ -167,6 +170,9 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation) (
 		},
 	})
 	slot.ended(err)
+	if gone := inputs.Err(); gone != nil && err != nil && ctx.Err() == nil {
+		return nil, gone // whatever the builder said
+	}
 	return res, err
 }
 
@@ -179,9 +185,9 @@ func (n *Normaliser) setPhase(j *job, p string) {
 	n.events.Publish(event.Event{Kind: event.Phase, Goal: j.path, Text: p})
 }
 
-// inputClosure is everything that the builder may see: the requisites of what
-// is used of each input.
-func (n *Normaliser) inputClosure(d *storeexpr.Derivation) ([]store.Info, error) {
+// inputs are everything that the builder may see: the requisites of what is used of
+// each input.
+func (n *Normaliser) inputs(j *job, d *storeexpr.Derivation) (Inputs, error) {
 	paths := slices.Clone(d.Sources)
 	for _, in := range d.Inputs {
 		e, err := n.store.Expr(in.Path)
@@ -205,11 +211,11 @@ func (n *Normaliser) inputClosure(d *storeexpr.Derivation) ([]store.Info, error)
 			paths = append(paths, outs...)
 		}
 	}
-	infos, err := n.store.Requisites(paths)
+	inputs, err := n.store.Inputs(j.path, paths)
 	if err != nil {
 		return nil, fmt.Errorf("the closure of the inputs: %w", err)
 	}
-	return infos, nil
+	return inputs, nil
 }
 
 // check builds a derivation that is valid, and compares.
@@ -218,8 +224,17 @@ func (n *Normaliser) check(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	res, err := n.run(ctx, j, d)
+	inputs, err := n.inputs(j, d)
 	if err != nil {
+		return err
+	}
+	defer inputs.Release()
+	res, err := n.run(ctx, j, d, inputs)
+	if err != nil {
+		return err
+	}
+	if err := inputs.Err(); err != nil {
+		res.Release()
 		return err
 	}
 	for _, o := range res.Outputs {

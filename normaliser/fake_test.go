@@ -39,6 +39,7 @@ type world struct {
 	known    map[store.Path][2]string // output → drv, output name
 	valid    map[store.Path]store.Info
 	arrived  map[store.Path]store.Info // being registered
+	used     map[*fakeInputs]bool      // that are not released
 	succ     map[store.Path]store.Path
 	subs     map[store.Path][]substitute.Substitute
 	failures map[store.Path]*store.Failure
@@ -76,7 +77,7 @@ type world struct {
 func newWorld() *world {
 	return &world{
 		exprs: map[store.Path]storeexpr.Expr{}, known: map[store.Path][2]string{},
-		valid: map[store.Path]store.Info{}, arrived: map[store.Path]store.Info{}, unregistrable: map[string]bool{}, succ: map[store.Path]store.Path{},
+		valid: map[store.Path]store.Info{}, arrived: map[store.Path]store.Info{}, used: map[*fakeInputs]bool{}, unregistrable: map[string]bool{}, succ: map[store.Path]store.Path{},
 		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
 		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
 		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
@@ -234,7 +235,7 @@ func (w *world) Info(p store.Path) (store.Info, error) {
 	return i, nil
 }
 
-func (w *world) Requisites(paths []store.Path) ([]store.Info, error) {
+func (w *world) Inputs(_ store.Path, paths []store.Path) (Inputs, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	found := map[store.Path]store.Info{}
@@ -255,7 +256,44 @@ func (w *world) Requisites(paths []store.Path) ([]store.Info, error) {
 		found[p] = i
 		todo = append(todo, i.References...)
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b store.Info) int { return cmp.Compare(a.Path, b.Path) }), nil
+	in := &fakeInputs{w: w, infos: slices.SortedFunc(maps.Values(found), func(a, b store.Info) int { return cmp.Compare(a.Path, b.Path) })}
+	w.used[in] = true
+	return in, nil
+}
+
+// fakeInputs are inputs that the world knows to be used.
+type fakeInputs struct {
+	w     *world
+	infos []store.Info
+	err   error
+}
+
+func (in *fakeInputs) All() ([]store.Info, uint64) { return in.infos, 0 }
+
+func (in *fakeInputs) Err() error {
+	in.w.mu.Lock()
+	defer in.w.mu.Unlock()
+	return in.err
+}
+
+func (in *fakeInputs) Release() {
+	in.w.mu.Lock()
+	defer in.w.mu.Unlock()
+	if !in.w.used[in] {
+		panic("inputs are released that are not used")
+	}
+	delete(in.w.used, in)
+}
+
+// spoil replaces a path under those who use it.
+func (w *world) spoil(p store.Path, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for in := range w.used {
+		if slices.ContainsFunc(in.infos, func(i store.Info) bool { return i.Path == p }) {
+			in.err = err
+		}
+	}
 }
 
 func (w *world) Realised(drv store.Path) ([]store.Path, bool, error) {
@@ -326,6 +364,9 @@ func isClosed(c <-chan struct{}) bool {
 
 func (w *world) Register(ctx context.Context, b Built) error {
 	drv, r := b.Drv, b.Result
+	if err := b.Inputs.Err(); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	for _, o := range r.Outputs {
 		w.arrived[o.Info.Path] = o.Info
@@ -620,6 +661,11 @@ func (w *world) startWith(t testing.TB, o Options) *Normaliser {
 	t.Cleanup(func() {
 		if err := n.Close(context.Background()); err != nil {
 			t.Errorf("close: %v", err)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.used) > 0 {
+			t.Errorf("the inputs of %d builds are never released", len(w.used))
 		}
 	})
 	return n

@@ -17,7 +17,18 @@ func (n *Normaliser) Rebuild(ctx context.Context, drv store.Path) (*builder.Resu
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}
-	res, err := n.run(ctx, &job{key: key{kindCheck, drv}, origin: &origin{}, run: &run{}}, d)
+	j := &job{key: key{kindCheck, drv}, origin: &origin{}, run: &run{}}
+	inputs, err := n.inputs(j, d)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
+	}
+	defer inputs.Release()
+	res, err := n.run(ctx, j, d, inputs)
+	if err == nil {
+		if err = inputs.Err(); err != nil {
+			res.Release()
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}

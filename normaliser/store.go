@@ -36,10 +36,10 @@ type Expressions interface {
 type Validity interface {
 	Valid(p store.Path) (bool, error)
 	Info(p store.Path) (store.Info, error)
-	// Requisites is the closure of paths under references, sorted by path; the
+	// Inputs is the closure of paths under references, for a build of drv; the
 	// error wraps store.ErrNotValid if one of them is not valid. It knows outputs
 	// from Built.InPlace on.
-	Requisites(paths []store.Path) ([]store.Info, error)
+	Inputs(drv store.Path, paths []store.Path) (Inputs, error)
 	// Realised gives all outputs of the derivation drv, sorted by name, if it is
 	// known without the text of drv that all are valid, and that drv has a
 	// successor.
@@ -64,10 +64,23 @@ type Registry interface {
 	Normalised(ctx context.Context, drv store.Path) error
 }
 
+// Inputs are what a build sees. None of them is deleted before Release, which is to be
+// called when nothing will come of the build any more.
+type Inputs interface {
+	// All is the whole closure, sorted by path, and Era the one that it is of: see
+	// builder.Job.
+	All() (infos []store.Info, era uint64)
+	// Err says which of them was replaced meanwhile, so that what was built of it is
+	// not to be relied on.
+	Err() error
+	Release()
+}
+
 // Built is a build that succeeded.
 type Built struct {
 	Drv        store.Path
 	Derivation *storeexpr.Derivation
+	Inputs     Inputs // whose Err, if there is one, is the registration's
 	Result     *builder.Result
 	// Patient reports whether nobody waits for this to be registered: then it may
 	// wait some milliseconds for others to share a transaction with. It is asked
@@ -77,7 +90,7 @@ type Built struct {
 	// stay, or are not needed, and the registration begins.
 	Moved func()
 	// InPlace is to be called, at most once, when builds that need the outputs can
-	// begin: Requisites knows them, and what is registered from then on comes after
+	// begin: Validity.Inputs knows them, and what is registered from then on comes after
 	// this, and is refused if this is.
 	InPlace func()
 	// Synced is to be called when the outputs are on disk and only the

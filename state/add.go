@@ -63,7 +63,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	o := object{scratch: scratch, files: files, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, CA: fixedCA(recursive, h), Registered: now(),
 	}}
-	if err := s.place(ctx, []object{o}, db.Registration{}, nil); err != nil {
+	if err := s.place(ctx, []object{o}, db.Registration{}, nil, nil); err != nil {
 		return store.Info{}, err
 	}
 	return s.db.Info(p) // by this call or by one before it

@@ -14,8 +14,8 @@ import (
 // Delete makes paths invalid and removes them, with the closure expressions
 // that were only normal forms of them, and returns everything that it deleted.
 // Outputs that a derivation in the store makes stay known, so that they can be
-// realised again. Nothing is deleted if something else refers to one of paths
-// (store.ErrReferenced). It waits for whoever holds the locks of paths.
+// realised again. Nothing is deleted if something else refers to one of paths, or a
+// build uses it (store.ErrReferenced). It waits for whoever holds the locks of paths.
 func (s *State) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, error) {
 	unlock, err := s.Lock(ctx, paths, nil)
 	if err != nil {
@@ -36,9 +36,13 @@ func (s *State) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, 
 func (s *State) unregister(ctx context.Context, paths []store.Path) (deleted []store.Path, trash []string, err error) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	if err := s.roots.check(paths); err != nil {
+		return nil, nil, fmt.Errorf("delete: %w", err)
+	}
 	if err := s.Touch(); err != nil {
 		return nil, nil, err
 	}
+	s.era++
 	if deleted, err = s.db.Delete(ctx, paths...); err != nil {
 		return nil, nil, err
 	}

@@ -135,7 +135,7 @@ func (b *batch) commit(ctx context.Context) error {
 	if len(b.objects) == 0 && len(b.reg.Outputs) == 0 {
 		return nil
 	}
-	return b.state.place(ctx, b.objects, b.reg, nil)
+	return b.state.place(ctx, b.objects, b.reg, nil, nil)
 }
 
 // cleanUp removes what is left in scratch.

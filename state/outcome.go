@@ -25,6 +25,9 @@ type Outcome struct {
 	Drv        store.Path
 	Derivation *storeexpr.Derivation
 	Outputs    []Output // all of the derivation's
+	// Inputs are what it was built of, nil if they were not taken from here. If one
+	// of them was replaced meanwhile, nothing is registered.
+	Inputs *Inputs
 	// Duration is how long the builder took, 0 if none ran.
 	Duration time.Duration
 	// Patient, if it is not nil, reports whether the registration may wait some
@@ -86,7 +89,7 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	if o.Duration > 0 {
 		b.reg.Duration = &db.Duration{Drv: o.Drv, Time: o.Duration}
 	}
-	if err := s.place(ctx, b.objects, b.reg, o.Moved); err != nil {
+	if err := s.place(ctx, b.objects, b.reg, o.Inputs, o.Moved); err != nil {
 		return nil, "", err
 	}
 	return infos, closure, nil
@@ -120,7 +123,7 @@ func (s *State) normalise(ctx context.Context, drv store.Path) (store.Path, erro
 	if err != nil {
 		return "", err
 	}
-	return closure, s.place(ctx, b.objects, b.reg, nil)
+	return closure, s.place(ctx, b.objects, b.reg, nil, nil)
 }
 
 // normalForm puts into the batch what makes the closure of d's outputs, which

@@ -30,7 +30,8 @@ type object struct {
 // that is the only one that will do.
 var errBeaten = errors.New("another build of it was faster")
 
-// place makes objects valid, and whatever else is in r known, or does nothing.
+// place makes objects valid, and whatever else is in r known, or does nothing. It
+// refuses what was built of inputs that were replaced.
 // An object whose path is valid already is left in scratch. The caller removes
 // what is left there, and may do so once moved, if it is not nil, is called.
 //
@@ -41,9 +42,12 @@ var errBeaten = errors.New("another build of it was faster")
 // what is in the database is complete on disk, and what is in real/ without being
 // in the database is swept by the next owner. The hashes of the files are bound
 // to the NAR hash: those of something that does not become valid do no harm.
-func (s *State) place(ctx context.Context, objects []object, r db.Registration, moved func()) error {
+func (s *State) place(ctx context.Context, objects []object, r db.Registration, of *Inputs, moved func()) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
+	if err := of.Err(); err != nil {
+		return err
+	}
 	if err := s.Touch(); err != nil {
 		return err
 	}

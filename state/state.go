@@ -45,9 +45,11 @@ type State struct {
 	// whether they are and the answer in the database, and alone by whoever
 	// takes validity away.
 	gate sync.RWMutex
+	era  uint64 // changed by whoever has the gate alone: see Inputs
 	// placing are the names in real/ that somebody works on.
 	placing  keyedMutex
 	arrivals arrivals
+	roots    temporaryRoots
 	locks    keyedMutex
 	scratch  atomic.Uint64
 

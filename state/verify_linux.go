@@ -264,6 +264,8 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	if err := s.Touch(); err != nil {
 		return err
 	}
+	s.era++
+	s.roots.spoil(old.Path)
 	// What is valid stays complete: the new object is on disk before it takes the
 	// place of the old one.
 	if err := s.syncObjects(); err != nil {

@@ -11,7 +11,7 @@ type deleteCmd struct {
 }
 
 func (*deleteCmd) Help() string {
-	return `Removes paths from the store, all of them or none, and prints what was removed. What something else refers to is not removed. A path whose derivation is known can be realised again.`
+	return `Removes paths from the store, all of them or none, and prints what was removed. What something else refers to, or a running build uses, is not removed. A path whose derivation is known can be realised again.`
 }
 
 func (c *deleteCmd) Run(ctx context.Context, a *app) error {

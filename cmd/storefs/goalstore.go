@@ -42,9 +42,18 @@ func (g goalStore) Kinds(outputs []store.Path) (map[store.Path]store.Kind, error
 func (g goalStore) Valid(p store.Path) (bool, error)      { return g.DB().Valid(p) }
 func (g goalStore) Info(p store.Path) (store.Info, error) { return g.DB().Info(p) }
 
-func (g goalStore) Requisites(paths []store.Path) ([]store.Info, error) {
-	return g.State.Requisites(paths)
+func (g goalStore) Inputs(drv store.Path, paths []store.Path) (normaliser.Inputs, error) {
+	in, err := g.State.Inputs(drv, paths)
+	if err != nil {
+		return nil, err
+	}
+	return goalInputs{in}, nil
 }
+
+// goalInputs are the inputs of a build as the normaliser sees them.
+type goalInputs struct{ *state.Inputs }
+
+func (in goalInputs) All() ([]store.Info, uint64) { return in.Infos, in.Era }
 
 func (g goalStore) Realised(drv store.Path) ([]store.Path, bool, error) {
 	return g.DB().Realised(drv)
@@ -56,6 +65,9 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 
 func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
 	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Moved: b.Moved, InPlace: b.InPlace, Synced: b.Synced}
+	if in, ok := b.Inputs.(goalInputs); ok {
+		o.Inputs = in.Inputs
+	}
 	for _, out := range b.Result.Outputs {
 		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
 	}

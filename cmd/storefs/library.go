@@ -21,7 +21,8 @@ import (
 type library struct {
 	state      *state.State
 	normaliser *normaliser.Normaliser
-	// forget tells the mount, if there is one, of what was deleted.
+	// forget tells the builder, and the mount, if there is one, of what was deleted or
+	// replaced.
 	forget func(ctx context.Context, deleted []store.Path)
 }
 
@@ -237,6 +238,9 @@ func (l *library) Verify(ctx context.Context, o daemon.VerifyOptions, report fun
 		so.Repair = l.repair
 	}
 	sum, err := l.state.Verify(ctx, so, func(p state.Problem) {
+		if p.Repaired {
+			l.forget(ctx, []store.Path{p.Path})
+		}
 		report(daemon.Damage{Path: p.Path, Problem: p.Message, Repaired: p.Repaired})
 	})
 	return daemon.Verified(sum), err

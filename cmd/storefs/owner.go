@@ -207,9 +207,11 @@ func (o *owner) foresee() {
 // who wait in a LOOKUP (mount --wait=lookup) keep it from that.
 const forgetTime = time.Second
 
-// forget tells the mount of deleted paths, and waits until the kernel has heard
-// of it: whoever deletes a path and touches it then must not get the old one.
+// forget tells the builder and the mount of paths that were deleted or replaced, and
+// waits until the kernel has heard of it: whoever deletes a path and touches it then
+// must not get the old one.
 func (o *owner) forget(ctx context.Context, deleted []store.Path) {
+	o.builder.Forget()
 	o.mu.Lock()
 	mounted := o.mounted
 	o.mu.Unlock()
