@@ -40,6 +40,8 @@ type file struct {
 	batches [2]batch  // the last ones: their memory is used again
 	mixed   bool      // the file says that the log may have more than it
 	err     error
+	doubt   bool        // what was refused may be on disk: nothing goes into the log before the file has its number
+	unsure  bool        // the file shows a transaction that is perhaps not on disk; of apply
 	stuck   atomic.Bool // bbolt's writer lock could not be let go
 }
 
@@ -51,8 +53,9 @@ type taken struct {
 
 // applied is what became of that.
 type applied struct {
-	tx  int
-	err error
+	tx    int
+	shown bool // the file shows it, also where err wraps ErrInDoubt
+	err   error
 }
 
 func newFile(v *views, log *redoLog, rest time.Duration) *file {
@@ -81,7 +84,7 @@ func (f *file) takes(b *batch) (bool, error) {
 	if errors.Is(f.err, ErrDamaged) {
 		return false, f.err
 	}
-	if b.settle || !f.mixed {
+	if b.settle || !f.mixed || f.doubt {
 		return false, nil
 	}
 	ever, now := f.log.fits(len(b.body))
@@ -120,13 +123,21 @@ func (f *file) empty(seq uint64, more bool) error {
 	at := f.log.at(more)
 	at.seq = seq
 	r := f.apply(f.views.over.Load().layers, at)
-	if f.err = r.err; f.err != nil {
+	f.err = r.err
+	f.doubt = r.err != nil && (f.doubt || errors.Is(r.err, ErrInDoubt))
+	if f.doubt {
+		f.arm(retryTime)
+	}
+	if !r.shown {
 		f.coming(0, 0)
 		return f.err
 	}
+	// In doubt, too, all who read see what the file shows. What the log has is
+	// safe meanwhile, should the disk have the file as it was: nothing is written
+	// there.
 	f.mixed, f.log.used, f.log.seq, f.aside = more, 0, seq, taken{}
 	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx})
-	return nil
+	return f.err
 }
 
 // coming says that a transaction is about to have a record that the overlay does
@@ -164,7 +175,7 @@ func (f *file) tend(begin bool) {
 
 // isDue reports whether what is in the log is to be written into the file now.
 func (f *file) isDue() bool {
-	if f.busy {
+	if f.busy || f.doubt {
 		return false
 	}
 	full := f.log.head.pages / 2
@@ -196,7 +207,9 @@ func (f *file) begin() {
 	go func() { f.done <- f.apply(older, at) }()
 }
 
-// ended takes out of the overlay what the file has.
+// ended takes out of the overlay what the file has. If that failed, be it in
+// doubt, the log stays in use: its pages are not given back, so that it has all
+// that the file has not, whether the disk has this transaction or the one before.
 func (f *file) ended(r applied) {
 	f.busy = false
 	if f.err = r.err; f.err != nil {
@@ -228,6 +241,13 @@ func (f *file) close() error {
 // apply writes what the layers have into the file, in order, up to a record, and
 // that it has the log so far.
 func (f *file) apply(layers [2]*layer, at position) (r applied) {
+	if f.unsure {
+		// bbolt would write over pages that the tree on disk may still have.
+		if r.err = assure(f.views.disk); r.err != nil {
+			return r
+		}
+		f.unsure = false
+	}
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
@@ -263,5 +283,27 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 		// kill at any moment leaves the state before or the one after.
 		return tx.Commit()
 	})
+	r.shown = r.err == nil
+	if r.err != nil && r.tx > 0 {
+		f.resolve(&r)
+	}
 	return r
+}
+
+// resolve says what became of a transaction that has failed. If the last sync did,
+// bbolt shows it, and the disk may have it.
+func (f *file) resolve(r *applied) {
+	m, err := newest(f.views.disk)
+	if err == nil && m != nil && m.txid < uint64(r.tx) {
+		return
+	}
+	r.shown = err == nil && m != nil
+	if r.shown {
+		if err = assure(f.views.disk); err == nil && !errors.Is(r.err, ErrDamaged) {
+			r.err = nil
+			return
+		}
+	}
+	f.unsure = true
+	r.err = fmt.Errorf("%w: %w", ErrInDoubt, r.err)
 }

@@ -131,9 +131,13 @@ func (d *DB) commitLoop() {
 		case <-tick.C:
 			commit(nil)
 		case <-d.file.due.C:
-			if d.file.isDue() {
+			switch {
+			case d.file.doubt:
+				d.file.dueAt = time.Time{}
+				commit(nil)
+			case d.file.isDue():
 				d.file.begin()
-			} else {
+			default:
 				d.file.due.Reset(manyTime)
 			}
 		case r := <-d.file.done:
@@ -190,7 +194,9 @@ func (d *DB) commit(b *batch, queued []*write) (next *batch, err error) {
 	used := d.nextUses()
 	err = d.try(b, used)
 	if err != nil {
-		b.cut(mark{})
+		if d.over.Load().layers[0] == b.layer { // otherwise the file shows it
+			b.cut(mark{})
+		}
 		err = fmt.Errorf("write %s: %w", d.path, diskError(err))
 	} else {
 		d.wroteUses(len(used))
@@ -218,8 +224,11 @@ func (d *DB) try(b *batch, used []string) error {
 			w.done <- w.err
 		}
 	}
-	if err != nil || len(b.list) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(b.list) == 0 && !d.file.doubt { // otherwise what is so already is perhaps not on disk
+		return nil
 	}
 	record, err := d.file.takes(b)
 	if err != nil {

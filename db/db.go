@@ -33,6 +33,10 @@ var ErrClosed = errors.New("the database is closed")
 // ErrDamaged: the file is not a database of ours, or no longer a whole one.
 var ErrDamaged = errors.New("damaged database")
 
+// ErrInDoubt: what was to be written is on disk or is not, and the next Open will
+// tell which.
+var ErrInDoubt = errors.New("it may be on disk nevertheless")
+
 // ErrVersion: the file was written by another version of the program.
 var ErrVersion = errors.New("another version's database")
 
@@ -80,7 +84,7 @@ type DB struct {
 // store.ErrInUse when another process keeps the file beyond
 // Options.LockTimeout, ErrVersion, or ErrDamaged.
 func Open(path string, dir store.Dir, opts Options) (*DB, error) {
-	b, err := openFile(path, opts)
+	b, disk, err := openFile(path, opts)
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) && pathErr.Path == path {
 		err = pathErr.Err // the path is named once
 	}
@@ -88,7 +92,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d := &DB{
-		views: views{bolt: b}, path: path, dir: dir, barrier: opts.Barrier,
+		views: views{bolt: b, disk: disk}, path: path, dir: dir, barrier: opts.Barrier,
 		uses:    uses{used: make(map[string]int64)},
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
@@ -105,10 +109,10 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 	return d, nil
 }
 
-func openFile(path string, opts Options) (*bolt.DB, error) {
+func openFile(path string, opts Options) (*bolt.DB, *os.File, error) {
 	if !opts.Create {
 		if err := checkFile(path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	timeout := opts.LockTimeout
@@ -140,16 +144,16 @@ func openFile(path string, opts Options) (*bolt.DB, error) {
 	})
 	switch {
 	case err == nil:
-		return b, nil
+		return b, file, nil
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, store.ErrInUse
+		return nil, nil, store.ErrInUse
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	case errors.Is(err, ErrDamaged) && file != nil:
 		// bbolt panicked on the way and left the file open and locked.
 		file.Close()
 	}
-	return nil, diskError(err)
+	return nil, nil, diskError(err)
 }
 
 // Close writes what is pending and closes the file. It waits for the committer
@@ -193,6 +197,13 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	})
 	if err != nil {
 		return err
+	}
+	if at != nil && at.open {
+		// Its last owner did not close it: what it shows may be what a sync has
+		// failed of, and another tree on disk, which nothing may be written over.
+		if err := assure(d.disk); err != nil {
+			return diskError(err)
+		}
 	}
 	// Where a link leads, the log is as well.
 	path, err := filepath.EvalSymlinks(d.path)

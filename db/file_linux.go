@@ -40,28 +40,56 @@ func checkFile(path string) error {
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("%w: not a regular file", ErrDamaged)
 	}
-	page := int64(os.Getpagesize())
-	var newest uint64
-	need := int64(-1)
-	for _, off := range []int64{0, page} {
-		m, err := readMeta(f, off)
-		if err != nil {
-			return err
-		}
-		if m != nil && (need < 0 || m.txid > newest) {
-			newest, need = m.txid, m.bytes
-			if off == 0 && m.page != page {
-				page = m.page // written on a machine with other pages
-			}
-		}
-	}
+	m, err := newest(f)
 	switch {
-	case need < 0:
+	case err != nil:
+		return err
+	case m == nil:
 		return fmt.Errorf("%w: no page at its beginning is one of a database", ErrDamaged)
-	case st.Size() < need:
-		return fmt.Errorf("%w: truncated: %d bytes, should be at least %d", ErrDamaged, st.Size(), need)
+	case st.Size() < m.bytes:
+		return fmt.Errorf("%w: truncated: %d bytes, should be at least %d", ErrDamaged, st.Size(), m.bytes)
 	}
 	return nil
+}
+
+// assure makes durable the last transaction that the file shows. The kernel takes
+// a page whose sync has failed for written, and shows it: so both meta pages are
+// written once more, as they are. What they lead to was synced before them.
+func assure(f *os.File) error {
+	m, err := newest(f)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return fmt.Errorf("%w: no page at its beginning is one of a database", ErrDamaged)
+	}
+	both := make([]byte, 2*m.page)
+	if _, err := f.ReadAt(both, 0); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(both, 0); err != nil {
+		return err
+	}
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
+}
+
+// newest is the meta page that counts, nil if neither of the two is whole.
+func newest(f *os.File) (n *meta, err error) {
+	page := int64(os.Getpagesize())
+	for i := range int64(2) {
+		m, err := readMeta(f, i*page)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			continue
+		}
+		page = m.page // it may be from a machine with other pages
+		if n == nil || m.txid > n.txid {
+			n = m
+		}
+	}
+	return n, nil
 }
 
 type meta struct {

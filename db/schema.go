@@ -124,6 +124,9 @@ func (d *DB) prepare(create bool) error {
 }
 
 func (d *DB) addBuckets() error {
+	if err := assure(d.disk); err != nil { // see restore, which comes later
+		return diskError(err)
+	}
 	return diskError(d.bolt.Update(func(tx *bolt.Tx) error {
 		for _, b := range laterBuckets {
 			if _, err := tx.CreateBucketIfNotExists([]byte(bucketNames[b])); err != nil {

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -13,6 +14,7 @@ import (
 // read transaction keeps pages from being used again, and the map from growing.
 type views struct {
 	bolt *bolt.DB
+	disk *os.File // bbolt's own
 	over atomic.Pointer[overlay]
 
 	mu      sync.Mutex
