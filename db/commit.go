@@ -251,10 +251,11 @@ func (d *DB) try(b *batch, used []string) error {
 	// Perhaps the disk has the record, perhaps not: nobody is told of either
 	// before the file has it, with its number.
 	d.takeBack(d.closeNext())
+	d.file.doubt = true
 	if d.file.direct(b, true) == nil {
 		return nil
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrInDoubt, err)
 }
 
 // sync makes durable what the paths of b stand for.

@@ -179,6 +179,47 @@ func TestInDoubt(t *testing.T) {
 	}
 }
 
+// A record that may be on disk, and whose batch does not come into the file: none
+// may get its number.
+func TestLogAndFileFail(t *testing.T) {
+	ctx := context.Background()
+	d, infos := begun(t, 2)
+	var full atomic.Bool
+	hookWrites(d, func(write writeAt, b []byte, off int64) (int, error) {
+		if full.Load() {
+			return 0, unix.ENOSPC
+		}
+		return write(b, off)
+	})
+	lost := *d.file.log
+	whole := d.file.log.file
+	if err := lost.append(encodeAll([]change{{bucket: bucketUse, key: "lost", value: []byte("x")}})); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if d.file.log.file, err = os.Open(d.path + ".log"); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	if err := d.Register(ctx, Registration{Infos: []store.Info{testInfo(t, "refused")}}); !errors.Is(err, ErrInDoubt) {
+		t.Errorf("got %v, want ErrInDoubt", err)
+	}
+	d.file.log.file.Close()
+	d.file.log.file = whole
+	if err := d.Register(ctx, Registration{Infos: []store.Info{testInfo(t, "another")}}); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("got %v, want ErrNoSpace", err)
+	}
+	full.Store(false)
+	for i := range 2 {
+		infos = append(infos, testInfo(t, fmt.Sprint("later", i)))
+		register(t, d, Registration{Infos: infos[len(infos)-1:]})
+		haveAll(t, read(t, d.path), d.path+".log", infos...)
+	}
+	if c := copied(t, d.path); shows(t, c, "lost") {
+		t.Error("what was lost is there")
+	}
+}
+
 // Doubt ends by itself.
 func TestDoubtEnds(t *testing.T) {
 	d, _ := begun(t, 1)

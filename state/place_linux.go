@@ -30,9 +30,9 @@ type object struct {
 // that is the only one that will do.
 var errBeaten = errors.New("another build of it was faster")
 
-// place makes objects valid, and whatever else is in r known, or does nothing. It
-// refuses what was built of inputs that were replaced.
-// An object whose path is valid already is left in scratch. The caller removes
+// place makes objects valid, and whatever else is in r known, or does nothing, or does
+// not know which: see db.ErrInDoubt. It refuses what was built of inputs that were
+// replaced. An object whose path is valid already is left in scratch. The caller removes
 // what is left there, and may do so once moved, if it is not nil, is called.
 //
 // The order is: scratch, rename, sync, register; a text is written to its place. A name in real/ means nothing
@@ -101,6 +101,11 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 		s.arrivals.add(r.Infos)
 		err = s.db.Register(context.WithoutCancel(ctx), r)
 		s.arrivals.remove(r.Infos)
+	}
+	if errors.Is(err, db.ErrInDoubt) {
+		// What is not valid after all, the next owner sweeps.
+		s.left.Store(true)
+		return err
 	}
 	if err != nil {
 		for _, p := range placed {

@@ -56,6 +56,7 @@ type State struct {
 	marking sync.Mutex
 	mark    string      // what the database says of real/, "" while it is changed
 	unclean atomic.Bool // mark is "", as it will be until Close
+	left    atomic.Bool // something in real/ may not be valid: for the next owner to sweep
 
 	swept    chan struct{} // closed when real/ holds what is valid, and nothing else
 	sweepErr error         // why not; written before swept is closed

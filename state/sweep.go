@@ -171,10 +171,13 @@ func (s *State) Touch() error {
 }
 
 // markClean notes that there will be nothing to sweep, unless that is what the
-// database says already.
+// database says already, or there will be something.
 func (s *State) markClean() error {
 	s.marking.Lock()
 	defer s.marking.Unlock()
+	if s.left.Load() {
+		return nil
+	}
 	now, err := s.realTime()
 	if err != nil || s.mark == now {
 		return err
