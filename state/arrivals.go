@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"maps"
 	"sync"
 
 	"storefs/store"
@@ -42,6 +43,12 @@ func (a *arrivals) get(p store.Path) (store.Info, bool) {
 	return i, ok
 }
 
+func (a *arrivals) all() map[store.Path]store.Info {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return maps.Clone(a.infos)
+}
+
 // info is what is known of a path that is valid or being registered. The error
 // wraps store.ErrNotValid if it is neither.
 func (s *State) info(p store.Path) (store.Info, error) {
@@ -59,8 +66,13 @@ func (s *State) Requisites(paths []store.Path) ([]store.Info, error) {
 	infos, err := s.db.RequisitesWith(paths, s.arrivals.get)
 	if errors.Is(err, store.ErrNotValid) {
 		// It may have become valid after this view of the database began, and been
-		// no arrival any more when it was looked for there.
-		infos, err = s.db.RequisitesWith(paths, s.arrivals.get)
+		// no arrival any more when it was looked for there. What is no arrival any
+		// more when all of them are taken is in a view that begins after that.
+		now := s.arrivals.all()
+		infos, err = s.db.RequisitesWith(paths, func(p store.Path) (store.Info, bool) {
+			i, ok := now[p]
+			return i, ok
+		})
 	}
 	return infos, err
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"storefs/db"
 	"storefs/store"
 )
 
@@ -65,5 +69,62 @@ func TestArrivals(t *testing.T) {
 			t.Errorf("afterwards: %v", err)
 		}
 		verified(t, s)
+	}
+}
+
+// What is registered while its requisites are asked for is known at any moment,
+// be it that one thing after the other becomes valid.
+func TestRequisitesMeanwhile(t *testing.T) {
+	s := newState(t)
+	a := &s.arrivals
+	var infos []store.Info
+	for _, name := range []string{"a", "b"} {
+		p := must(store.TextPath(testStore, name, nil, nil))(t)
+		infos = append(infos, textObject(p, nil, nil, textCA(nil)).info)
+	}
+	a.add(infos)
+	a.mu.Lock()
+	type answer struct {
+		infos []store.Info
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		infos, err := s.Requisites([]store.Path{infos[1].Path, infos[0].Path}) // the last one is looked up first
+		answers <- answer{infos, err}
+	}()
+	for _, i := range infos {
+		waitFor(t, "Requisites", func() bool { return len(answers) > 0 || waitsForArrivals() })
+		if err := s.db.Register(context.Background(), db.Registration{Infos: []store.Info{i}}); err != nil {
+			t.Error(err)
+		}
+		delete(a.infos, i.Path)
+		// Whoever waits for the lock goes on, as far as to its next question.
+		a.mu.Unlock()
+		a.mu.Lock()
+	}
+	a.mu.Unlock()
+	if got := <-answers; got.err != nil || len(got.infos) != 2 {
+		t.Errorf("%v, %v", got.infos, got.err)
+	}
+}
+
+// waitsForArrivals reports whether Requisites waits for the lock of the arrivals.
+func waitsForArrivals() bool {
+	stacks := make([]byte, 1<<20)
+	for g := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+		if strings.Contains(g, "(*State).Requisites(") && strings.Contains(g, "(*RWMutex).RLock(") {
+			return true
+		}
+	}
+	return false
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
 	}
 }
