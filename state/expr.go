@@ -70,6 +70,15 @@ func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 		return nil, err
 	}
 	s.exprs.put(p, e, len(text))
+	// Whoever deletes it takes it out of the cache once it is not valid any more:
+	// perhaps before it came there.
+	if valid, err = s.db.Valid(p); err == nil && !valid {
+		err = store.ErrNotValid
+	}
+	if err != nil {
+		s.exprs.remove(p)
+		return nil, err
+	}
 	return e, nil
 }
 
