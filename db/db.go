@@ -91,12 +91,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	d := &DB{
-		views: views{bolt: b, disk: disk}, path: path, dir: dir, barrier: opts.Barrier,
-		uses:    uses{used: make(map[string]int64)},
-		wake:    make(chan struct{}, 1),
-		stopped: make(chan struct{}),
-	}
+	d := newDB(b, disk, path, dir, opts)
 	err = guard(func() error { return d.prepare(opts.Create) })
 	if err == nil {
 		err = d.restore(cmp.Or(opts.rest, restTime), cmp.Or(opts.pages, logPages))
@@ -107,6 +102,15 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 	}
 	go d.commitLoop()
 	return d, nil
+}
+
+func newDB(b *bolt.DB, disk *os.File, path string, dir store.Dir, opts Options) *DB {
+	return &DB{
+		views: views{bolt: b, disk: disk}, path: path, dir: dir, barrier: opts.Barrier,
+		uses:    uses{used: make(map[string]int64)},
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+	}
 }
 
 func openFile(path string, opts Options) (*bolt.DB, *os.File, error) {
@@ -181,7 +185,8 @@ func (d *DB) Close() error {
 	return nil
 }
 
-// restore opens the log, and writes into bbolt's file what only the log has.
+// restore opens the log, and writes into bbolt's file what only the log has, if
+// there is room for it.
 func (d *DB) restore(rest time.Duration, pages int) error {
 	var at *position
 	err := guard(func() error {
@@ -198,11 +203,14 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	if err != nil {
 		return err
 	}
+	unsure := false
 	if at != nil && at.open {
 		// Its last owner did not close it: what it shows may be what a sync has
 		// failed of, and another tree on disk, which nothing may be written over.
-		if err := assure(d.disk); err != nil {
-			return diskError(err)
+		// Where there is no room for that, it can be read.
+		err := diskError(assure(d.disk))
+		if unsure = errors.Is(err, store.ErrNoSpace); err != nil && !unsure {
+			return err
 		}
 	}
 	// Where a link leads, the log is as well.
@@ -217,6 +225,9 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	d.file = newFile(&d.views, log, rest)
 	d.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: log.seq})
 	d.file.mixed = at != nil && at.open && at.salt == log.head.salt
+	if d.file.unsure, d.file.doubt = unsure, unsure; unsure {
+		d.file.arm(retryTime)
+	}
 	if len(later) == 0 {
 		return nil
 	}
@@ -225,6 +236,13 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 		all.set(c.bucket, c.key, c.value, c.seq)
 	}
 	r := d.file.apply([2]*layer{all}, log.at(true))
+	if errors.Is(diskError(r.err), store.ErrNoSpace) {
+		// It can be read, and things be deleted: they lie over the file until there
+		// is room again.
+		d.over.Store(&overlay{layers: [2]*layer{all}, seq: log.seq})
+		d.file.arm(retryTime)
+		return nil
+	}
 	if r.err != nil {
 		log.file.Close()
 		return r.err

@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/store"
 )
@@ -327,6 +330,55 @@ func TestFullFile(t *testing.T) {
 			t.Fatalf("%s: valid %v, %v", info.Path, ok, err)
 		}
 	}
+}
+
+// What was killed can be opened on a full disk, and things be deleted, so that there
+// is room again.
+func TestFullDiskOpen(t *testing.T) {
+	d, infos := begun(t, 5)
+	path := filepath.Join(t.TempDir(), "db.bolt")
+	for _, name := range []string{"", ".log"} {
+		if err := os.WriteFile(path+name, read(t, d.path+name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, disk, err := openFile(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = newDB(b, disk, path, testDir, Options{})
+	var full atomic.Bool
+	full.Store(true)
+	hookWrites(d, func(write writeAt, b []byte, off int64) (int, error) {
+		if full.Load() {
+			return 0, unix.ENOSPC
+		}
+		return write(b, off)
+	})
+	if err := d.restore(time.Hour, 64); err != nil {
+		t.Fatal(err)
+	}
+	go d.commitLoop()
+	t.Cleanup(func() { d.Close() })
+	if gone, err := d.Delete(context.Background(), infos[4].Path); len(gone) != 1 || err != nil {
+		t.Errorf("deleted %v, %v", gone, err)
+	}
+	for i, info := range infos {
+		if ok, err := d.Valid(info.Path); ok != (i < 4) || err != nil {
+			t.Errorf("%d is valid: %v, %v", i, ok, err)
+		}
+	}
+	haveAll(t, read(t, path), path+".log", infos[:4]...)
+	before, err := newest(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full.Store(false)
+	waitFor(t, "the file", func() bool {
+		n, err := newest(disk)
+		return err == nil && n.txid > before.txid
+	})
+	haveAll(t, read(t, path), path+".log", infos[:4]...)
 }
 
 const killedFile = "STOREFS_TEST_KILLED_DB"
