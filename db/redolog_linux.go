@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"os"
 	"slices"
 
@@ -97,6 +98,11 @@ func openLog(path string, p *position, pages int) (l *redoLog, later []change, e
 			l.seq, l.page = p.seq, p.page
 			if p.open {
 				later, err = l.replay()
+			} else {
+				// The file may be an older one that somebody has put back: what the
+				// log has of those that came after it then must never be taken for
+				// what comes behind it now.
+				l.seq += 1<<16 + uint64(mathrand.Uint32N(1<<30))
 			}
 			if err == nil {
 				return l, later, nil

@@ -224,6 +224,46 @@ func TestLogIsMissing(t *testing.T) {
 	}
 }
 
+// Where only the file is put back, and not its log, what the log has of what came
+// after it is never read again.
+func TestOlderFile(t *testing.T) {
+	d, infos := begun(t, 1)
+	reopen := func() {
+		t.Helper()
+		var err error
+		if d, err = Open(d.path, testDir, Options{rest: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+	}
+	add := func(what string) {
+		t.Helper()
+		for i := range 5 {
+			register(t, d, Registration{Infos: []store.Info{testInfo(t, fmt.Sprint(what, i))}})
+		}
+	}
+	d.Close()
+	older := read(t, d.path)
+	reopen()
+	add("gone")
+	d.Close()
+	if err := os.WriteFile(d.path, older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reopen()
+	for i := range 2 {
+		infos = append(infos, testInfo(t, fmt.Sprint("new", i)))
+		register(t, d, Registration{Infos: infos[len(infos)-1:]})
+	}
+	haveAll(t, read(t, d.path), d.path+".log", infos...)
+	c := copied(t, d.path)
+	for i := range 5 {
+		if ok, err := c.Valid(testPath(t, fmt.Sprint("gone", i))); ok || err != nil {
+			t.Errorf("gone%d is valid: %v, %v", i, ok, err)
+		}
+	}
+}
+
 // A file without a log, as older versions wrote it, gets one.
 func TestOlderVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db.bolt")
