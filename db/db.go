@@ -228,7 +228,8 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	if d.file.unsure, d.file.doubt = unsure, unsure; unsure {
 		d.file.arm(retryTime)
 	}
-	if len(later) == 0 {
+	missed := at != nil && at.open && !d.file.mixed // its log was made an empty file
+	if len(later) == 0 && !missed {
 		return nil
 	}
 	all := new(layer)
@@ -247,6 +248,9 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 		log.file.Close()
 		return r.err
 	}
+	// That the log is a new one is in the file at once: the next owner would look
+	// for the other one.
+	d.file.mixed = true
 	log.used = 0
 	return nil
 }
