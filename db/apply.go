@@ -3,7 +3,6 @@ package db
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 )
 
@@ -40,9 +39,8 @@ type file struct {
 	batches [2]batch  // the last ones: their memory is used again
 	mixed   bool      // the file says that the log may have more than it
 	err     error
-	doubt   bool        // what was refused may be on disk: nothing goes into the log before the file has its number
-	unsure  bool        // the file shows a transaction that is perhaps not on disk; of apply
-	stuck   atomic.Bool // bbolt's writer lock could not be let go
+	doubt   bool // what was refused may be on disk: nothing goes into the log before the file has its number
+	unsure  bool // the file shows a transaction that is perhaps not on disk; of apply
 }
 
 // taken is a part of the log that is to be written into the file.
@@ -251,17 +249,13 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
-		tx, err := f.views.bolt.Begin(true)
+		tx, err := f.views.transact(true)
 		if err != nil {
 			return err
 		}
 		// A panic of bbolt must not leave its writer lock behind. After the
 		// commit this does nothing.
-		defer func() {
-			if err := guard(tx.Rollback); errors.Is(err, ErrDamaged) {
-				f.stuck.Store(true)
-			}
-		}()
+		defer func() { _ = guard(func() error { return f.views.rollback(tx) }) }()
 		for i := len(layers) - 1; i >= 0 && err == nil; i-- {
 			if layers[i] != nil {
 				err = layers[i].putInto(tx, at.seq)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -92,6 +93,42 @@ func TestTruncated(t *testing.T) {
 		err := use(t, path)
 		if !errors.Is(err, ErrDamaged) {
 			t.Errorf("%d of %d bytes: %v, want ErrDamaged", n, len(data), err)
+		}
+	}
+}
+
+// A file that gets shorter while it is open is an error, of whatever is asked of it,
+// and nobody waits for ever.
+func TestTruncatedMeanwhile(t *testing.T) {
+	r := large(t)
+	for _, n := range []int64{0, 4096, 8192} {
+		for _, reads := range []bool{false, true} {
+			d, _ := begun(t, 2)
+			if err := os.Truncate(d.path, n); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error)
+			go func() {
+				if reads {
+					d.begin() // no transaction waits for the next reader
+					d.end()
+				}
+				for range 2 {
+					if reads {
+						_, _ = d.Names("", 10)
+					}
+					_ = d.Register(context.Background(), r)
+				}
+				ended <- d.Close()
+			}()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, ErrDamaged) {
+					t.Errorf("%d bytes: %v, want ErrDamaged", n, err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%d bytes, read %v: somebody waits for ever", n, reads)
+			}
 		}
 	}
 }

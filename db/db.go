@@ -172,8 +172,8 @@ func (d *DB) Close() error {
 	d.mu.Unlock()
 	d.wakeCommitter()
 	<-d.stopped
-	if d.file.stuck.Load() {
-		// bbolt would wait for its writer for ever. The file is closed, and
+	if d.stuck.Load() {
+		// bbolt would wait for its locks for ever. The file is closed, and
 		// unlocked, when the process ends.
 		return fmt.Errorf("close %s: %w", d.path, ErrDamaged)
 	}

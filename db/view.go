@@ -1,6 +1,7 @@
 package db
 
 import (
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,10 @@ type views struct {
 	bolt *bolt.DB
 	disk *os.File // bbolt's own
 	over atomic.Pointer[overlay]
+
+	// stuck: bbolt panicked where it had locks that nobody can let go. Whatever
+	// takes them would wait for ever, so nothing is begun or ended any more.
+	stuck atomic.Bool
 
 	mu      sync.Mutex
 	idle    []reader
@@ -38,7 +43,7 @@ func (v *views) view(f func(tx reader) error) error {
 			// After a panic nothing of the transaction is to be relied on.
 			tx.overlay = overlay{}
 			if !whole || !v.give(tx, age) {
-				if e := tx.tx.Rollback(); err == nil {
+				if e := v.rollback(tx.tx); err == nil {
 					err = e
 				}
 			}
@@ -63,7 +68,7 @@ func (v *views) take() (tx reader, age uint64, err error) {
 			}
 			return tx, age, nil
 		}
-		if err := tx.tx.Rollback(); err != nil {
+		if err := v.rollback(tx.tx); err != nil {
 			return tx, age, err
 		}
 	}
@@ -80,9 +85,39 @@ func (v *views) transaction() (tx reader, age uint64, err error) {
 	if tx.tx != nil {
 		return tx, age, nil
 	}
-	t, err := v.bolt.Begin(false)
+	t, err := v.transact(false)
 	return reader{tx: t, open: new(handles)}, age, err
 }
+
+// transact begins a transaction of bbolt.
+func (v *views) transact(writable bool) (tx *bolt.Tx, err error) {
+	err = v.locking(func() (err error) {
+		tx, err = v.bolt.Begin(writable)
+		return err
+	})
+	return tx, err
+}
+
+// rollback ends one without a commit. After the commit it does nothing.
+func (v *views) rollback(tx *bolt.Tx) error { return v.locking(tx.Rollback) }
+
+// locking does what takes locks of bbolt, and keeps them if it panics.
+func (v *views) locking(do func() error) error {
+	if v.stuck.Load() {
+		return errStuck
+	}
+	whole := false
+	defer func() {
+		if !whole {
+			v.stuck.Store(true)
+		}
+	}()
+	err := do()
+	whole = true
+	return err
+}
+
+var errStuck = fmt.Errorf("%w: it has failed in a way that lets nobody at it any more", ErrDamaged)
 
 // give keeps a transaction that is of the given age, or says that it must be ended.
 func (v *views) give(tx reader, age uint64) bool {
@@ -104,7 +139,7 @@ func (v *views) begin() {
 	v.age++
 	v.mu.Unlock()
 	for _, tx := range idle {
-		_ = guard(tx.tx.Rollback)
+		_ = guard(func() error { return v.rollback(tx.tx) })
 	}
 }
 
