@@ -149,6 +149,10 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 			}
 			damage.Unrepaired = err.Error()
 			problem.Message += "; not repaired: " + err.Error()
+			if errors.Is(err, errBeaten) { // what is there now is not what was damaged
+				v.found(problem)
+				return nil
+			}
 		} else {
 			problem.Repaired, damage.Repaired = true, time.Now()
 		}
@@ -261,6 +265,24 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	// It may have been deleted while it was made anew, and even been built again.
+	is, err := s.db.Info(old.Path)
+	if err != nil {
+		return err
+	}
+	if is.Registered != old.Registered || !is.NarHash.Equal(old.NarHash) {
+		return fmt.Errorf("%s: %w", old.Path, errBeaten)
+	}
+	n := o.Info
+	if n.NarHash.Equal(old.NarHash) {
+		n = old
+	}
+	// And so may what it refers to have been.
+	if missing, err := s.db.NotValid(baseNames(n.References)); err != nil {
+		return err
+	} else if len(missing) > 0 {
+		return fmt.Errorf("what was made refers to %s: %w", missing[0], store.ErrNotValid)
+	}
 	if err := s.Touch(); err != nil {
 		return err
 	}
@@ -284,10 +306,6 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	}
 	if err := s.writeFiles(old.Path, o.Files); err != nil {
 		return err
-	}
-	n := o.Info
-	if n.NarHash.Equal(old.NarHash) {
-		n = old
 	}
 	n.Registered = max(now(), old.Registered+1) // never that of the old one
 	return s.db.Replace(ctx, n)

@@ -1,0 +1,80 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"storefs/store"
+)
+
+// What is made in the place of something damaged does not come into the store when
+// that was deleted meanwhile, or built again, or when what it refers to was.
+func TestRepairComesTooLate(t *testing.T) {
+	ctx := context.Background()
+	for what, test := range map[string]struct {
+		refers bool // what is made refers to src
+		change func(t *testing.T, s *State, o Outcome, src store.Path)
+		valid  bool   // the path is afterwards
+		want   string // in the message
+	}{
+		"deleted": {change: func(t *testing.T, s *State, o Outcome, _ store.Path) {
+			must(s.Delete(ctx, o.Outputs[0].Info.Path))(t)
+		}, want: store.ErrNotValid.Error()},
+		"built again": {change: func(t *testing.T, s *State, o Outcome, src store.Path) {
+			must(s.Delete(ctx, o.Outputs[0].Info.Path))(t)
+			o.Outputs = build(t, s, o.Derivation, src)
+			if _, _, err := s.Register(ctx, o); err != nil {
+				t.Error(err)
+			}
+		}, valid: true, want: errBeaten.Error()},
+		"what it refers to is deleted": {refers: true, change: func(t *testing.T, s *State, _ Outcome, src store.Path) {
+			must(s.Delete(ctx, src))(t)
+		}, valid: true, want: store.ErrNotValid.Error()},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newState(t)
+			src := must(s.AddText(ctx, "src", []byte("hello"), nil))(t)
+			drv, d := derivation(t, s, "x", []string{"out"}, nil, nil)
+			o := Outcome{Drv: drv, Derivation: d, Outputs: build(t, s, d)}
+			infos, _, err := s.Register(ctx, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := infos[0].Path
+			file := filepath.Join(s.Real(out), "file")
+			overwrite(t, file, "damaged")
+			p, err := s.VerifyPath(ctx, out, VerifyOptions{Contents: true, Repair: func(context.Context, store.Info) (Output, func(), error) {
+				var refs []store.Path
+				if test.refers {
+					refs = append(refs, src.Path)
+				}
+				made := build(t, s, d, refs...)[0]
+				test.change(t, s, o, src.Path)
+				return made, nil, nil
+			}})
+			if err != nil || p == nil || p.Repaired || !strings.Contains(p.Message, test.want) {
+				t.Errorf("%+v, %v; want %q", p, err, test.want)
+			}
+			_, err = s.db.Info(out)
+			if !test.valid && !errors.Is(err, store.ErrNotValid) || test.valid && err != nil {
+				t.Error(err)
+			}
+			text, err := os.ReadFile(file)
+			switch {
+			case !test.valid && !errors.Is(err, os.ErrNotExist):
+				t.Errorf("it is there again: %v", err)
+			case test.refers && string(text) != "damaged":
+				t.Errorf("it was changed: %q, %v", text, err)
+			case test.valid && !test.refers:
+				if d, err := s.db.Damage(out); d != nil || err != nil {
+					t.Errorf("what is not damaged is noted: %v, %v", d, err)
+				}
+				verified(t, s)
+			}
+		})
+	}
+}
