@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"storefs/db"
 	"storefs/event"
 	"storefs/store"
 	"storefs/tree"
@@ -44,6 +45,13 @@ func (s *State) unregister(ctx context.Context, paths []store.Path) (deleted []s
 	}
 	s.era++
 	if deleted, err = s.db.Delete(ctx, paths...); err != nil {
+		if errors.Is(err, db.ErrInDoubt) {
+			// What is not valid, the next owner sweeps, and nobody reads any more.
+			s.left.Store(true)
+			for _, p := range paths {
+				s.exprs.remove(p)
+			}
+		}
 		return nil, nil, err
 	}
 	for _, p := range deleted {
@@ -51,14 +59,12 @@ func (s *State) unregister(ctx context.Context, paths []store.Path) (deleted []s
 		// Nothing depends on whether they are there.
 		_ = os.Remove(s.filesOf(p))
 		t := s.newScratch("deleted")
-		kind, e := kindOf(s.Real(p))
-		if e == nil {
-			e = rename(s.Real(p), t, kind)
-		}
+		e := moveOut(s.Real(p), t)
 		switch {
 		case e == nil:
 			trash = append(trash, t)
 		case !errors.Is(e, os.ErrNotExist):
+			s.left.Store(true)
 			err = errors.Join(err, fmt.Errorf("delete %s: %w", p, e))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"storefs/db"
+	"storefs/store"
 )
 
 // unexported gives the place of a field that its package does not export.
@@ -78,5 +79,47 @@ func TestPlaceInDoubt(t *testing.T) {
 			t.Errorf("durable %v: %v", durable, err)
 		}
 		verified(t, s)
+	}
+}
+
+// What may be deleted stays, too.
+func TestDeleteInDoubt(t *testing.T) {
+	s := newState(t)
+	p, _ := derivation(t, s, "x", []string{"out"}, nil, nil)
+	s.db.Close() // as if killed: the next change goes into the file
+	s = openState(t, s.Dir())
+	if err := s.Swept(); err != nil {
+		t.Fatal(err)
+	}
+	must(s.Expr(p))(t)
+	mend := failSync(t, s)
+	if _, err := s.Delete(context.Background(), p); !errors.Is(err, db.ErrInDoubt) {
+		t.Fatalf("got %v, want ErrInDoubt", err)
+	}
+	if _, err := s.Expr(p); !errors.Is(err, store.ErrNotValid) {
+		t.Errorf("got %v, want ErrNotValid", err)
+	}
+	if _, err := os.Lstat(s.Real(p)); err != nil {
+		t.Error(err)
+	}
+	mend()
+	gone(t, s, p)
+}
+
+// gone checks that p is not there any more when the next owner has swept.
+func gone(t *testing.T, s *State, p store.Path) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	s = openState(t, s.Dir())
+	if err := s.Swept(); err != nil {
+		t.Error(err)
+	}
+	if ok, err := s.db.Valid(p); ok || err != nil {
+		t.Errorf("it is valid: %v, %v", ok, err)
+	}
+	if _, err := os.Lstat(s.Real(p)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is left: %v", err)
 	}
 }

@@ -11,9 +11,11 @@ import (
 	"sync"
 	"testing"
 
-	"storefs/tree"
+	"golang.org/x/sys/unix"
 
+	"storefs/db"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // life is everything that a state goes through, for whoever runs it.
@@ -256,6 +258,71 @@ func TestLeftoverIsReplaced(t *testing.T) {
 	must(s.AddText(ctx, "x", []byte("text"), nil))(t)
 	if b, err := os.ReadFile(s.Real(p)); err != nil || string(b) != "text" {
 		t.Fatalf("%q, %v", b, err)
+	}
+}
+
+// What could not be taken out of the store after an error is for the next owner to
+// sweep.
+func TestLeftIsSwept(t *testing.T) {
+	ctx := context.Background()
+	t.Run("deleted", func(t *testing.T) {
+		s := newState(t)
+		p := must(s.AddText(ctx, "x", []byte("text"), nil))(t).Path
+		// Something has the name to which it would be moved.
+		if err := os.Mkdir(s.path("builds", fmt.Sprint("deleted-", s.scratch.Load()+1)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if gone, err := s.Delete(ctx, p); err == nil || len(gone) != 1 {
+			t.Errorf("deleted %v, %v", gone, err)
+		}
+		gone(t, s, p)
+	})
+	t.Run("placed", func(t *testing.T) {
+		s := newState(t)
+		p := must(store.TextPath(testStore, "x", nil, nil))(t)
+		o := textObject(p, nil, []store.Path{must(store.TextPath(testStore, "missing", nil, nil))(t)}, textCA(nil))
+		away := s.path("away")
+		err := s.place(ctx, []object{o}, db.Registration{}, nil, func() {
+			// It cannot be removed where it was put.
+			if err := os.Rename(s.RealDir(), away); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(s.RealDir(), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if !errors.Is(err, store.ErrNotValid) || !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("got %v, want ErrNotValid and ENOTDIR", err)
+		}
+		err = os.Remove(s.RealDir())
+		if err == nil {
+			err = os.Rename(away, s.RealDir())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(s.Real(p)); err != nil {
+			t.Error(err)
+		}
+		gone(t, s, p)
+	})
+}
+
+// Whatever somebody has put in the place of an object goes when it is deleted.
+func TestDeleteWhatIsNone(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	p := must(s.AddText(ctx, "x", []byte("text"), nil))(t).Path
+	err := os.Remove(s.Real(p))
+	if err == nil {
+		err = unix.Mkfifo(s.Real(p), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(s.Delete(ctx, p))(t)
+	if _, err := os.Lstat(s.Real(p)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
 	}
 }
 

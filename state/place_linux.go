@@ -110,7 +110,8 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 	if err != nil {
 		for _, p := range placed {
 			if e := tree.RemoveAll(s.Real(p)); e != nil {
-				return fmt.Errorf("%w (and %w)", err, e)
+				s.left.Store(true)
+				err = fmt.Errorf("%w (and %w)", err, e)
 			}
 		}
 		return err
@@ -159,6 +160,20 @@ func rename(from, to string, kind store.Kind) error {
 		return err
 	}
 	return os.Chmod(to, 0o555)
+}
+
+// moveOut moves whatever has a name in the store, be it no store object, to a name
+// that nothing has.
+func moveOut(from, to string) error {
+	st, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	kind := store.KindRegular
+	if st.IsDir() {
+		kind = store.KindDirectory
+	}
+	return rename(from, to, kind)
 }
 
 // renameNew fails with EEXIST where os.Rename would replace something.

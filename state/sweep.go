@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"storefs/store"
 	"storefs/tree"
 )
 
@@ -95,15 +94,7 @@ func (s *State) setAside(path, name, trash string) error {
 	if doomed, err := s.db.NotValid(names); err != nil || len(doomed) == 0 {
 		return err
 	}
-	st, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	kind := store.KindRegular
-	if st.IsDir() {
-		kind = store.KindDirectory
-	}
-	return rename(path, trash, kind)
+	return moveOut(path, trash)
 }
 
 // Swept waits until nothing of what an earlier owner left unfinished is there
