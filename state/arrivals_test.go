@@ -94,7 +94,7 @@ func TestRequisitesMeanwhile(t *testing.T) {
 		answers <- answer{infos, err}
 	}()
 	for _, i := range infos {
-		waitFor(t, "Requisites", func() bool { return len(answers) > 0 || waitsForArrivals() })
+		waitFor(t, "Requisites", func() bool { return len(answers) > 0 || waits("(*State).Requisites(", "(*RWMutex).RLock(") })
 		if err := s.db.Register(context.Background(), db.Registration{Infos: []store.Info{i}}); err != nil {
 			t.Error(err)
 		}
@@ -109,11 +109,11 @@ func TestRequisitesMeanwhile(t *testing.T) {
 	}
 }
 
-// waitsForArrivals reports whether Requisites waits for the lock of the arrivals.
-func waitsForArrivals() bool {
+// waits reports whether there is a goroutine that f has begun and that is at g.
+func waits(f, g string) bool {
 	stacks := make([]byte, 1<<20)
-	for g := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-		if strings.Contains(g, "(*State).Requisites(") && strings.Contains(g, "(*RWMutex).RLock(") {
+	for s := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+		if strings.Contains(s, f) && strings.Contains(s, g) {
 			return true
 		}
 	}

@@ -136,9 +136,16 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 	if message == "" {
 		return v.unharmed(ctx, p)
 	}
-	// It may have been deleted, and not have been damaged.
-	if valid, err := v.state.db.Valid(p); err != nil || !valid {
+	// It may have been deleted, and even been built again, and not be damaged.
+	info, message, err = v.again(ctx, p)
+	if errors.Is(err, store.ErrNotValid) {
+		return nil
+	}
+	if err != nil {
 		return err
+	}
+	if message == "" {
+		return v.unharmed(ctx, p)
 	}
 	problem := Problem{Path: p, Message: message}
 	damage := v.noted(p, message)
@@ -162,6 +169,27 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 		return err
 	}
 	return nil
+}
+
+// again looks once more, while nobody deletes or makes p, and gives what is
+// registered of it then. Whoever repairs it needs the lock afterwards.
+func (v *verifier) again(ctx context.Context, p store.Path) (store.Info, string, error) {
+	unlock, err := v.state.Lock(ctx, []store.Path{p}, nil)
+	if err != nil {
+		return store.Info{}, "", err
+	}
+	defer unlock()
+	info, err := v.state.db.Info(p)
+	if err != nil {
+		return store.Info{}, "", err
+	}
+	message, err := v.damage(ctx, info)
+	if err != nil || message == "" {
+		return info, message, err
+	}
+	// A normal form may go with what it is of, whose lock this is not.
+	_, err = v.state.db.Info(p)
+	return info, message, err
 }
 
 // noted is what there is to remember of damage: who noticed it first knows best

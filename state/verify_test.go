@@ -78,3 +78,51 @@ func TestRepairComesTooLate(t *testing.T) {
 		})
 	}
 }
+
+// A path that is deleted, or built again, while it is being read is not damaged:
+// whoever finds it so waits for the lock, and looks once more.
+func TestBuiltAgainWhileItIsRead(t *testing.T) {
+	ctx := context.Background()
+	for _, again := range []bool{false, true} {
+		s := newState(t)
+		src := must(s.AddText(ctx, "src", []byte("hello"), nil))(t)
+		drv, d := derivation(t, s, "x", []string{"out"}, nil, nil)
+		register := func(refs ...store.Path) {
+			t.Helper()
+			if _, _, err := s.Register(ctx, Outcome{Drv: drv, Derivation: d, Outputs: build(t, s, d, refs...)}); err != nil {
+				t.Error(err)
+			}
+		}
+		register()
+		out := d.Outputs[0].Path
+		unlock, err := s.Lock(ctx, []store.Path{out}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		overwrite(t, filepath.Join(s.Real(out), "file"), "what is half gone")
+		type answer struct {
+			problem *Problem
+			err     error
+		}
+		answers := make(chan answer, 1)
+		go func() {
+			p, err := s.VerifyPath(ctx, out, VerifyOptions{Contents: true})
+			answers <- answer{p, err}
+		}()
+		waitFor(t, "the lock", func() bool { return len(answers) > 0 || waits("(*State).VerifyPath(", "(*State).Lock(") })
+		if _, _, err := s.unregister(ctx, []store.Path{out}); err != nil {
+			t.Error(err)
+		}
+		if again {
+			register(src.Path) // it differs from the one before
+		}
+		unlock()
+		if got := <-answers; got.problem != nil || got.err != nil {
+			t.Errorf("again %v: %+v, %v", again, got.problem, got.err)
+		}
+		if damage, err := s.db.Damage(out); damage != nil || err != nil {
+			t.Errorf("again %v: it is noted: %+v, %v", again, damage, err)
+		}
+		verified(t, s)
+	}
+}
