@@ -97,6 +97,37 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// growing is a file that gets longer before what is read of it is written, as those
+// that somebody else has.
+type growing struct {
+	*os.File
+	whole []byte
+}
+
+func (g growing) ReadAt(b []byte, off int64) (int, error) {
+	if err := os.WriteFile(g.Name(), g.whole, 0o600); err != nil {
+		return 0, err
+	}
+	return g.File.ReadAt(b, off)
+}
+
+// A file that somebody else makes longer is not truncated.
+func TestGrowing(t *testing.T) {
+	data := sample(t)
+	path := filepath.Join(t.TempDir(), "db.bolt")
+	if err := os.WriteFile(path, data[:len(data)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := checkLength(growing{f, data}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A file that gets shorter while it is open is an error, of whatever is asked of it,
 // and nobody waits for ever.
 func TestTruncatedMeanwhile(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -33,6 +34,16 @@ func checkFile(path string) error {
 		return err
 	}
 	defer f.Close()
+	return checkLength(f)
+}
+
+// sizedFile is what checkLength needs of one.
+type sizedFile interface {
+	io.ReaderAt
+	Stat() (fs.FileInfo, error)
+}
+
+func checkLength(f sizedFile) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
@@ -41,12 +52,17 @@ func checkFile(path string) error {
 		return fmt.Errorf("%w: not a regular file", ErrDamaged)
 	}
 	m, err := newest(f)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case m == nil:
+	}
+	if m == nil {
 		return fmt.Errorf("%w: no page at its beginning is one of a database", ErrDamaged)
-	case st.Size() < m.bytes:
+	}
+	// Only now: whoever has the file makes it longer before the page that says so.
+	if st, err = f.Stat(); err != nil {
+		return err
+	}
+	if st.Size() < m.bytes {
 		return fmt.Errorf("%w: truncated: %d bytes, should be at least %d", ErrDamaged, st.Size(), m.bytes)
 	}
 	return nil
@@ -74,7 +90,7 @@ func assure(f *os.File) error {
 }
 
 // newest is the meta page that counts, nil if neither of the two is whole.
-func newest(f *os.File) (n *meta, err error) {
+func newest(f io.ReaderAt) (n *meta, err error) {
 	page := int64(os.Getpagesize())
 	for i := range int64(2) {
 		m, err := readMeta(f, i*page)
@@ -99,7 +115,7 @@ type meta struct {
 }
 
 // readMeta reads the meta page at off; nil if there is none that is whole.
-func readMeta(f *os.File, off int64) (*meta, error) {
+func readMeta(f io.ReaderAt, off int64) (*meta, error) {
 	var b [metaSize]byte
 	if _, err := f.ReadAt(b[:], off+pageHeader); errors.Is(err, io.EOF) {
 		return nil, nil
