@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 
 	"github.com/alecthomas/kong"
-	kongtoml "github.com/alecthomas/kong-toml"
 	kongcompletion "github.com/jotaen/kong-completion"
 )
 
@@ -40,7 +39,7 @@ type cli struct {
 type shared struct {
 	State  string          `short:"s" env:"STOREFS_STATE" default:"${state}" type:"path" placeholder:"DIR" help:"The state directory, where everything really lives. [${state}]"`
 	JSON   bool            `name:"json" help:"Print results as JSON."`
-	Config kong.ConfigFlag `placeholder:"FILE" help:"Read flags from this TOML file as well (jobs = 4; flat keys, named like the flags), besides /etc/storefs.toml and ~/.config/storefs.toml."`
+	Config string `placeholder:"FILE" type:"path" help:"Read flags from this TOML file as well (jobs = 4; flat keys, named like the flags of any command), besides /etc/storefs.toml and ~/.config/storefs.toml."`
 }
 
 type commands struct {
@@ -95,13 +94,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kong.Description(description + "\n\n" + statusHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.ExplicitGroups(groups()),
-		kong.Configuration(loadConfig, configFiles()...),
 		kong.Writers(a.stdout, a.stderr),
-		kong.Vars{
-			"state":       defaultState(),
-			"jobs":        fmt.Sprint(runtime.NumCPU()),
-			"allow_other": fmt.Sprint(os.Geteuid() == 0),
-		},
+		vars(),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(a),
 	}
@@ -125,6 +119,15 @@ func (a *app) run(ctx context.Context, args []string) error {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	return err
+}
+
+// vars are what the help and the defaults of flags depend on.
+func vars() kong.Vars {
+	return kong.Vars{
+		"state":       defaultState(),
+		"jobs":        fmt.Sprint(runtime.NumCPU()),
+		"allow_other": fmt.Sprint(os.Geteuid() == 0),
+	}
 }
 
 // oneCommand is the command that args begin with, for a model that has no other:
@@ -155,37 +158,6 @@ func defaultState() string {
 		base = filepath.Join(os.Getenv("HOME"), ".local/state")
 	}
 	return filepath.Join(base, "storefs")
-}
-
-// configFiles are read where they exist, the system's first.
-func configFiles() []string {
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return []string{"/etc/storefs.toml"}
-	}
-	return []string{"/etc/storefs.toml", filepath.Join(dir, "storefs.toml")}
-}
-
-// loadConfig reads a config file.
-func loadConfig(r io.Reader) (kong.Resolver, error) {
-	values, err := kongtoml.Loader(r)
-	if file, ok := r.(*os.File); ok && err != nil {
-		err = fmt.Errorf("%s: %w", file.Name(), err) // of unknown keys it says that itself
-	}
-	return belowEnv{values}, err
-}
-
-// belowEnv lets the environment win over a config file: kong has it the other
-// way round.
-type belowEnv struct{ kong.Resolver }
-
-func (b belowEnv) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-	for _, name := range flag.Envs {
-		if _, ok := os.LookupEnv(name); ok {
-			return nil, nil
-		}
-	}
-	return b.Resolver.Resolve(ctx, parent, flag)
 }
 
 // print writes a result to stdout: as JSON if that was asked for, or else what
