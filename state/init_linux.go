@@ -184,12 +184,13 @@ func (s *State) checkLayout() error {
 	return nil
 }
 
-// writeOwner notes who holds the state. Only messages depend on it.
-func writeOwner(path, command string) error {
+// writeOwner notes who holds the state, if it can: only messages depend on it,
+// and a disk that is full must not keep anybody from deleting.
+func writeOwner(path, command string) {
 	if command == "" {
 		command = filepath.Base(os.Args[0])
 	}
-	return diskError(os.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), strings.ReplaceAll(command, "\n", " ")), 0o644))
+	_ = os.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), strings.ReplaceAll(command, "\n", " ")), 0o644)
 }
 
 func inUse(dir string) error {

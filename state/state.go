@@ -117,10 +117,8 @@ func (s *State) takeOver(command string) error {
 	if s.real, err = os.Open(s.path("real")); err != nil {
 		return err
 	}
-	if err = writeOwner(s.path("owner"), command); err == nil {
-		s.locked, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err != nil {
+	writeOwner(s.path("owner"), command)
+	if s.locked, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return errors.Join(err, s.real.Close())
 	}
 	left, err := s.sweep()

@@ -37,8 +37,8 @@ type cli struct {
 
 // shared are the flags that every command has.
 type shared struct {
-	State  string          `short:"s" env:"STOREFS_STATE" default:"${state}" type:"path" placeholder:"DIR" help:"The state directory, where everything really lives. [${state}]"`
-	JSON   bool            `name:"json" help:"Print results as JSON."`
+	State  string `short:"s" env:"STOREFS_STATE" default:"${state}" type:"path" placeholder:"DIR" help:"The state directory, where everything really lives. [${state}]"`
+	JSON   bool   `name:"json" help:"Print results as JSON."`
 	Config string `placeholder:"FILE" type:"path" help:"Read flags from this TOML file as well (jobs = 4; flat keys, named like the flags of any command), besides /etc/storefs.toml and ~/.config/storefs.toml."`
 }
 

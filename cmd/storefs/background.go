@@ -84,6 +84,10 @@ func lastLine(log *os.File, before int64) error {
 	line := bytes.TrimSpace(b[:n])
 	line = line[bytes.LastIndexByte(line, '\n')+1:]
 	if len(line) == 0 {
+		// On a full disk it had something to say, and nowhere to do so.
+		if _, err := log.WriteString("\n"); err != nil {
+			return fmt.Errorf("mount: it ended at once, and its last words are lost: %w", err)
+		}
 		return fmt.Errorf("mount: it ended at once, without a word in %s", log.Name())
 	}
 	return errors.New(strings.TrimPrefix(string(line), "storefs: "))
