@@ -41,8 +41,17 @@ Ctrl-C cancels the builds that nobody else waits for.`
 func (c *buildCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
 
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
+	var trace *profile
+	if !c.DryRun {
+		var err error
+		if trace, err = openProfile(c.Profile); err != nil {
+			return err
+		}
+	}
+	var unreported error // of a build that failed, which is what decides the status
 	o := ownerOptions{role: "build", repeat: true, jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}
-	return a.connect(ctx, o, func(client *daemon.Client) error {
+	err := a.connect(ctx, o, func(client *daemon.Client) (err error) {
+		unreported = nil
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()
 			return fmt.Errorf("build: storefs %s (pid %d) owns the store and does the building: give --sandbox-path to it", h.Role, h.PID)
@@ -54,8 +63,18 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 		if c.DryRun {
 			return c.plan(ctx, a, client, wanted)
 		}
-		return c.build(ctx, a, client, wanted)
+		unreported, err = c.build(ctx, a, client, wanted, trace)
+		return err
 	})
+	unreported = errors.Join(unreported, trace.close())
+	switch {
+	case unreported == nil:
+	case err == nil:
+		err = unreported
+	default:
+		fmt.Fprintln(a.stderr, "storefs: "+progress.Clean(unreported.Error()))
+	}
+	return err
 }
 
 func targets(wanted []installable) []store.Path {
@@ -66,7 +85,9 @@ func targets(wanted []installable) []store.Path {
 	return unique(paths)
 }
 
-func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {
+// build realises what is wanted. What went wrong with the report of it is another
+// error.
+func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable, trace *profile) (unreported, err error) {
 	meter := progress.Start(progress.For(a.stderr, c.PrintBuildLogs))
 	defer meter.Close()
 	report := newReport(c.reportFlags)
@@ -92,16 +113,14 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 	if line := report.summary(); line != "" {
 		meter.Say(line)
 	}
-	if rerr := report.write(ctx, a, client, targets(wanted), c.Jobs); err == nil {
-		err = rerr
-	}
+	unreported = report.write(ctx, a, client, targets(wanted), c.Jobs, trace)
 	if perr := c.print(a, wanted, res); err == nil {
 		err = perr
 	}
 	if err != nil && len(res.Failures) > 0 {
-		return &buildError{err, res.Failures}
+		err = &buildError{err, res.Failures}
 	}
-	return err
+	return unreported, err
 }
 
 // print prints what is realised, also when something else is not.

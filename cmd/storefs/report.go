@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"storefs/daemon"
@@ -58,7 +58,7 @@ func (r *report) answered(res normaliser.Result) {
 }
 
 // write does what the flags ask for.
-func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targets []store.Path, jobs int) error {
+func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targets []store.Path, jobs int, to *profile) error {
 	if !r.flags.detailed() {
 		return nil
 	}
@@ -74,10 +74,10 @@ func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targe
 		}
 		r.run.Explain(a.stderr, max(jobs, status.Jobs), milliseconds)
 	}
-	if r.flags.Profile == "" {
+	if to == nil {
 		return nil
 	}
-	return writeFile(r.flags.Profile, func(w io.Writer) error { return r.run.WriteTrace(w, r.counts) })
+	return to.write(func(w io.Writer) error { return r.run.WriteTrace(w, r.counts) })
 }
 
 func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []store.Path) error {
@@ -88,6 +88,9 @@ func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []
 			continue
 		}
 		derivers, err := client.Related(ctx, daemon.Deriver, t)
+		if errors.Is(err, store.ErrUnknown) {
+			continue // it needs nothing, and has failed
+		}
 		if err != nil {
 			return err
 		}
@@ -112,16 +115,4 @@ func milliseconds(d time.Duration) string {
 		return fmt.Sprintf("%.1fms", d.Seconds()*1000)
 	}
 	return progress.Duration(d)
-}
-
-func writeFile(name string, write func(io.Writer) error) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return badInput(err)
-	}
-	if err := write(f); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }
