@@ -3,6 +3,8 @@ package fstest
 import (
 	"os"
 	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -54,4 +56,22 @@ $BIN verify --check-contents
 		log, _ := os.ReadFile(l.State + "/daemon.log")
 		t.Errorf("status %d\n%s%s%s", r.status, r.stdout, r.stderr, log)
 	}
+}
+
+// Whoever else asks is told whose the store is, by every command.
+func TestAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test drops from root to an ordinary user")
+	}
+	l := newLab(t)
+	l.serve()
+	for _, args := range [][]string{{"query", "roots"}, {"status"}, {"umount"}, {"upgrade"}} {
+		cmd := l.command(args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		r := run(t, cmd)
+		if r.status != 1 || !strings.HasSuffix(r.stderr, "state "+l.State+": it belongs to uid 0, and this is uid 65534\n") || strings.Contains(r.stderr, "gone") {
+			t.Errorf("%v: status %d: %s", args, r.status, r.stderr)
+		}
+	}
+	l.stop()
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
 	"storefs/state"
@@ -29,7 +32,7 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 	began := time.Now()
 	var lost error // why f is called again
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		c, err := daemon.Dial(ctx, a.socket(), o.watch)
+		c, err := a.reach(ctx, o.watch)
 		if err == nil {
 			err = f(c)
 			c.Close()
@@ -39,7 +42,7 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 			began, lost = time.Now(), err
 		}
 		if err != nil && !gone(err) {
-			return fmt.Errorf("connect to the owner of %s: %w", a.State, err)
+			return err
 		}
 		switch held := state.Held(a.State); {
 		case held && time.Since(began) > comeback:
@@ -69,11 +72,26 @@ func gone(err error) bool {
 	return errors.Is(err, daemon.ErrNoServer) || errors.Is(err, daemon.ErrGone) || errors.Is(err, daemon.ErrClosing)
 }
 
+// reach connects to the owner, who lets nobody else's commands in.
+func (a *app) reach(ctx context.Context, watch bool) (*daemon.Client, error) {
+	c, err := daemon.Dial(ctx, a.socket(), watch)
+	if errors.Is(err, os.ErrPermission) {
+		var st unix.Stat_t
+		if unix.Lstat(a.socket(), &st) == nil && int(st.Uid) != os.Geteuid() {
+			return nil, fmt.Errorf("state %s: it belongs to uid %d, and this is uid %d", a.State, st.Uid, os.Geteuid())
+		}
+	}
+	if err != nil && !gone(err) {
+		err = fmt.Errorf("connect to the owner of %s: %w", a.State, err)
+	}
+	return c, err
+}
+
 // dial connects to the owner, and waits for the next server of a mount.
 func (a *app) dial(ctx context.Context, watch bool) (*daemon.Client, error) {
 	began := time.Now()
 	for {
-		c, err := daemon.Dial(ctx, a.socket(), watch)
+		c, err := a.reach(ctx, watch)
 		if err == nil || !gone(err) || !state.Held(a.State) || time.Since(began) > comeback {
 			return c, err
 		}
