@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -71,6 +72,7 @@ type commands struct {
 	Hash     hashCmd     `cmd:"" group:"care" help:"Print the hash of a path."`
 
 	Completion kongcompletion.Completion `cmd:"" group:"rest" help:"Set up completion in bash, zsh or fish."`
+	Help       helpCmd                   `cmd:"" group:"rest" help:"Show the help of a command, as --help does."`
 	Version    versionCmd                `cmd:"" group:"rest" help:"Print the version."`
 }
 
@@ -89,10 +91,18 @@ func groups() []kong.Group {
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
+	if slices.Equal(args, []string{"--version"}) {
+		args = []string{"version"} // as many programs have it
+	}
+	var unprinted error
 	options := []kong.Option{
 		kong.Name("storefs"),
 		kong.Description(description + "\n\n" + statusHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {
+			unprinted = kong.DefaultHelpPrinter(o, ctx)
+			return unprinted
+		}),
 		kong.ExplicitGroups(groups()),
 		kong.Writers(a.stdout, a.stderr),
 		vars(),
@@ -111,8 +121,11 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kongcompletion.Register(parser)
 	}
 	kctx, err := parser.Parse(args)
+	if unprinted != nil {
+		return fmt.Errorf("print the help: %w", unprinted)
+	}
 	if err != nil {
-		return badInput(err)
+		return badInput(usageError(err))
 	}
 	err = kctx.Run()
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errInterrupted) {
