@@ -42,6 +42,7 @@ func TestBadInput(t *testing.T) {
 	l.write("wrongpath.drv", `Derive([("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath","","")],[],[],"x86_64-linux","/bin/sh",[],[("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath")])`)
 	l.write("syntax.star", "default = derivation(\n  name = 'x'\n  builder = 3)\n")
 	l.write("raises.star", "def f():\n    fail('no such thing')\nf()\n")
+	l.write("store/in-the-way", "") // of a mount that should not get that far
 
 	tests := []struct {
 		name   string
@@ -62,6 +63,12 @@ func TestBadInput(t *testing.T) {
 		{"unknown flag", []string{"build", "--wrong"}, "", 2, []string{"--wrong"}},
 		{"no such command", []string{"buidl"}, "", 2, []string{"buidl"}},
 		{"bad jobs", []string{"build", "-j", "many", "a.star"}, "", 2, []string{"many"}},
+		{"negative jobs of one user", []string{"mount", "--jobs-per-uid=-2"}, "", 2, []string{"--jobs-per-uid=-2: must not be negative"}},
+		{"mount of what is not there", []string{"mount", "--sandbox-path=/in=/nonexistent"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
+		{"the same in the background", []string{"mount", "-b", "--sandbox-path=/nonexistent"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
+		{"build with what is not there", []string{"build", "--sandbox-path=/nonexistent", "a.star"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
+		{"below an output", []string{"build", out + "/nonexistent"}, "", 1, []string{"build " + out + "/nonexistent: no such file"}},
+		{"a file as store", []string{"--state", l.Dir + "/other", "init", "--store", l.Dir + "/a.star"}, "", 2, []string{l.Dir + "/a.star: not a directory"}},
 		{"query unrealised", []string{"query", "references", l.Store + "/00000000000000000000000000000000-nothing"}, "", 1, []string{"nothing"}},
 		{"init twice", []string{"init", "--store", l.Store}, "", 1, []string{l.State}},
 		{"relative store", []string{"--state", l.Dir + "/other", "init", "--store", "store"}, "", 2, []string{"store"}},

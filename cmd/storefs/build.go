@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
 	"storefs/normaliser"
@@ -41,6 +45,9 @@ Ctrl-C cancels the builds that nobody else waits for.`
 func (c *buildCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
 
 func (c *buildCmd) Run(ctx context.Context, a *app) error {
+	if err := c.present(); err != nil {
+		return err
+	}
 	var trace *profile
 	if !c.DryRun {
 		var err error
@@ -114,7 +121,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		meter.Say(line)
 	}
 	unreported = report.write(ctx, a, client, targets(wanted), c.Jobs, trace)
-	if perr := c.print(a, wanted, res); err == nil {
+	if perr := c.print(a, wanted, res, filepath.Join(client.Hello().State, "real")); err == nil {
 		err = perr
 	}
 	if err != nil && len(res.Failures) > 0 {
@@ -123,17 +130,29 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 	return unreported, err
 }
 
-// print prints what is realised, also when something else is not.
-func (c *buildCmd) print(a *app, wanted []installable, res normaliser.Result) error {
+// print prints what is realised, also when something else is not. It fails if a
+// path below what is realised, which lies in the directory real, does not exist.
+func (c *buildCmd) print(a *app, wanted []installable, res normaliser.Result, real string) error {
+	var missing error
 	byTarget := map[store.Path]normaliser.Target{}
 	for _, t := range res.Targets {
 		byTarget[t.Path] = t
 	}
-	return a.print(res, func(w io.Writer) {
+	lost := map[installable]bool{}
+	for _, i := range wanted {
+		if !byTarget[i.target].Realised || i.below == "" {
+			continue
+		}
+		if err := existsBelow(filepath.Join(real, i.path.Base()), i.below); err != nil {
+			lost[i] = true
+			missing = errors.Join(missing, fmt.Errorf("build %s%s: %w", i.path, i.below, err))
+		}
+	}
+	err := a.print(res, func(w io.Writer) {
 		for _, i := range wanted {
 			t := byTarget[i.target]
 			switch {
-			case !t.Realised:
+			case !t.Realised, lost[i]:
 			case i.path != "":
 				fmt.Fprintln(w, string(i.path)+i.below)
 			default:
@@ -143,6 +162,23 @@ func (c *buildCmd) print(a *app, wanted []installable, res normaliser.Result) er
 			}
 		}
 	})
+	return errors.Join(missing, err)
+}
+
+// existsBelow looks for below in the object at path. Behind a link, which leads
+// to where only the mount does, everything may exist.
+func existsBelow(path, below string) error {
+	for _, name := range strings.Split(strings.Trim(below, "/"), "/") {
+		path = filepath.Join(path, name)
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return nil
+		}
+	}
+	return nil
 }
 
 func (c *buildCmd) plan(ctx context.Context, a *app, client *daemon.Client, wanted []installable) error {

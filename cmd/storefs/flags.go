@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/builder"
 )
 
@@ -48,6 +50,20 @@ func (f sandboxFlags) paths() ([]builder.SandboxPath, error) {
 		all = append(all, builder.SandboxPath{Inside: inside, Outside: outside})
 	}
 	return all, nil
+}
+
+// present refuses what is not there: every build would fail with it.
+func (f sandboxFlags) present() error {
+	all, err := f.paths()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if err := unix.Access(p.Outside, unix.F_OK); err != nil {
+			return badInputf("--sandbox-path: %s: %w", p.Outside, err)
+		}
+	}
+	return nil
 }
 
 // jobsFlag is how many builders run at once.

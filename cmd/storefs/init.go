@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 
 	"storefs/state"
 	"storefs/store"
@@ -20,6 +21,10 @@ func (c *initCmd) Run(a *app) error {
 	dir, err := store.ParseDir(c.Store)
 	if err != nil {
 		return badInput(err)
+	}
+	// It may be missing, or the remains of a mount, which cannot be looked at.
+	if st, err := os.Stat(c.Store); err == nil && !st.IsDir() {
+		return badInputf("init: the store directory %s: not a directory", c.Store)
 	}
 	if err := state.Init(a.State, dir); err != nil {
 		return err

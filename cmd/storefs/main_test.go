@@ -294,9 +294,26 @@ src = text("t", "content")
 	if err != nil || !strings.HasSuffix(built, "-t\n") {
 		t.Errorf("%q %v", built, err)
 	}
-	below, err := run("build", strings.TrimSpace(built)+"/below/it")
-	if err != nil || below != strings.TrimSpace(built)+"/below/it\n" {
+	below, err := run("build", strings.TrimSpace(built)+"/below/it", star+":src")
+	if below != built || exitStatus(err) != statusRefused || !strings.Contains(err.Error(), "-t/below/it: not a directory") {
 		t.Errorf("%q %v", below, err)
+	}
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/elsewhere", filepath.Join(tree, "link")); err != nil {
+		t.Fatal(err)
+	}
+	added, err := run("add", tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, exists := range map[string]bool{"/link": true, "/link/there": true, "/nothing": false} {
+		p := strings.TrimSpace(added) + name
+		if below, err := run("build", p); exists && below != p+"\n" || exists != (err == nil) {
+			t.Errorf("%s: %q %v", name, below, err)
+		}
 	}
 	for _, args := range [][]string{
 		{"build", "--arg", "w=1", star},

@@ -60,10 +60,15 @@ All other commands with the same state directory work while it is mounted: they 
 }
 
 // Validate is for kong, which does not ask embedded structs.
-func (c *mountCmd) Validate() error { return errors.Join(c.jobsFlag.check(), c.limitFlags.check()) }
+func (c *mountCmd) Validate() error {
+	return errors.Join(c.policyFlags.check(), c.jobsFlag.check(), c.limitFlags.check())
+}
 
 func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	if c.Background {
+		if err := c.present(); err != nil {
+			return err
+		}
 		return c.background(ctx, a)
 	}
 	meter := progress.Start(progress.For(a.stderr, false))
@@ -71,6 +76,12 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	link, err := holder.Connect(append([]string{"storefs"}, os.Args[1:]...), meter.Say)
 	if err != nil {
 		return fmt.Errorf("mount: %w", err)
+	}
+	if link == nil {
+		// Not of the next server: a mount that is in use goes on without it.
+		if err := c.present(); err != nil {
+			return err
+		}
 	}
 	if link == nil && c.Survive {
 		meter.Close()

@@ -19,8 +19,7 @@ type policyFlags struct {
 	JobsPerUID       int      `name:"jobs-per-uid" placeholder:"N" help:"Run up to N builders at once for one user, root too. [no limit; users share them all the same]"`
 }
 
-// Validate is for kong.
-func (f policyFlags) Validate() error {
+func (f policyFlags) check() error {
 	if f.JobsPerUID < 0 {
 		return fmt.Errorf("--jobs-per-uid=%d: must not be negative", f.JobsPerUID)
 	}
