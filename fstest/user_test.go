@@ -3,6 +3,7 @@ package fstest
 import (
 	"os"
 	"os/exec"
+	"os/user"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,4 +75,31 @@ func TestAnotherUser(t *testing.T) {
 		}
 	}
 	l.stop()
+}
+
+// Without HOME the state is where the user database says, and never in whatever
+// directory the command runs in.
+func TestWithoutHome(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test drops from root to ordinary users")
+	}
+	nobody, err := user.LookupId("65534")
+	if err != nil {
+		missing(t, "there is no user 65534")
+	}
+	for _, tt := range []struct {
+		uid    uint32
+		status int
+		want   string
+	}{
+		{65534, 1, "storefs: " + nobody.HomeDir + "/.local/state/storefs: "},
+		{54321, 2, "storefs: uid 54321 has no home directory for a state directory: --state says where it is"},
+	} {
+		cmd := exec.Command(binary, "query", "roots")
+		cmd.Env, cmd.Dir = []string{}, "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tt.uid, Gid: 65534}}
+		if r := run(t, cmd); r.status != tt.status || !strings.HasPrefix(r.stderr, tt.want) {
+			t.Errorf("uid %d: status %d: %s", tt.uid, r.status, r.stderr)
+		}
+	}
 }

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -161,16 +163,35 @@ func (a *app) oneCommand(args []string) kong.Option {
 	return nil
 }
 
-// defaultState is where the state is if nothing says otherwise.
+// defaultState is where the state is if nothing says otherwise: never somewhere
+// that depends on the working directory. It is "" if the user has no home.
 func defaultState() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/storefs"
 	}
-	base := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(base) {
-		base = filepath.Join(os.Getenv("HOME"), ".local/state")
+	if base := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(base) {
+		return filepath.Join(base, "storefs")
 	}
-	return filepath.Join(base, "storefs")
+	home := os.Getenv("HOME")
+	if !filepath.IsAbs(home) {
+		u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
+		if err != nil || !filepath.IsAbs(u.HomeDir) {
+			return ""
+		}
+		home = u.HomeDir
+	}
+	return filepath.Join(home, ".local/state/storefs")
+}
+
+// findState refuses what needs a state directory if nothing says where it is.
+func (a *app) findState() error {
+	if a.State == "" {
+		a.State = defaultState() // STOREFS_STATE is set to nothing
+	}
+	if a.State == "" {
+		return badInputf("uid %d has no home directory for a state directory: --state says where it is", os.Geteuid())
+	}
+	return nil
 }
 
 // print writes a result to stdout: as JSON if that was asked for, or else what

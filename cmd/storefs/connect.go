@@ -74,6 +74,9 @@ func gone(err error) bool {
 
 // reach connects to the owner, who lets nobody else's commands in.
 func (a *app) reach(ctx context.Context, watch bool) (*daemon.Client, error) {
+	if err := a.findState(); err != nil {
+		return nil, err
+	}
 	c, err := daemon.Dial(ctx, a.socket(), watch)
 	if errors.Is(err, os.ErrPermission) {
 		var st unix.Stat_t

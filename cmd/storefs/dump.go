@@ -46,7 +46,11 @@ func (a *app) onDisk(ctx context.Context, name string, f func(string) error) err
 	if !errors.Is(err, os.ErrNotExist) {
 		return f(abs)
 	}
-	if _, err := os.Stat(filepath.Join(a.State, "config.json")); err != nil {
+	err = a.findState()
+	if err == nil {
+		_, err = os.Stat(filepath.Join(a.State, "config.json"))
+	}
+	if err != nil {
 		return f(abs) // no store: it tells that the file is missing
 	}
 	return a.connect(ctx, ownerOptions{role: "dump"}, func(client *daemon.Client) error {

@@ -26,6 +26,9 @@ func (c *initCmd) Run(a *app) error {
 	if st, err := os.Stat(c.Store); err == nil && !st.IsDir() {
 		return badInputf("init: the store directory %s: not a directory", c.Store)
 	}
+	if err := a.findState(); err != nil {
+		return err
+	}
 	if err := state.Init(a.State, dir); err != nil {
 		return err
 	}

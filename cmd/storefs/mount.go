@@ -65,6 +65,9 @@ func (c *mountCmd) Validate() error {
 }
 
 func (c *mountCmd) Run(ctx context.Context, a *app) error {
+	if err := a.findState(); err != nil {
+		return err
+	}
 	if c.Background {
 		if err := c.present(); err != nil {
 			return err
