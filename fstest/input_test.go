@@ -143,6 +143,21 @@ func TestMountPoints(t *testing.T) {
 		}
 		l.stop()
 	})
+	t.Run("stale, and the state is damaged", func(t *testing.T) {
+		l.serve()
+		l.kill()
+		whole, err := os.ReadFile(l.State + "/db.bolt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.write("state/db.bolt", "damage")
+		oneLine(t, l.storefs("umount"), 1, "umount: "+l.Store+" is cleared", "db.bolt")
+		if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), l.Store) {
+			t.Error("still mounted")
+		}
+		oneLine(t, l.storefs("umount"), 1, "db.bolt")
+		l.write("state/db.bolt", string(whole))
+	})
 	t.Run("busy", func(t *testing.T) {
 		l.serve()
 		cmd := exec.Command("sleep", "60")

@@ -151,6 +151,13 @@ func readConfig(dir string) (config, error) {
 	return c, nil
 }
 
+// StoreDir is the store directory of the state directory dir, which need not be
+// fit for anything else: whoever wants to mend it may have to unmount first.
+func StoreDir(dir string) (store.Dir, error) {
+	c, err := readConfig(dir)
+	return c.Store, err
+}
+
 // checkLayout refuses what would fail, or do damage, later on.
 func (s *State) checkLayout() error {
 	// Not in state directories of before there were hashes of files.

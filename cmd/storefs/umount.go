@@ -83,24 +83,47 @@ func processEnd(pid int) (func(context.Context) error, error) {
 	}, nil
 }
 
-// clear detaches a mount that nobody serves any more.
+// clear detaches a mount that nobody serves any more, also if the state cannot be
+// opened: damage to it must not keep anybody from its directories.
 func (c *umountCmd) clear(ctx context.Context, a *app) error {
 	var dir store.Dir
-	err := a.connect(ctx, ownerOptions{role: "umount"}, func(c *daemon.Client) error {
+	unopened := a.connect(ctx, ownerOptions{role: "umount"}, func(c *daemon.Client) error {
 		dir = c.Hello().Store
 		return nil
 	})
-	if err != nil {
-		return err
+	if unopened != nil {
+		var err error
+		if dir, err = state.StoreDir(a.State); err != nil || errors.Is(unopened, store.ErrInUse) {
+			return unopened
+		}
 	}
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(string(dir)))
-	if err != nil {
+	mounted := len(mounts) > 0 && mounts[0].FSType == "fuse.storefs"
+	switch {
+	case unopened != nil && (!mounted || !dead(dir)):
+		return unopened // it may be somebody else's
+	case err != nil:
 		return fmt.Errorf("umount %s: %w", dir, err)
-	}
-	if len(mounts) == 0 || mounts[0].FSType != "fuse.storefs" {
+	case !mounted:
 		return fmt.Errorf("umount: %s is not mounted", dir)
 	}
-	err = unix.Unmount(string(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	err = detach(ctx, dir)
+	if err == nil && unopened != nil {
+		return fmt.Errorf("umount: %s is cleared, but its state cannot be used: %w", dir, unopened)
+	}
+	return errors.Join(err, unopened)
+}
+
+// dead reports whether nobody has the connection of the mount at dir any more.
+func dead(dir store.Dir) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(string(dir), &st)
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+}
+
+// detach unmounts as whoever may: root, or fusermount3 for the mount's user.
+func detach(ctx context.Context, dir store.Dir) error {
+	err := unix.Unmount(string(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EPERM) {
 		out, e := exec.CommandContext(ctx, "fusermount3", "-u", "-z", "--", string(dir)).CombinedOutput()
 		if err = e; e != nil && len(out) > 0 {
