@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,9 @@ func (s *Server) Status() Status {
 // Headline is one line: which store, and who owns it.
 func (s *Status) Headline() string {
 	line := fmt.Sprintf("store %s, state %s, owned by storefs %s (pid %d)", s.Store, s.State, s.Role, s.PID)
+	if s.Role == "status" && s.PID == os.Getpid() {
+		line = fmt.Sprintf("store %s, state %s, nobody serves it", s.Store, s.State) // but who asks
+	}
 	if s.Mountpoint != "" {
 		line += ", mounted at " + s.Mountpoint
 	}
