@@ -102,7 +102,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kong.Description(description + "\n\n" + statusHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {
-			unprinted = kong.DefaultHelpPrinter(o, ctx)
+			unprinted = printHelp(o, ctx)
 			return unprinted
 		}),
 		kong.ExplicitGroups(groups()),

@@ -68,7 +68,7 @@ func (f sandboxFlags) present() error {
 
 // jobsFlag is how many builders run at once.
 type jobsFlag struct {
-	Jobs int     `short:"j" placeholder:"N" help:"Run up to N builders at once; one whose derivation says __cores counts as so many. [as many as there are CPUs: ${jobs}]"`
+	Jobs int     `short:"j" placeholder:"N" help:"Run up to N builders at once; one whose derivation says __cores counts as so many. 0: as many as there are CPUs. [${jobs}]"`
 	Load float64 `placeholder:"N" help:"Start no builder beside others while more than N tasks of the whole machine want a CPU. (While memory is short none is started either.) 0: no limit."`
 }
 

@@ -46,7 +46,7 @@ type mountCmd struct {
 }
 
 func (*mountCmd) Help() string {
-	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM), or until "storefs umount". Readiness is told to systemd (sd_notify).
+	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM, SIGHUP), or until "storefs umount". Readiness is told to systemd (sd_notify).
 
 Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
 
