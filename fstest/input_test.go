@@ -42,6 +42,7 @@ func TestBadInput(t *testing.T) {
 	l.write("wrongpath.drv", `Derive([("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath","","")],[],[],"x86_64-linux","/bin/sh",[],[("out","`+l.Store+`/0123456789abcdfghijklmnpqrsvwxyz-wrongpath")])`)
 	l.write("syntax.star", "default = derivation(\n  name = 'x'\n  builder = 3)\n")
 	l.write("raises.star", "def f():\n    fail('no such thing')\nf()\n")
+	l.write("d.store/in-it", "")
 	l.write("store/in-the-way", "") // of a mount that should not get that far
 
 	tests := []struct {
@@ -70,6 +71,14 @@ func TestBadInput(t *testing.T) {
 		{"below an output", []string{"build", out + "/nonexistent"}, "", 1, []string{"build " + out + "/nonexistent: no such file"}},
 		{"a file as store", []string{"--state", l.Dir + "/other", "init", "--store", l.Dir + "/a.star"}, "", 2, []string{l.Dir + "/a.star: not a directory"}},
 		{"query unrealised", []string{"query", "references", l.Store + "/00000000000000000000000000000000-nothing"}, "", 1, []string{"nothing"}},
+		{"outputs of an output", []string{"query", "outputs", out}, "", 2, []string{out + ": it is no store expression"}},
+		{"a directory as expression", []string{"import", "d.store"}, "", 2, []string{"d.store: is a directory"}},
+		{"the same to build", []string{"build", "d.store"}, "", 2, []string{"d.store: is a directory"}},
+		{"a directory as stream", []string{"import", "tools"}, "", 2, []string{"tools: is a directory"}},
+		{"a directory as standard input", []string{"import"}, "tools", 2, []string{"is a directory"}},
+		{"no such program", []string{"upgrade", "nothing"}, "", 2, []string{"nothing: no such file"}},
+		{"an argument without anything", []string{"build", "a.star", "--arg"}, "", 2, []string{`--arg: missing value, expecting "<key>=<value>"`}},
+		{"what was never learned", []string{"prefetch", "import", "cut"}, "", 2, []string{"prefetch import cut: "}},
 		{"init twice", []string{"init", "--store", l.Store}, "", 1, []string{l.State}},
 		{"relative store", []string{"--state", l.Dir + "/other", "init", "--store", "store"}, "", 2, []string{"store"}},
 		{"no state", []string{"--state", l.Dir + "/nothing", "query", "roots"}, "", 1, []string{l.Dir + "/nothing", "init"}},

@@ -57,7 +57,8 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 		if term.IsTerminal(int(a.stdin.Fd())) {
 			return nil, badInput(errors.New("import: standard input is a terminal: give it a stream or a file"))
 		}
-		return client.Import(ctx, a.stdin)
+		paths, err := client.Import(ctx, a.stdin)
+		return paths, unread(err)
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -65,8 +66,21 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 	}
 	defer f.Close()
 	paths, err := client.Import(ctx, f)
+	if e := unread(err); e != err {
+		return nil, e // it names the file
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return paths, nil
+}
+
+// unread makes that a stream could not be read an error of the input: what the
+// owner says of it is no such error.
+func unread(err error) error {
+	var e *os.PathError
+	if errors.As(err, &e) && e.Op == "read" {
+		return badInput(err)
+	}
+	return err
 }

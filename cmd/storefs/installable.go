@@ -144,6 +144,9 @@ func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string)
 		if strings.HasPrefix(name, string(c.Hello().Store)+"/") {
 			return nil, badInputf("%s: it is in the store already, as %s", f, name)
 		}
+		if err := readable(name); err != nil {
+			return nil, badInput(err)
+		}
 		names[i] = name
 	}
 	paths, err := c.ImportExprs(ctx, names)
@@ -151,6 +154,20 @@ func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string)
 		return nil, badInput(err) // an input is missing
 	}
 	return paths, err
+}
+
+// readable is the error with which a file would be read.
+func readable(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Read(make([]byte, 1)) // a directory can be opened
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // evaluate evaluates a Starlark file and puts what its targets need into the

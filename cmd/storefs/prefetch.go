@@ -49,14 +49,14 @@ func (*prefetchImportCmd) Help() string {
 }
 
 func (c *prefetchImportCmd) Run(ctx context.Context, a *app) error {
-	var r io.Reader = a.stdin
+	r, name := a.stdin, "standard input"
 	if c.File != "-" {
 		f, err := os.Open(c.File)
 		if err != nil {
 			return badInput(err)
 		}
 		defer f.Close()
-		r = f
+		r, name = f, c.File
 	}
 	var all []prefetch.Trail
 	for dec := json.NewDecoder(r); ; {
@@ -66,7 +66,7 @@ func (c *prefetchImportCmd) Run(ctx context.Context, a *app) error {
 			break
 		}
 		if err != nil {
-			return badInput(fmt.Errorf("prefetch import: %w", err))
+			return badInput(fmt.Errorf("prefetch import %s: %w", name, err))
 		}
 		all = append(all, t)
 	}

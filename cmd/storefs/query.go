@@ -98,6 +98,9 @@ func (q questionArgs) ask(ctx context.Context, a *app, rel daemon.Relation, mean
 	return q.about(ctx, a, mean, func(client *daemon.Client, paths []store.Path) error {
 		var all []store.Path
 		for _, p := range paths {
+			if (rel == daemon.Outputs || rel == daemon.Successor) && !p.IsExpr() {
+				return badInputf("query %s: it is no store expression", p)
+			}
 			related, err := client.Related(ctx, rel, p)
 			if err != nil {
 				return err

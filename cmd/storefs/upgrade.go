@@ -29,7 +29,7 @@ type upgraded struct {
 func (c *upgradeCmd) Run(ctx context.Context, a *app) error {
 	program, err := c.program()
 	if err != nil {
-		return fmt.Errorf("upgrade: %w", err)
+		return fileError(fmt.Errorf("upgrade: %w", err))
 	}
 	client, err := a.dial(ctx, true)
 	if errors.Is(err, daemon.ErrNoServer) {
