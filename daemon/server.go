@@ -109,6 +109,9 @@ func (s *Server) closing(err error) error {
 	if s.ctx.Err() == nil || !errors.Is(err, context.Canceled) && !errors.Is(err, store.ErrCancelled) {
 		return err
 	}
+	if errors.Is(err, ErrClosing) {
+		return err // it says so
+	}
 	return fmt.Errorf("%w: %w", ErrClosing, err)
 }
 

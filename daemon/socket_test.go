@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -245,5 +246,28 @@ func TestStop(t *testing.T) {
 	s.Stop = nil
 	if err := c.Stop(t.Context()); !errors.Is(err, store.ErrRefused) {
 		t.Errorf("an owner that is no mount: %v", err)
+	}
+}
+
+// Whoever is cut off by the owner's end hears so once.
+func TestEndingIsSaidOnce(t *testing.T) {
+	f := newFake(t)
+	begun := make(chan struct{})
+	f.realise = func(ctx context.Context, _ normaliser.Request) (*normaliser.Result, error) {
+		close(begun)
+		<-ctx.Done()
+		return nil, fmt.Errorf("realise: %w: %w", store.ErrCancelled, context.Cause(ctx))
+	}
+	s, socket := f.serve()
+	c := dial(t, socket)
+	realised := make(chan error, 1)
+	go func() {
+		_, err := c.Realise(t.Context(), RealiseRequest{}, nil)
+		realised <- err
+	}()
+	<-begun
+	s.Close()
+	if err := <-realised; !errors.Is(err, ErrClosing) || strings.Count(err.Error(), ErrClosing.Error()) != 1 {
+		t.Errorf("%v", err)
 	}
 }
