@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -155,6 +156,22 @@ func TestExportBad(t *testing.T) {
 	large := writeExport(t, []exported{{Member{Path: store.Path(path)}, words(fileOf(strings.Repeat("x", 1<<20))...)}})
 	_, err := readExport(bytes.NewReader(large))
 	wantError(t, err, store.ErrBadArchive, "larger than 1048576")
+}
+
+// Whoever restores a member reads its archive by a second reader, which has
+// nothing to add to where the first one saw an error.
+func TestExportLocates(t *testing.T) {
+	nar := words(fileOf("x")...)
+	x := NewExportReader(bytes.NewReader(append(u64(1), nar[:len(nar)/2]...)), exportDir)
+	member, err := x.Next(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Restore(member, filepath.Join(t.TempDir(), "x"), RestoreOptions{})
+	wantError(t, err, store.ErrBadArchive, "at byte ")
+	if n := strings.Count(err.Error(), "at byte "); n != 1 {
+		t.Errorf("%d times: %v", n, err)
+	}
 }
 
 // FuzzExport: what was read, written again and read again is the same.

@@ -2,6 +2,7 @@ package nar
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -112,12 +113,30 @@ func (r *Reader) Path() string {
 	return strings.TrimSuffix(b.String()+r.current, "/")
 }
 
-// locate says where in the archive an error is.
-func (r *Reader) locate(err error) error {
-	if p := r.Path(); p != "" {
-		return fmt.Errorf("at byte %d, in %q: %w", r.offset, p, err)
+// locatedError says where in an archive an error is.
+type locatedError struct {
+	offset int64
+	path   string
+	err    error
+}
+
+func (e *locatedError) Error() string {
+	if e.path != "" {
+		return fmt.Sprintf("at byte %d, in %q: %v", e.offset, e.path, e.err)
 	}
-	return fmt.Errorf("at byte %d: %w", r.offset, err)
+	return fmt.Sprintf("at byte %d: %v", e.offset, e.err)
+}
+
+func (e *locatedError) Unwrap() error { return e.err }
+
+// locate says where in the archive an error is, once: the archive may come from
+// a reader of this kind, which has said so.
+func (r *Reader) locate(err error) error {
+	var located *locatedError
+	if errors.As(err, &located) {
+		return err
+	}
+	return &locatedError{r.offset, r.Path(), err}
 }
 
 func (r *Reader) next() (Entry, error) {
