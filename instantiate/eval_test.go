@@ -170,7 +170,7 @@ number = 1
 		"_hidden":  `main.star: no target "_hidden"; there is: hello, pkgs`,
 		"hello.x":  `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
 		"pkgs.w":   `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
-		"f":        `main.star: target f is a function, not a derivation, an output, or a list, dict or struct of them`,
+		"f":        `main.star: target f is of type function, not a derivation, an output, or a list, dict or struct of them`,
 		"number.x": `main.star: no target "number.x": number has no "x"`,
 	} {
 		_, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})
@@ -235,7 +235,7 @@ func TestErrors(t *testing.T) {
 		{"pattern", "glob(['../*'])", `main.star:1:5: glob: pattern "../*": leads upwards`},
 		{"bad pattern", "glob(['[a'])", `main.star:1:5: glob: pattern "[a": syntax error in pattern`},
 		{"arg", "arg('x')", `main.star:1:4: arg: "x" has no default and was not given: use --arg x=VALUE`},
-		{"load missing", "load('gone.star', 'x')", "main.star:1:1: cannot load gone.star: gone.star: no such file or directory"},
+		{"load missing", "load('gone.star', 'x')", "main.star:1:1: cannot load gone.star: no such file or directory"},
 		{"load syntax", "load('bad.star', 'x')", "bad.star:1:1: unexpected ')'\ncalled from (outermost first):\n  main.star:1:1: in <toplevel>"},
 		{"load fails", "load('fails.star', 'x')", "fails.star:1:9: fail: no\ncalled from (outermost first):\n  main.star:1:1: in <toplevel>\n  fails.star:1:9: in <toplevel>"},
 		{"load cycle", "load('a.star', 'x')", "b.star:1:1: cannot load a.star: files load each other: a.star → b.star → a.star\n"},

@@ -177,7 +177,7 @@ func fillEnv(d *derivation, r *recipe) error {
 		for _, item := range r.env.Items() {
 			name, ok := starlark.AsString(item[0])
 			if !ok {
-				return fmt.Errorf("env: the name %v is a %s, want a string", item[0], item[0].Type())
+				return fmt.Errorf("env: the name %v is of type %s, want a string", item[0], item[0].Type())
 			}
 			if why := reserved(d, name); why != "" {
 				return fmt.Errorf("env: %q cannot be set: %s", name, why)

@@ -33,35 +33,39 @@ func openTree(dir string) (*tree, error) {
 
 func (t *tree) close() { t.root.Close() }
 
+// read returns errors that leave it to the caller to name the file, as he does so
+// in his own way.
 func (t *tree) read(rel string) ([]byte, error) {
 	rel = filepath.FromSlash(rel)
 	st, err := t.root.Stat(rel)
 	if err != nil {
-		return nil, named(rel, err)
+		return nil, cause(err)
 	}
-	if err := onlyRegular(rel, st); err != nil {
+	if err := onlyRegular(st); err != nil {
 		return nil, err
 	}
 	data, err := t.root.ReadFile(rel)
-	if err != nil {
-		return nil, named(rel, err)
-	}
-	return data, nil
+	return data, cause(err)
 }
 
 // named leaves out which system call of package os failed.
 func named(name string, err error) error {
+	return fmt.Errorf("%s: %w", name, cause(err))
+}
+
+// cause leaves out the name as well.
+func cause(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
+		return pe.Err
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return err
 }
 
 // onlyRegular refuses what would block or never end. It must be asked before
 // the file is opened: that is what blocks on a fifo.
-func onlyRegular(name string, st fs.FileInfo) error {
+func onlyRegular(st fs.FileInfo) error {
 	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%s: not a regular file", name)
+		return errors.New("not a regular file")
 	}
 	return nil
 }
@@ -85,7 +89,11 @@ func (e *evaluation) readFile(t *starlark.Thread, name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return e.tree.read(rel)
+		data, err := e.tree.read(rel)
+		if err != nil {
+			return nil, named(rel, err)
+		}
+		return data, nil
 	}
 	name = filepath.Clean(name)
 	if !e.argNames(name) {
@@ -95,8 +103,8 @@ func (e *evaluation) readFile(t *starlark.Thread, name string) ([]byte, error) {
 	if err != nil {
 		return nil, named(name, err)
 	}
-	if err := onlyRegular(name, st); err != nil {
-		return nil, err
+	if err := onlyRegular(st); err != nil {
+		return nil, named(name, err)
 	}
 	e.external = append(e.external, name)
 	return os.ReadFile(name)

@@ -108,7 +108,11 @@ func (f *Failure) Text() string {
 		}
 	}
 	if len(f.Log) > 0 {
-		fmt.Fprintf(&b, "last %d lines of the log:\n", len(f.Log))
+		if n := len(f.Log); n == 1 {
+			b.WriteString("last line of the log:\n")
+		} else {
+			fmt.Fprintf(&b, "last %d lines of the log:\n", n)
+		}
 		for _, l := range f.Log {
 			fmt.Fprintf(&b, "  %s\n", l)
 		}

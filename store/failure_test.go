@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,10 @@ last 2 lines of the log:
 	}
 	if got := f.Error(); got != "realise /s/a.drv: the builder ended with status 3 (needed by /s/c.drv)" {
 		t.Errorf("Error() = %q", got)
+	}
+	f.Log = f.Log[1:]
+	if text := f.Text(); !strings.HasSuffix(text, "\nlast line of the log:\n  two\n") {
+		t.Errorf("%s", text)
 	}
 	f = &Failure{Path: "/s/a.drv", Cause: CauseTimeout, Message: "silent for 1s", Builder: "/bin/sh", Signal: "SIGKILL", Chain: []Path{"/s/a.drv"}}
 	const short = `/s/a.drv: silent for 1s
