@@ -7,17 +7,18 @@ import (
 )
 
 type deleteCmd struct {
-	Paths []string `arg:"" name:"path" help:"Valid paths."`
+	Paths []string `arg:"" name:"path" help:"Valid paths; FILE.star[:TARGET]: what it makes."`
+	argFlags
 }
 
 func (*deleteCmd) Help() string {
-	return `Removes paths from the store, all of them or none, and prints what was removed. What something else refers to, or a running build uses, is not removed. A path whose derivation is known can be realised again.`
+	return `Removes paths from the store, all of them or none, and prints what was removed: also the closure expressions (…-s.store) that were only normal forms of them. What something else refers to, a running build uses, or a root leads to (query roots), is not removed. A path whose derivation is known can be realised again.`
 }
 
 func (c *deleteCmd) Run(ctx context.Context, a *app) error {
 	asked := false
 	return a.connect(ctx, ownerOptions{role: "delete", repeat: true}, func(client *daemon.Client) error {
-		paths, err := storePaths(client, c.Paths)
+		paths, err := a.named(ctx, client, c.Paths, c.argFlags)
 		if err != nil {
 			return err
 		}

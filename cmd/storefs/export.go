@@ -11,7 +11,8 @@ import (
 )
 
 type exportCmd struct {
-	Paths []string `arg:"" name:"path" help:"Valid paths."`
+	Paths []string `arg:"" name:"path" help:"Valid paths; FILE.star[:TARGET]: what it makes."`
+	argFlags
 }
 
 func (*exportCmd) Help() string {
@@ -25,7 +26,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) error {
 		return badInput(errors.New("export: standard output is a terminal"))
 	}
 	return a.connect(ctx, ownerOptions{role: "export"}, func(client *daemon.Client) error {
-		paths, err := storePaths(client, c.Paths)
+		paths, err := a.named(ctx, client, c.Paths, c.argFlags)
 		if err != nil {
 			return err
 		}

@@ -108,6 +108,16 @@ func (a *app) installable(ctx context.Context, c *daemon.Client, arg string) (in
 	return installable{target: paths[0]}, nil
 }
 
+// named reads what a command line names, for questions about just that.
+func (a *app) named(ctx context.Context, c *daemon.Client, args []string, f argFlags) ([]store.Path, error) {
+	all, err := a.installables(ctx, c, args, f)
+	paths := make([]store.Path, len(all))
+	for i := range all {
+		paths[i] = all[i].named()
+	}
+	return paths, err
+}
+
 // storePaths reads arguments that are paths in the store, or below one.
 func storePaths(c *daemon.Client, args []string) ([]store.Path, error) {
 	var all []store.Path

@@ -180,6 +180,19 @@ func (l *library) derivers(p store.Path) ([]store.Path, error) {
 // or needs it; all links if p is "".
 func (l *library) roots(p store.Path) ([]store.Path, error) {
 	var links []store.Path
+	err := l.walkRoots(func(link string, root store.Path) error {
+		keeps, err := l.keeps(root, p)
+		if keeps {
+			links = append(links, store.Path(link))
+		}
+		return err
+	})
+	return links, err
+}
+
+// walkRoots calls f with each link in the directory of roots that leads to a path,
+// and with that.
+func (l *library) walkRoots(f func(link string, root store.Path) error) error {
 	err := filepath.WalkDir(l.state.Roots(), func(name string, d iofs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -187,27 +200,23 @@ func (l *library) roots(p store.Path) ([]store.Path, error) {
 		if d.Type() != iofs.ModeSymlink {
 			return nil
 		}
-		keeps, err := l.keeps(name, p)
-		if keeps {
-			links = append(links, store.Path(name))
+		target, err := os.Readlink(name)
+		if err != nil {
+			return err
 		}
-		return err
+		root, _, err := l.state.Store().Split(target)
+		if err != nil {
+			return nil // it leads elsewhere
+		}
+		return f(name, root)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list roots: %w", err)
+		return fmt.Errorf("list roots: %w", err)
 	}
-	return links, nil
+	return nil
 }
 
-func (l *library) keeps(link string, p store.Path) (bool, error) {
-	target, err := os.Readlink(link)
-	if err != nil {
-		return false, err
-	}
-	root, _, err := l.state.Store().Split(target)
-	if err != nil {
-		return false, nil // it leads elsewhere
-	}
+func (l *library) keeps(root, p store.Path) (bool, error) {
 	if p == "" {
 		return true, nil
 	}
@@ -224,7 +233,21 @@ func (l *library) Damage(p store.Path) (*store.Damage, error) { return l.state.D
 
 func (l *library) LogFile(drv store.Path) string { return l.state.Log(drv) }
 
+// Delete refuses what a root leads to; what that needs is referred to.
 func (l *library) Delete(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	roots := map[store.Path]string{}
+	err := l.walkRoots(func(link string, root store.Path) error {
+		roots[root] = link
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		if link, ok := roots[p]; ok {
+			return nil, fmt.Errorf("delete %s: %w by the root %s", p, store.ErrReferenced, link)
+		}
+	}
 	deleted, err := l.state.Delete(ctx, paths...)
 	if len(deleted) > 0 {
 		l.forget(ctx, deleted)

@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"storefs/daemon"
+	"storefs/store"
 )
 
 type logCmd struct {
-	Path   string `arg:"" help:"A derivation, an output path, or a path below one."`
+	Path   string `arg:"" help:"A derivation, an output path, or a path below one; FILE.star:TARGET."`
 	Follow bool   `short:"f" help:"Go on as long as the builder runs."`
+	argFlags
 }
 
 func (*logCmd) Help() string {
@@ -21,28 +23,27 @@ func (*logCmd) Help() string {
 
 func (c *logCmd) Run(ctx context.Context, a *app) error {
 	return a.connect(ctx, ownerOptions{role: "log", watch: true}, func(client *daemon.Client) error {
-		paths, err := storePaths(client, []string{c.Path})
+		paths, err := a.named(ctx, client, []string{c.Path}, c.argFlags)
 		if err != nil {
 			return err
 		}
+		if len(paths) != 1 {
+			return badInputf("log: %s is not one path", c.Path)
+		}
 		if a.JSON {
-			return c.json(ctx, a, client)
+			return c.json(ctx, a, client, paths[0])
 		}
 		return noLog(c.Path, client.Log(ctx, paths[0], c.Follow, a.stdout))
 	})
 }
 
 // json prints the log as one string, with replacements for what is not UTF-8.
-func (c *logCmd) json(ctx context.Context, a *app, client *daemon.Client) error {
-	paths, err := storePaths(client, []string{c.Path})
-	if err != nil {
-		return err
-	}
+func (c *logCmd) json(ctx context.Context, a *app, client *daemon.Client, p store.Path) error {
 	var b strings.Builder
-	if err := noLog(c.Path, client.Log(ctx, paths[0], c.Follow, &b)); err != nil {
+	if err := noLog(c.Path, client.Log(ctx, p, c.Follow, &b)); err != nil {
 		return err
 	}
-	return a.print(map[string]string{"path": string(paths[0]), "log": b.String()}, nil)
+	return a.print(map[string]string{"path": string(p), "log": b.String()}, nil)
 }
 
 func noLog(path string, err error) error {

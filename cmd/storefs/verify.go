@@ -14,7 +14,7 @@ type verifyCmd struct {
 }
 
 func (*verifyCmd) Help() string {
-	return `Compares the database with what is there, and prints what is wrong, one problem a line. Ends with status 1 if something is wrong and was not repaired.`
+	return `Compares the database with what is there, and prints what is wrong, one problem a line. If all is well, a line on standard error says of how many paths. Ends with status 1 if something is wrong and was not repaired.`
 }
 
 func (c *verifyCmd) Run(ctx context.Context, a *app) error {
@@ -40,6 +40,13 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) error {
 		})
 		if left := sum.Problems - sum.Repaired; err == nil && left > 0 {
 			return fmt.Errorf("verify: %s in %s", count(left, "problem"), count(sum.Paths, "path"))
+		}
+		switch {
+		case err != nil:
+		case sum.Problems == 0:
+			fmt.Fprintf(a.stderr, "storefs: %s, no problems\n", count(sum.Paths, "path"))
+		default:
+			fmt.Fprintf(a.stderr, "storefs: %s, %s repaired\n", count(sum.Paths, "path"), count(sum.Repaired, "problem"))
 		}
 		return err
 	})

@@ -11,7 +11,8 @@ import (
 )
 
 type whyCmd struct {
-	Paths []string `arg:"" name:"path" help:"Store expressions, output paths, or paths below one."`
+	Paths []string `arg:"" name:"path" help:"Store expressions, output paths, or paths below one; FILE.star[:TARGET]."`
+	argFlags
 }
 
 func (*whyCmd) Help() string {
@@ -20,7 +21,7 @@ func (*whyCmd) Help() string {
 
 func (c *whyCmd) Run(ctx context.Context, a *app) error {
 	return a.connect(ctx, ownerOptions{role: "why", repeat: true}, func(client *daemon.Client) error {
-		paths, err := storePaths(client, c.Paths)
+		paths, err := a.named(ctx, client, c.Paths, c.argFlags)
 		if err != nil {
 			return err
 		}
