@@ -108,3 +108,11 @@ func (id identity) give(file string) error {
 	}
 	return os.Lchown(file, id.uid, id.gid)
 }
+
+// giveOpen is give for an open file, which may have no name.
+func (id identity) giveOpen(f *os.File) error {
+	if id.uid == os.Geteuid() {
+		return nil
+	}
+	return f.Chown(id.uid, id.gid)
+}

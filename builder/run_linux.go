@@ -23,6 +23,11 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 		return started, 0, err
 	}
 	defer output.Close()
+	// A builder that opens /dev/stdout or /dev/stderr asks for the rights of the pipe.
+	if err := b.ids.giveOpen(w); err != nil {
+		w.Close()
+		return started, 0, fmt.Errorf("give the builder its log: %w", err)
+	}
 	c, err := b.spawn(ctx, env, w)
 	w.Close()
 	if err != nil {

@@ -174,6 +174,12 @@ writable
 			drv := w.Path("log.drv").Base()
 			w.same("name of the log", r.LogFile, w.Options.Logs+"/drvs/"+drv[:2]+"/"+drv[2:])
 		},
+		"log by name": func(w *World) {
+			r := w.Built(w.Job("log-by-name", `echo one > /dev/stdout && echo two > /dev/stderr && echo three >> /dev/fd/1 && sh -c 'echo four > /dev/stderr' && echo > $out`, nil))
+			text, err := os.ReadFile(r.LogFile)
+			w.must(err)
+			w.same("log file", string(text), "one\ntwo\nthree\nfour\n")
+		},
 		"long lines": func(w *World) {
 			var lengths []int
 			w.Built(w.Job("long", `head -c 131072 /dev/zero; echo; head -c 65537 /dev/zero; echo; echo end; echo > $out`, func(j *builder.Job) {
