@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +13,11 @@ import (
 // has all processors pass a quiescent state.
 //
 // Whatever is made in a directory or removed from it, and whatever is changed of it
-// or read, shows in its times, which nobody can set without that being seen as well;
-// a terminal that was used shows in those of ptmx. The instance of tmpfs has as many
-// files and blocks as when it was new, or it is not as it was.
+// or read, shows in its times, which nobody can set without that being seen as well.
+// A terminal changes no time of /dev/pts, and those of ptmx by whole eight seconds: but
+// it is listed for as long as its master is open, which may be in a message between
+// sockets that the kernel looks for only when the last process is dead. The instance of
+// tmpfs has as many files and blocks as when it was new, or it is not as it was.
 type leftMounts struct {
 	fds   []int // of leftPlaces
 	fresh mountState
@@ -29,7 +32,7 @@ type mountState struct {
 
 // leftPlaces are opened to see whether they are as they were.
 func leftPlaces() []opening {
-	return []opening{{"/dev/pts", unix.O_PATH}, {"/dev/pts/ptmx", unix.O_PATH}, {"/dev/shm", unix.O_PATH}}
+	return []opening{{"/dev/pts", unix.O_RDONLY | unix.O_DIRECTORY}, {"/dev/pts/ptmx", unix.O_PATH}, {"/dev/shm", unix.O_PATH}}
 }
 
 // newLeftMounts are those at fds, which they take over, as they are now: before any
@@ -48,7 +51,34 @@ func newLeftMounts(fds []int) (*leftMounts, error) {
 // them must be dead.
 func (l *leftMounts) untouched() bool {
 	now, err := l.state()
-	return err == nil && now == l.fresh
+	return err == nil && now == l.fresh && !l.hasTerminals()
+}
+
+// hasTerminals reports whether there is a terminal in /dev/pts, or nobody knows.
+func (l *leftMounts) hasTerminals() bool {
+	pts := l.fds[0]
+	if _, err := unix.Seek(pts, 0, unix.SEEK_SET); err != nil {
+		return true
+	}
+	var buf [512]byte
+	var names []string
+	for { // a signal ends a list before its end
+		n, err := unix.Getdents(pts, buf[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return true
+		}
+		if n == 0 {
+			break
+		}
+		if _, _, names = unix.ParseDirent(buf[:n], -1, names); len(names) > 1 { // ptmx is one
+			return true
+		}
+	}
+	// To look may have changed the time of the directory.
+	return unix.Fstat(pts, &l.fresh.files[0]) != nil
 }
 
 func (l *leftMounts) state() (s mountState, err error) {
