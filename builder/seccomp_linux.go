@@ -33,17 +33,18 @@ const x32Bit = 0x40000000
 // are known.
 func abis(goarch string) []abi {
 	// The chmod family, the setxattr family, and add_key, request_key and keyctl.
-	// Numbers from 424 on are the same everywhere: fchmodat2 and setxattrat.
+	// Numbers from 424 on are the same everywhere: fchmodat2 and setxattrat, and
+	// io_uring_setup, io_uring_enter and io_uring_register.
 	switch goarch {
 	case "amd64":
 		return []abi{
-			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}}},
-			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}}},
+			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	case "arm64":
 		return []abi{
-			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}}},
-			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}}},
+			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	}
 	return nil
@@ -61,7 +62,10 @@ const (
 // Nix does, and ENOTSUP to whatever sets an extended attribute or an ACL, so
 // that tools go on without. Keys it hides altogether, as if the kernel had none:
 // they belong to users, whatever the namespace, and so would pass from build to
-// build, or to a builder from the user who started it. A file can be given these bits in other ways (open
+// build, or to a builder from the user who started it. It hides io_uring too, as
+// container runtimes do: a ring ends later than the last process that has it, and
+// with it the files that were registered, which may be of what the next build gets.
+// A file can be given these bits in other ways (open
 // has a mode too): this filter tells honest builders early. What protects the
 // host is that scratch directories are closed to others, and that an output with
 // such a file is refused.

@@ -101,6 +101,9 @@ func TestFilter(t *testing.T) {
 			check(enotup, m.n.fsetxattr)
 			check(enotup, 463)
 			check(enosys, m.n.keyctl)
+			for call := uint32(425); call <= 427; call++ {
+				check(enosys, call)
+			}
 			check(allow, m.n.open, 0, 0, 0o4755)
 			check(allow, m.n.read, 0o4755, 0o4755, 0o4755)
 		}
