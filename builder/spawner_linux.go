@@ -166,15 +166,7 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 		if err != nil {
 			break
 		}
-		s.mu.Lock()
-		if b, ok := s.builds[f.id]; ok {
-			r := f.report()
-			r.next = s.builds[r.ending.next].drv
-			b.answer <- r
-			close(b.answer)
-			delete(s.builds, f.id)
-		}
-		s.mu.Unlock()
+		s.answer(f.id, f.report())
 	}
 	s.conn.Close()
 	<-dead
@@ -186,6 +178,18 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 		close(b.answer)
 	}
 	clear(s.builds)
+}
+
+// answer gives a build its report, unless it has one.
+func (s *spawner) answer(id uint64, r report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.builds[id]; ok {
+		r.next = s.builds[r.ending.next].drv
+		b.answer <- r
+		close(b.answer)
+		delete(s.builds, id)
+	}
 }
 
 // report is what an answer says.
@@ -238,8 +242,12 @@ func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error)
 	s.builds[id] = begun{drv, answer}
 	s.mu.Unlock()
 
-	// Fd makes it block, as a builder expects.
-	if err := s.send(frame{kind: frameBuild, id: id, body: l.append(nil), fd: int(log.Fd())}); err != nil {
+	body := l.append(nil)
+	if len(body) > maxFrame {
+		// The kernel would say so too. The process would take it for no frame, and end,
+		// and all builds with it.
+		s.answer(id, report{message: message{says: saysNoExec, text: unix.E2BIG.Error()}})
+	} else if err := s.send(frame{kind: frameBuild, id: id, body: body, fd: int(log.Fd())}); err != nil { // Fd makes it block, as a builder expects
 		s.mu.Lock()
 		delete(s.builds, id)
 		s.mu.Unlock()

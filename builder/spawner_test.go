@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +92,29 @@ func TestSpawnerKilled(t *testing.T) {
 	}
 	w.Built(w.Job("last", `echo > $out`, nil))
 	if after := spawners(t); len(after) != 1 || after[0] == before[0] {
+		t.Errorf("spawners: %v after %v", after, before)
+	}
+}
+
+// What is more than a spawner takes is refused as what the kernel refuses, and harms
+// nobody.
+func TestLaunchTooLong(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	w.Built(w.Job("first", `echo > $out`, nil)).Release()
+	before := spawners(t)
+	granted := make(chan struct{})
+	close(granted)
+	for _, turn := range []*builder.Turn{nil, {Granted: granted}} {
+		f := w.Failed(w.Job("long", `echo > $out`, func(j *builder.Job) {
+			buildertest.Setenv(j.Derivation, "long", strings.Repeat("x", 64<<20))
+			j.Turn = turn
+		}))
+		if f.Cause != store.CauseBuilder || !strings.Contains(f.Message, "cannot execute the builder "+f.Builder+": argument list too long") {
+			t.Errorf("failure: %s", f.Text())
+		}
+	}
+	w.Built(w.Job("last", `echo > $out`, nil)).Release()
+	if after := spawners(t); !slices.Equal(after, before) {
 		t.Errorf("spawners: %v after %v", after, before)
 	}
 }
