@@ -17,7 +17,7 @@ type frame struct {
 	kind byte
 	id   uint64 // of the build; of one's own choice
 	body []byte
-	fd   int // it comes along; -1: none
+	fd   int // it comes along; -1: none, or it was lost
 }
 
 // Kinds of frames.
@@ -76,7 +76,7 @@ type frameReader struct {
 	conn frameSource
 	buf  []byte // what was read and not yet handed on
 	oob  []byte
-	fds  []int // likewise
+	fds  []int // likewise; -1: one that was lost
 }
 
 func newFrameReader(conn frameSource) *frameReader {
@@ -84,7 +84,7 @@ func newFrameReader(conn frameSource) *frameReader {
 }
 
 // next reads a frame, whose body is good until the next call. Its descriptor
-// belongs to the caller.
+// belongs to the caller. A launch has none if this process could not have one more.
 func (r *frameReader) next() (f frame, err error) {
 	if err := r.fill(frameHeader); err != nil {
 		return f, err
@@ -117,7 +117,7 @@ func (r *frameReader) fill(n int) error {
 		if cap(r.buf) < n || len(r.buf) == cap(r.buf) {
 			r.buf = append(make([]byte, 0, max(n, 16<<10)), r.buf...)
 		}
-		got, oobn, _, _, err := r.conn.ReadMsgUnix(r.buf[len(r.buf):cap(r.buf)], r.oob)
+		got, oobn, flags, _, err := r.conn.ReadMsgUnix(r.buf[len(r.buf):cap(r.buf)], r.oob)
 		if err != nil {
 			return err
 		}
@@ -125,22 +125,30 @@ func (r *frameReader) fill(n int) error {
 			return io.EOF
 		}
 		r.buf = r.buf[:len(r.buf)+got]
-		if oobn == 0 {
-			continue
-		}
-		messages, err := unix.ParseSocketControlMessage(r.oob[:oobn])
+		fds, err := rights(r.oob[:oobn])
 		if err != nil {
-			return os.NewSyscallError("recvmsg", err)
+			return err
 		}
-		for _, m := range messages {
-			fds, err := unix.ParseUnixRights(&m)
-			if err != nil {
-				return os.NewSyscallError("recvmsg", err)
-			}
-			r.fds = append(r.fds, fds...)
+		r.fds = append(r.fds, fds...)
+		if flags&unix.MSG_CTRUNC != 0 {
+			// Each message has one, and what is read at a time has those of one.
+			r.fds = append(r.fds, -1)
 		}
 	}
 	return nil
+}
+
+// rights are the descriptors in the control messages that came with others.
+func rights(oob []byte) (fds []int, err error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		more, e := unix.ParseUnixRights(&m)
+		fds, err = append(fds, more...), errors.Join(err, e)
+	}
+	return fds, os.NewSyscallError("recvmsg", err)
 }
 
 // launch is a build as the spawner sees it.

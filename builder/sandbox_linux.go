@@ -150,7 +150,7 @@ func (s *sandbox) arrive() error {
 func receiveFDs(socket int) ([]int, error) {
 	var b [1]byte
 	oob := make([]byte, unix.CmsgSpace(maxOpenings*4))
-	n, oobn, _, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
+	n, oobn, flags, _, err := ownerConn(socket).ReadMsgUnix(b[:], oob)
 	if errors.Is(err, unix.ECONNRESET) { // it died with something unread
 		return nil, io.EOF
 	}
@@ -160,11 +160,15 @@ func receiveFDs(socket int) ([]int, error) {
 	if n == 0 {
 		return nil, io.EOF
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) == 0 {
-		return nil, err
+	fds, err := rights(oob[:oobn])
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		// Nobody could tell which of them these are.
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, fmt.Errorf("take what a sandbox has opened: %w", unix.EMFILE)
 	}
-	return unix.ParseUnixRights(&messages[0])
+	return fds, err
 }
 
 // hasArrived reports whether arrive would return at once.

@@ -165,6 +165,80 @@ func TestFrames(t *testing.T) {
 	}
 }
 
+// A descriptor that is lost is missed by the frame that it came with, and by no other.
+func TestFrameWithoutDescriptor(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := unixConn(pair[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	defer unix.Close(pair[1])
+	for i := range 6 {
+		kind, fd := byte(frameKill), -1
+		if i%2 == 1 {
+			kind, fd = frameBuild, 0
+		}
+		if err := (frame{kind: kind, id: uint64(i), body: []byte("body"), fd: fd}).send(conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newFrameReader(&losing{ownerConn: ownerConn(pair[1]), lost: 2})
+	for i := range 6 {
+		f, err := r.next()
+		if err != nil || f.id != uint64(i) || string(f.body) != "body" {
+			t.Fatalf("frame %d: %c %d %q %v", i, f.kind, f.id, f.body, err)
+		}
+		if has := f.fd >= 0; has != (i == 1 || i == 5) {
+			t.Errorf("frame %d: descriptor %d", i, f.fd)
+		}
+		if f.fd >= 0 {
+			unix.Close(f.fd)
+		}
+	}
+}
+
+// losing loses a descriptor, as the kernel does where there may be none more.
+type losing struct {
+	ownerConn
+	lost int // which one of them
+}
+
+func (c *losing) ReadMsgUnix(b, oob []byte) (n, oobn, flags int, from *net.UnixAddr, err error) {
+	n, oobn, flags, from, err = c.ownerConn.ReadMsgUnix(b, oob)
+	if oobn > 0 {
+		if c.lost--; c.lost == 0 {
+			fds, err := rights(oob[:oobn])
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			return n, 0, flags | unix.MSG_CTRUNC, from, err
+		}
+	}
+	return n, oobn, flags, from, err
+}
+
+// A sandbox of which not all descriptors came is none.
+func TestSomeDescriptorsAreLost(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range pair {
+		defer unix.Close(fd)
+	}
+	// There is no room for so many.
+	if err := unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(make([]int, 2*maxOpenings)...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if fds, err := receiveFDs(pair[1]); errnoOf(err) != unix.EMFILE {
+		t.Errorf("received %v %v", fds, err)
+	}
+}
+
 func TestLaunchText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := rapid.SliceOfN(rapid.String(), 0, 5)

@@ -185,6 +185,61 @@ func TestSpawnerWithFewFiles(t *testing.T) {
 	}
 }
 
+// A spawner that may have no descriptor more fails the builds that it would need one
+// for, and those alone.
+func TestSpawnerWithoutDescriptors(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to set the limit")
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	started, ended := make(chan struct{}, 1), make(chan error, 1)
+	other := w.Job("other", `mkfifo /build/end; echo started; read -r end < /build/end; echo > $out`, func(j *builder.Job) {
+		j.Log = func([]byte) { started <- struct{}{} }
+	})
+	go func() {
+		r, err := w.Builder.Build(t.Context(), other)
+		if err == nil {
+			r.Release()
+		}
+		ended <- err
+	}()
+	<-started
+	pids := spawners(t)
+	if len(pids) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	var limit unix.Rlimit
+	if err := unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4, Max: limit.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, turn := range []*builder.Turn{nil, {Granted: make(chan struct{})}} {
+		f := w.Failed(w.Job("job", `echo > $out`, func(j *builder.Job) { j.Turn = turn }))
+		if f.Cause != store.CauseSystem || !strings.Contains(f.Message, "too many open files") {
+			t.Errorf("failure: %s", f.Text())
+		}
+	}
+	if err := unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.Built(w.Job("job", `echo > $out`, nil)).Release()
+	fifos, err := filepath.Glob(w.Options.Spare + "/*/build/end")
+	if err != nil || len(fifos) != 1 {
+		t.Fatalf("%v %v", fifos, err)
+	}
+	if err := os.WriteFile(fifos[0], []byte("end\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the other build: %v", err)
+	}
+	if after := spawners(t); !slices.Equal(after, pids) {
+		t.Errorf("spawners: %v after %v", after, pids)
+	}
+}
+
 // The builder is woken as exactly as this process, and not as a spawner's own threads.
 func TestTimerSlack(t *testing.T) {
 	want, err := os.ReadFile("/proc/self/timerslack_ns")

@@ -222,6 +222,10 @@ func (p *spawnerProcess) try() error {
 func (p *spawnerProcess) take(f frame) {
 	switch f.kind {
 	case frameBuild:
+		if f.fd < 0 {
+			p.fail(f.id, fmt.Errorf("take the log: %w", unix.EMFILE))
+			return
+		}
 		l, err := parseLaunch(f.body)
 		if err != nil {
 			unix.Close(f.fd)
