@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -170,8 +171,17 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 // child of our own, whose priority can be changed.
 func (b *build) spawn(ctx context.Context, env []string, log *os.File) (*child, error) {
 	if _, fixed := b.job.Derivation.Fixed(); !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
-		if spawner := b.spawner.get(); spawner != nil {
-			return spawner.spawn(b.job.Drv, b.launch(env), log)
+		for again := true; ; again = false {
+			spawner := b.spawner.get()
+			if spawner == nil {
+				break
+			}
+			c, err := spawner.spawn(b.job.Drv, b.launch(env), log)
+			if !again || !errors.Is(err, errSpawnerDied) {
+				return c, err
+			}
+			// The next one starts it: this one has not, and never will.
+			spawner.close()
 		}
 	}
 	if b.job.Turn != nil {

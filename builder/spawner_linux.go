@@ -32,6 +32,10 @@ type spawner struct {
 	ended chan struct{} // closed when the process is dead and nobody reads conn
 }
 
+// errSpawnerDied is the error of a build that its spawner did not start and does not
+// know.
+var errSpawnerDied = errors.New("start a sandbox: the process that starts builders has died")
+
 // begun is a build that a spawner has.
 type begun struct {
 	drv    store.Path
@@ -229,13 +233,13 @@ func (s *spawner) forget(scratch uint64) {
 }
 
 // spawn starts a process that follows l, for drv, and writes what the builder writes
-// to log.
+// to log. With errSpawnerDied, s is of no more use.
 func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error) {
 	answer := make(chan report, 1)
 	s.mu.Lock()
 	if s.gone {
 		s.mu.Unlock()
-		return nil, errors.New("start a sandbox: the process that starts builders has died")
+		return nil, errSpawnerDied
 	}
 	s.last++
 	id := s.last
@@ -251,6 +255,9 @@ func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error)
 		s.mu.Lock()
 		delete(s.builds, id)
 		s.mu.Unlock()
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+			return nil, errSpawnerDied // what is not whole is not taken
+		}
 		return nil, fmt.Errorf("start a sandbox: %w", err)
 	}
 	// Where the connection is broken, that is what is reported.

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"storefs/store"
+	"storefs/storeexpr"
 )
 
 func TestProgram(t *testing.T) {
@@ -404,6 +406,56 @@ func TestWithoutSpawner(t *testing.T) {
 	}
 	if len(said) != 1 || canClone && !strings.Contains(said[0], "absent: no such file") {
 		t.Errorf("it said %q", said)
+	}
+}
+
+// A build that comes just when its spawner dies is another one's.
+func TestSpawnerIsDying(t *testing.T) {
+	if !canClone {
+		t.Skip("there is no spawner for this architecture")
+	}
+	dir := t.TempDir()
+	l, err := New(Options{Store: "/nix/store", Real: dir, Builds: dir, Logs: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	drv, err := store.MakePath("/nix/store", "test", store.HashOf(store.SHA256, nil), "x.drv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what  string
+		sides int // of the connection, that it has closed
+	}{
+		{"nobody reads from it any more", unix.SHUT_RD},
+		{"it is closed", unix.SHUT_RDWR},
+	} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pair[1])
+		conn, err := unixConn(pair[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Shutdown(pair[1], c.sides); err != nil {
+			t.Fatal(err)
+		}
+		dead := make(chan struct{})
+		dying := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
+		go dying.listen(newFrameReader(conn), dead)
+		l.spawner.close()
+		l.spawner.off, l.spawner.spawner = false, dying
+		time.AfterFunc(20*time.Millisecond, func() { close(dead) })
+		_, err = l.Build(t.Context(), Job{Drv: drv, Derivation: &storeexpr.Derivation{Platform: hostSystem(), Builder: "/none"}})
+		if err == nil || !strings.Contains(err.Error(), "cannot execute the builder /none") {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if s := l.spawner.get(); s == nil || s == dying {
+			t.Errorf("%s: no other spawner", c.what)
+		}
 	}
 }
 
