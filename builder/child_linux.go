@@ -124,7 +124,11 @@ func (s *spec) setUpHost() error {
 	if err := nameHost(); err != nil || s.Network {
 		return err
 	}
-	return raiseLoopback()
+	if err := raiseLoopback(); err != nil {
+		return err
+	}
+	_ = reportAtOnce() // as in all sandboxes; here it is of no use
+	return nil
 }
 
 func nameHost() error {

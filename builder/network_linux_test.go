@@ -1,7 +1,11 @@
 package builder
 
 import (
+	"errors"
+	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -108,5 +112,62 @@ func TestStockOfNetworks(t *testing.T) {
 	}
 	if !makes(made{network: new(network)}) {
 		t.Error("the next was not ordered, though one could be made")
+	}
+}
+
+// A network from which something may still be sent is not as it was.
+func TestMulticastIsNotLate(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a network")
+	}
+	in4 := unix.IPMreqn{Multiaddr: [4]byte{239, 1, 2, 3}, Ifindex: 1}
+	in6 := unix.IPv6Mreq{Multiaddr: [16]byte{0xff, 5, 14: 0x12, 15: 0x34}, Interface: 1}
+	for _, c := range []struct {
+		family int
+		join   func(fd int) error
+	}{
+		{unix.AF_INET, func(fd int) error { return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &in4) }},
+		{unix.AF_INET6, func(fd int) error { return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &in6) }},
+	} {
+		func() {
+			// The main thread, which this may be, would not end with a goroutine.
+			runtime.LockOSThread()
+			home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(home)
+			n, err := makeNetwork(true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.close()
+			defer func() {
+				if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
+					t.Fatal(err)
+				}
+				runtime.UnlockOSThread()
+			}()
+			buf := make([]byte, 64<<10)
+			if n.late || !n.untouched(buf) {
+				t.Errorf("family %d: a new network is not as it was", c.family)
+			}
+			fd, err := unix.Socket(c.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if errors.Is(err, unix.EAFNOSUPPORT) {
+				return
+			}
+			if err == nil {
+				err = c.join(fd)
+			}
+			if err != nil {
+				t.Errorf("family %d: join: %v", c.family, err)
+			}
+			unix.Close(fd)
+			was := n.untouched(buf)
+			time.Sleep(100 * time.Millisecond)
+			if was && !n.untouched(buf) {
+				t.Errorf("family %d: it was as it was, and then something was sent", c.family)
+			}
+		}()
 	}
 }

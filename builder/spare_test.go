@@ -97,6 +97,8 @@ func testNothingIsCarried(t *testing.T, trace string, more int) {
 		{"refused", true, false},
 		{"no route", true, false},
 		{"no route6", true, false},
+		{"group", false, false},
+		{"group6", true, false},
 		{"flow label", true, false},
 		{"flight", false, false},
 		{"keys", false, false},

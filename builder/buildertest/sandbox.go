@@ -162,6 +162,14 @@ writable
 			}
 			w.same("interfaces", strings.Join(lines[1:], "\n"), "1\nloopback\n")
 		},
+		"multicast is reported at once": func(w *World) {
+			versions := []string{"/proc/sys/net/ipv4/conf/lo/force_igmp_version", "/proc/sys/net/ipv6/conf/lo/force_mld_version"}
+			want := "2\n1\n"
+			if _, err := os.Stat(versions[1]); err != nil { // a kernel without IPv6
+				versions, want = versions[:1], "2\n"
+			}
+			w.same("versions", w.Text(w.Built(w.Job("multicast", `cat `+strings.Join(versions, " ")+` > $out`, nil))), want)
+		},
 		"log": func(w *World) {
 			var lines []string
 			r := w.Built(w.Job("log", `echo one; echo two >&2; echo; printf 'no end'; echo > $out`, func(j *builder.Job) {

@@ -64,6 +64,16 @@ func main() {
 		if _, err := net.DialTimeout("tcp", "[2001:db8::1]:9", time.Second); err == nil {
 			panic("there is a network")
 		}
+	case "group": // which is left at once
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
+		check(err)
+		check(syscall.SetsockoptIPMreqn(fd, syscall.IPPROTO_IP, syscall.IP_ADD_MEMBERSHIP, &syscall.IPMreqn{Multiaddr: [4]byte{239, 1, 2, 3}, Ifindex: 1}))
+		check(syscall.Close(fd))
+	case "group6":
+		fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_DGRAM, 0)
+		check(err)
+		check(syscall.SetsockoptIPv6Mreq(fd, syscall.IPPROTO_IPV6, syscall.IPV6_JOIN_GROUP, &syscall.IPv6Mreq{Multiaddr: [16]byte{0xff, 5, 15: 1}, Interface: 1}))
+		check(syscall.Close(fd))
 	case "flow label": // which outlives its socket, without a packet
 		fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_DGRAM, 0)
 		check(err)
