@@ -85,11 +85,13 @@ type Output struct {
 }
 
 // Result is a build that succeeded. Whoever gets it calls Release, once the
-// outputs were moved away or are not wanted.
+// outputs were moved away or are not wanted, or Keep in its place.
 type Result struct {
 	Outputs  []Output
 	Started  time.Time
 	Duration time.Duration // of the builder itself
 	LogFile  string
 	Release  func() // removes the scratch directory
+	// Keep leaves the scratch directory, as Job.KeepFailed does, and says where.
+	Keep func() (dir string, err error)
 }

@@ -279,6 +279,7 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 		Duration: took,
 		LogFile:  b.log.path,
 		Release:  b.discard,
+		Keep:     b.keep,
 	}, nil
 }
 

@@ -3,7 +3,6 @@ package normaliser
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -255,7 +254,9 @@ func (n *Normaliser) check(ctx context.Context, j *job) error {
 			LogFile: res.LogFile,
 		}
 		if j.origin.keepFailed {
-			f.Kept = filepath.Dir(o.Scratch)
+			if f.Kept, err = res.Keep(); err != nil {
+				f.Message += fmt.Sprintf(" (and its scratch directory cannot be kept: %v)", err)
+			}
 		} else {
 			res.Release()
 		}

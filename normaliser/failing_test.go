@@ -279,7 +279,7 @@ func TestCheck(t *testing.T) {
 		w.hashes["a"] = "other"
 		err := check()
 		f, ok := errors.AsType[*store.Failure](err)
-		if !ok || !errors.Is(err, store.ErrNotDeterministic) || f.Kept != "/scratch/a" || w.released != 2 {
+		if !ok || !errors.Is(err, store.ErrNotDeterministic) || f.Kept != "/kept/a" || w.released != 2 {
 			t.Errorf("check: %v, %+v, released %d", err, f, w.released)
 		}
 		if w.valid[path("a")].NarHash == store.HashOf(store.SHA256, []byte(string(path("a"))+"other")) {

@@ -647,6 +647,7 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 		defer w.mu.Unlock()
 		w.released++
 	}
+	res.Keep = func() (string, error) { return "/kept/" + name, nil }
 	return res, nil
 }
 

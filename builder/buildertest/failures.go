@@ -118,6 +118,32 @@ func failureTests() tests {
 				}
 			}
 		},
+		"keep what did not fail": func(w *World) {
+			r, err := w.build(w.Job("kept", `echo text > $out; echo kept > file`, nil))
+			w.must(err)
+			name := filepath.Base(r.Outputs[0].Scratch)
+			kept, err := r.Keep()
+			w.must(err)
+			defer os.RemoveAll(kept)
+			if filepath.Dir(kept) != w.Options.Builds || !strings.HasPrefix(filepath.Base(kept), "kept-") {
+				w.T.Fatalf("kept in %q", kept)
+			}
+			for file, want := range map[string]string{"build/file": "kept\n", "store/" + name: "text\n"} {
+				text, err := os.ReadFile(filepath.Join(kept, file))
+				w.must(err)
+				w.same(file, string(text), want)
+			}
+			if _, err := os.Lstat(r.Outputs[0].Scratch); !errors.Is(err, os.ErrNotExist) {
+				w.T.Errorf("it is in its old place: %v", err)
+			}
+			files, err := filepath.Glob("/proc/self/fd/*")
+			w.must(err)
+			for _, f := range files {
+				if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, kept+"/") {
+					w.T.Errorf("%s is still open", to)
+				}
+			}
+		},
 	}
 }
 
