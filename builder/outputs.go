@@ -24,6 +24,11 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	candidates = append(candidates, d.OutputList()...)
 	_, fixed := d.Fixed()
 
+	if b.ids.uid == os.Geteuid() {
+		if err := b.scratch.reopen(); err != nil {
+			return nil, err
+		}
+	}
 	// All of them are looked for before any is read, which may take long.
 	for _, o := range d.Outputs {
 		if _, err := os.Lstat(b.scratchOf(o.Path)); errors.Is(err, fs.ErrNotExist) {

@@ -86,6 +86,23 @@ func newScratch(dir, prefix string, ids identity) (*scratch, error) {
 // store is the directory that has the stubs.
 func (s *scratch) store() *leftDir { return s.left[1] }
 
+// reopen gives the directory that has the outputs the mode that it was made with. Where
+// the builder is the user that we are, it may have closed it.
+func (s *scratch) reopen() error {
+	d := s.store()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
+		return &fs.PathError{Op: "fstat", Path: d.file.Name(), Err: err}
+	}
+	if uint16(st.Mode) == d.fresh.mode {
+		return nil
+	}
+	if err := unix.Fchmod(int(d.file.Fd()), uint32(d.fresh.mode)&^unix.S_IFMT); err != nil {
+		return &fs.PathError{Op: "chmod", Path: d.file.Name(), Err: err}
+	}
+	return nil
+}
+
 func (s *scratch) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }

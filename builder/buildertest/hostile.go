@@ -30,6 +30,14 @@ func hostileTests() tests {
 			r := w.Built(w.Job("xattr", `echo > x; $probe xattr x > $out`, nil))
 			w.same("setxattr", w.Text(r), syscall.ENOTSUP.Error()+"\n")
 		},
+		"a closed store directory": func(w *World) {
+			for _, mode := range []string{"0", "500"} {
+				r := w.Built(w.Job("closed", `echo text > $out; chmod `+mode+` $NIX_STORE 2>/dev/null; true`, nil))
+				w.same("output", w.Text(r), "text\n")
+				w.must(os.Rename(r.Outputs[0].Scratch, filepath.Join(w.T.TempDir(), "output")))
+				r.Release()
+			}
+		},
 		"links out of the store are not followed": func(w *World) {
 			outside := filepath.Join(w.T.TempDir(), "outside")
 			w.must(os.WriteFile(outside, []byte("outside"), 0o640))
