@@ -55,8 +55,20 @@ func diagnose(what string, errno unix.Errno) error {
 		}
 		return fmt.Errorf("%s: %s", what, why)
 	}
-	return errors.New(what)
+	if errno == 0 {
+		return errors.New(what)
+	}
+	return &diagnosed{what, errno}
 }
+
+// diagnosed is an error whose text says already what its number means.
+type diagnosed struct {
+	text  string
+	errno unix.Errno
+}
+
+func (d *diagnosed) Error() string { return d.text }
+func (d *diagnosed) Unwrap() error { return d.errno }
 
 // forbids names the switch that forbids user namespaces. read returns the
 // content of a file in /proc, "" if there is none.

@@ -134,9 +134,10 @@ func New(o Options) (*Local, error) {
 		l.scratches.dir = o.Spare
 	}
 	l.spawner = &spawnerKeeper{
-		ids: l.ids,
-		off: o.NoSpawner,
-		say: o.Say,
+		ids:   l.ids,
+		start: startSpawner,
+		off:   o.NoSpawner,
+		say:   o.Say,
 		config: spawnerConfig{
 			Store: string(o.Store), Real: o.Real, Builds: l.scratches.dir,
 			Devices: l.devices(),

@@ -1,21 +1,31 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // spawnerKeeper has the spawner of a Local, from the first build that needs it
-// on. One that died is replaced; where none can be started, none is.
+// on. One that died is replaced; where none can be started, none is, or only later.
 type spawnerKeeper struct {
 	config spawnerConfig
 	ids    identity
-	say    func(line string) // may be nil
+	start  func(spawnerConfig, identity) (*spawner, error) // startSpawner
+	say    func(line string)                               // may be nil
 
 	mu      sync.Mutex
 	off     bool
+	tried   time.Time // when one could not be started; zero: the last one could
 	spawner *spawner
 }
+
+// spawnerPause is the time until it is tried again to start a spawner. Meanwhile builds
+// do without.
+const spawnerPause = time.Second
 
 // get returns the spawner, or nil if there is none.
 func (k *spawnerKeeper) get() *spawner {
@@ -25,18 +35,30 @@ func (k *spawnerKeeper) get() *spawner {
 		k.spawner.close()
 		k.spawner = nil
 	}
-	if k.spawner == nil && !k.off {
-		s, err := startSpawner(k.config, k.ids)
-		if err != nil {
-			k.off = true
-			if k.say != nil {
-				k.say(fmt.Sprintf("sandboxes take longer to make than they could: %v", err))
-			}
-			return nil
-		}
-		k.spawner = s
+	if k.spawner != nil || k.off || !k.tried.IsZero() && time.Since(k.tried) < spawnerPause {
+		return k.spawner
 	}
-	return k.spawner
+	s, err := k.start(k.config, k.ids)
+	if err == nil {
+		k.tried, k.spawner = time.Time{}, s
+		return s
+	}
+	if k.tried.IsZero() && k.say != nil {
+		k.say(fmt.Sprintf("sandboxes take longer to make than they could: %v", err))
+	}
+	k.off, k.tried = !passes(err), time.Now()
+	return nil
+}
+
+// passes reports whether err says that the machine, or this process, is short of
+// something, which it may have again later.
+func passes(err error) bool {
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // forget tells the spawner that a scratch directory goes.
