@@ -17,7 +17,8 @@ func (n *Normaliser) Rebuild(ctx context.Context, drv store.Path) (*builder.Resu
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}
-	j := &job{key: key{kindCheck, drv}, origin: &origin{}, run: &run{}}
+	// It has no slot that what is prepared could take over.
+	j := &job{key: key{kindCheck, drv}, origin: &origin{}, run: &run{}, heir: builder.NoHeir}
 	inputs, err := n.inputs(j, d)
 	if err != nil {
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)

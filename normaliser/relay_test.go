@@ -99,3 +99,36 @@ func TestRelayAfterFailure(t *testing.T) {
 		}
 	})
 }
+
+// What is built for a repair has no slot, so nothing follows it at its end.
+func TestRepairIsNotRelayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i := range 6 {
+			name := fmt.Sprint("a", i)
+			targets = append(targets, w.drv(name))
+			w.takes[name] = 10 * time.Second
+		}
+		damaged := w.drv("damaged")
+		n := w.start(t, 2)
+		done := make(chan error, 1)
+		go func() {
+			_, err := n.Realise(context.Background(), Request{Targets: targets})
+			done <- err
+		}()
+		synctest.Wait()
+		res, err := n.Rebuild(t.Context(), damaged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Release()
+		synctest.Wait()
+		if len(w.relayed()) != 0 || w.most != 3 {
+			t.Errorf("relayed %v, %d at a time", w.relayed(), w.most)
+		}
+		if err := <-done; err != nil || w.most != 3 {
+			t.Errorf("%v, %d at a time", err, w.most)
+		}
+	})
+}
