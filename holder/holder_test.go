@@ -3,6 +3,7 @@ package holder_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,6 +27,28 @@ func TestServerIsKilled(t *testing.T) {
 	}
 	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
 	m.ends(5) // as the server does
+}
+
+// A holder lives on when nobody reads any more what it says.
+func TestNobodyReads(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read.Close()
+	defer write.Close()
+	m.cmd = exec.Command(filepath.Join(m.dir, program), m.dir)
+	m.cmd.Stdout, m.cmd.Stderr = write, write
+	m.run(nil)
+	m.noted(1, "lives")
+	for i := range 2 {
+		m.kill(m.one("server"))
+		m.noted(i+1, `takes "mount"`)
+	}
+	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+	m.ends(5)
 }
 
 func TestHolderIsKilled(t *testing.T) {

@@ -218,13 +218,15 @@ func (m *mount) start(env ...string) {
 func (m *mount) run(env []string) {
 	m.t.Helper()
 	m.cmd.Args[0] = holder.Name
-	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer log.Close()
 	m.cmd.Env = append(os.Environ(), env...)
-	m.cmd.Stdout, m.cmd.Stderr = log, log
+	if m.cmd.Stderr == nil {
+		log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		defer log.Close()
+		m.cmd.Stdout, m.cmd.Stderr = log, log
+	}
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}

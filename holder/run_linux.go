@@ -66,6 +66,8 @@ func Run(o Options) int {
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
 	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// Whether anybody reads what it says or not, it lives.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	adopt, state := os.Getenv(envAdopt), os.Getenv(envState)
 	for _, name := range []string{envAdopt, envState, envLink} {
 		os.Unsetenv(name)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
 	"storefs/instantiate"
@@ -26,10 +27,12 @@ const (
 	statusHash        = 102
 	statusDeterminism = 104
 	statusInterrupted = 130
+	statusUnread      = 141 // what a shell says of whom SIGPIPE has ended
 )
 
 // statusHelp is the end of `storefs --help`.
-const statusHelp = `Exit status: 0 done; 1 refused, or another error; 2 wrong usage or unreadable input; 130 interrupted. ` +
+const statusHelp = `Exit status: 0 done; 1 refused, or another error; 2 wrong usage or unreadable input; 130 interrupted; ` +
+	`141 nobody reads what it prints. ` +
 	`When builds failed: 100 a builder failed, 101 it ran out of time, 102 the hash of a fixed output differs, ` +
 	`104 two builds differ; or-ed together when there were several.`
 
@@ -57,6 +60,12 @@ type quietError struct{ err error }
 func (e *quietError) Error() string { return e.err.Error() }
 func (e *quietError) Unwrap() error { return e.err }
 
+// isUnread reports whether err says that nobody reads stdout any more.
+func isUnread(err error) bool {
+	var path *os.PathError
+	return errors.As(err, &path) && path.Path == os.Stdout.Name() && errors.Is(path, unix.EPIPE)
+}
+
 // exitStatus is the only place where the status for an error is decided.
 func exitStatus(err error) int {
 	var (
@@ -69,6 +78,8 @@ func exitStatus(err error) int {
 		return statusDone
 	case errors.Is(err, errInterrupted):
 		return statusInterrupted
+	case isUnread(err):
+		return statusUnread
 	case errors.As(err, &input), errors.As(err, &parse), errors.As(err, &eval):
 		return statusUsage
 	}
@@ -102,7 +113,7 @@ func exitStatus(err error) int {
 // end of its log.
 func (a *app) report(err error) {
 	var quiet *quietError
-	if errors.As(err, &quiet) {
+	if errors.As(err, &quiet) || isUnread(err) {
 		return
 	}
 	if errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) {

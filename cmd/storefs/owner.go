@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 	"storefs/daemon"
@@ -73,6 +76,9 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Others depend on this process from here on, also when nobody reads any more what
+	// it says. Builders do not inherit that, as they would if the signal were ignored.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	opened := own.state
 	defer func() {
 		if err != nil {

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
 	"storefs/progress"
@@ -52,7 +55,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 		enc := json.NewEncoder(a.stdout)
 		enc.SetEscapeHTML(false)
 		show = func(s daemon.Seen) {
-			// An error of writing ends the process by SIGPIPE, or shows again.
+			// Errors of writing are those of watch, too, or show again.
 			switch {
 			case s.Status != nil:
 				_ = enc.Encode(s.Status)
@@ -82,9 +85,30 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			}
 		}
 	}
-	err := client.Watch(ctx, c.PrintBuildLogs, show)
+	watched, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	err := client.Watch(watched, c.PrintBuildLogs, func(s daemon.Seen) {
+		show(s)
+		// SIGPIPE says so too, but does not end an owner.
+		if err := unread(a.stdout); err != nil {
+			leave(err)
+		}
+	})
+	if isUnread(context.Cause(watched)) {
+		return context.Cause(watched)
+	}
 	if errors.Is(err, store.ErrCancelled) && ctx.Err() != nil {
 		return nil // that is how watching ends
 	}
 	return err
+}
+
+// unread is the error that writing to f would have if it is a pipe or a socket that
+// nobody reads any more, else nil.
+func unread(f *os.File) error {
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
+	if n, err := unix.Poll(fds, 0); err != nil || n == 0 || fds[0].Revents&unix.POLLERR == 0 {
+		return nil
+	}
+	return &os.PathError{Op: "write", Path: f.Name(), Err: unix.EPIPE}
 }
