@@ -197,6 +197,7 @@ type run struct {
 	pool     byte               // see builder.Job
 	heir     int64              // likewise, as its builder has it
 	outgrown bool               // while it runs: those who wait for it have come to more than that
+	strays   bool               // while it runs: its builder is of another pool than its slot
 	relays   chan builder.Relay // to the builder of one that waits
 	relay    builder.Relay      // the last of them
 	freed    time.Time          // when it gave its slot back for good; zero if it has it

@@ -117,7 +117,7 @@ func New(o Options) *Normaliser {
 		goals:     map[key]*goal{},
 		live:      n.live,
 		builds:    pool{slots: o.Jobs, perUser: o.JobsPerUser},
-		subs:      pool{slots: o.SubstituteJobs, perUser: o.JobsPerUser},
+		subs:      pool{number: poolOfSubstitution, slots: o.SubstituteJobs, perUser: o.JobsPerUser},
 		walks:     pool{slots: walkJobs},
 		requests:  map[*request]struct{}{},
 		jobs:      map[int]int{},

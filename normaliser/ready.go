@@ -14,11 +14,13 @@ import (
 // Goals in the background hold slots that nobody else wants, and are no reason
 // for anybody to wait: see graph.start.
 type pool struct {
+	number   byte // of its builders: see builder.Job.Pool
 	slots    int
 	perUser  int // slots that one user may hold; 0: no limit
 	used     int
 	holders  map[*goal]struct{} // who have slots
 	outgrown int                // of them that are outgrown
+	strays   int                // of them that stray
 	held     [maxUsers]int      // slots by the user for whose sake they are held
 	// ready are the goals by who wants them: a goal that several users want may
 	// be started on the share of any of them. No queue is empty.
@@ -81,6 +83,10 @@ func (p *pool) raised(g *goal) {
 func (p *pool) take(g *goal) {
 	g.holds = p.needs(g)
 	p.used += g.holds
+	if g.run != nil && g.kind == kindExpr && g.run.pool != p.number {
+		g.run.strays = true
+		p.strays++
+	}
 	if p.holders == nil {
 		p.holders = map[*goal]struct{}{}
 	}
@@ -98,6 +104,10 @@ func (p *pool) take(g *goal) {
 
 func (p *pool) free(g *goal) {
 	p.used -= g.holds
+	if g.run.strays {
+		g.run.strays = false
+		p.strays--
+	}
 	delete(p.holders, g)
 	if g.run.outgrown {
 		g.run.outgrown = false

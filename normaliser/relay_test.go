@@ -132,3 +132,65 @@ func TestRepairIsNotRelayed(t *testing.T) {
 		}
 	})
 }
+
+// poolChanges is a world where a substitute for p needs s1 to s4, and a normaliser with
+// one slot of each pool, which is asked for p. So s1 runs, for so long, and s2 is
+// prepared.
+func poolChanges(t *testing.T, s1 time.Duration) (*world, *Normaliser) {
+	w := newWorld()
+	var in []store.Path
+	for i := 1; i <= 4; i++ {
+		name := fmt.Sprint("s", i)
+		in = append(in, w.drv(name))
+		w.takes[name] = 100 * time.Second
+		w.expected[path(name+".drv")] = time.Duration(100-i) * time.Second
+	}
+	w.takes["s1"], w.takes["s2"] = s1, 10*time.Second
+	w.drv("p")
+	w.substitute(path("p"), w.old("cache", []string{"p"}, in...))
+	for _, name := range []string{"m1", "m2"} {
+		w.drv(name)
+		w.takes[name] = 100 * time.Second
+	}
+	n := w.startWith(t, Options{Jobs: 1, SubstituteJobs: 1})
+	go n.Realise(context.Background(), Request{Targets: []store.Path{path("p.drv")}, KeepGoing: true})
+	synctest.Wait()
+	if want := []string{"s1", "s2"}; !slices.Equal(sorted(w.prepared()), want) || len(w.begun()) != 1 {
+		t.Fatalf("prepared %v, want %v", w.prepared(), want)
+	}
+	return w, n
+}
+
+// What was prepared for a substitute, and is then wanted otherwise, has a slot for that:
+// at its end, nothing begins that would need one of the others.
+func TestRelayAfterPoolChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n := poolChanges(t, 100*time.Second)
+		go n.Realise(context.Background(), Request{Targets: []store.Path{path("s2.drv")}, Urgent: true, KeepGoing: true})
+		synctest.Wait()
+		go n.Realise(context.Background(), Request{Targets: []store.Path{path("m1.drv"), path("m2.drv")}, KeepGoing: true})
+		time.Sleep(30 * time.Second)
+		if want := []string{"s1", "s2", "m1"}; !slices.Equal(w.begun(), want) || w.most != 2 {
+			t.Errorf("begun %v, want %v; %d at a time", w.begun(), want, w.most)
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+// It may have taken a slot of the pool that it leaves before its builder heard of that.
+func TestRelayWhilePoolChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n := poolChanges(t, 10*time.Second)
+		go n.Realise(context.Background(), Request{Targets: []store.Path{path("m1.drv"), path("m2.drv")}, KeepGoing: true})
+		synctest.Wait()
+		n.post(func(gr *graph) {
+			gr.flag(gr.goals[key{kindExpr, path("s2.drv")}], flagMain)
+			time.Sleep(15 * time.Second) // s1 ends
+		})
+		time.Sleep(30 * time.Second)
+		if want := []string{"s2", "s3"}; !slices.Equal(w.relayed(), want) || w.most != 2 {
+			t.Errorf("relayed %v, want %v; %d at a time, begun %v", w.relayed(), want, w.most, w.begun())
+		}
+		time.Sleep(time.Hour)
+	})
+}

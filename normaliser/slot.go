@@ -107,6 +107,12 @@ func (gr *graph) relayed(g *goal, next store.Path) {
 	gr.takeBack(g)
 	// What was stopped meanwhile, without a slot, ends.
 	if w := gr.goals[key{kindExpr, next}]; w != nil && w.state == prepared {
+		if w.pool != g.pool {
+			// It was to come to another pool, and has a slot of the one before now.
+			w.pool.remove(w)
+			w.pool = g.pool
+			w.pool.push(w)
+		}
 		w.payer = max(w.pool.payer(w.flags&flagUsers), nobody)
 		gr.give(w)
 	}
@@ -124,8 +130,9 @@ func (gr *graph) relay(p *pool) {
 	if len(p.prepared) == 0 {
 		return
 	}
+	// A builder that strays in the other pool is followed by one of this pool at its end.
 	first := p.first()
-	open := gr.hold == "" && p.perUser == 0 && len(p.ready) == 1 && p.used <= p.slots && p.outgrown == 0 &&
+	open := gr.builds.strays+gr.subs.strays == 0 && gr.hold == "" && p.perUser == 0 && len(p.ready) == 1 && p.used <= p.slots && p.outgrown == 0 &&
 		gr.counts[registering] < maxRegistering/2 && gr.scansLeft() && first != nil && first.state == prepared
 	for _, g := range p.prepared {
 		// What needs more slots than one waits for them, and lets no other pass.
@@ -133,8 +140,7 @@ func (gr *graph) relay(p *pool) {
 	}
 	for _, g := range p.prepared {
 		// One that has come to another pool is not the heir of those in the first.
-		stayed := (g.run.pool == poolOfSubstitution) == (p == &gr.subs)
-		r := builder.Relay{Open: open && stayed, Rank: g.rank()}
+		r := builder.Relay{Open: open && g.run.pool == p.number, Rank: g.rank()}
 		if r == g.run.relay || !r.Open && !g.run.relay.Open {
 			continue
 		}
