@@ -58,8 +58,8 @@ func TestInputsAreUsed(t *testing.T) {
 			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}})
 			done <- err
 		}()
-		// The builder of top runs from the first second on, to the next.
-		time.Sleep(61 * time.Second)
+		// in is registered after 61 seconds, and top, which was built by then, after 62.
+		time.Sleep(61500 * time.Millisecond)
 		if used() != 1 {
 			t.Errorf("%d builds use something while top is registered, want 1", used())
 		}
