@@ -98,7 +98,7 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 	if err != nil {
 		return nil, err
 	}
-	n.post(func(gr *graph) { gr.set(j.goal, locked) })
+	n.post(func(gr *graph) { gr.lockedIn(j.goal) })
 	select {
 	case <-j.run.resume:
 		return unlock, nil
@@ -110,11 +110,20 @@ func (n *Normaliser) lock(ctx context.Context, j *job, d *storeexpr.Derivation) 
 
 // lockedOut takes the slot of a goal whose worker waits for a lock.
 func (gr *graph) lockedOut(g *goal) {
-	if g.state != locking { // it may have been stopped
+	switch g.state {
+	case locking, dropped: // it may have been stopped, or dropped with an input
+	default:
 		gr.set(g, locking)
 	}
 	if gr.closing {
 		g.run.cancel()
+	}
+}
+
+// lockedIn lets a goal wait for a slot whose worker has the lock now.
+func (gr *graph) lockedIn(g *goal) {
+	if g.state == locking {
+		gr.set(g, locked)
 	}
 }
 

@@ -180,6 +180,32 @@ func TestCloseCancels(t *testing.T) {
 	})
 }
 
+// What began when an input was in place is dropped with it; its worker ends later.
+func TestCloseWhileInputIsNotRegistered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = 10 * time.Second
+		w.unregistrable["a"] = true
+		w.drv("a")
+		b := w.old("b", []string{"b"}, path("a.drv"))
+		n := New(Options{Store: w, Builder: w, Jobs: 2})
+		done := make(chan error, 1)
+		go func() {
+			_, err := n.Realise(context.Background(), Request{Targets: []store.Path{b}})
+			done <- err
+		}()
+		time.Sleep(5 * time.Second) // b is built, and waits for the registration of a
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := n.Close(ctx); err == nil {
+			t.Error("nothing was cancelled")
+		}
+		if err := <-done; !errors.Is(err, store.ErrCancelled) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 // Waiting for another process is not worth waiting for.
 func TestCloseWhileLockedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

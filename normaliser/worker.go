@@ -233,6 +233,10 @@ func (n *Normaliser) lookUp(ctx context.Context, p store.Path) ([]substitute.Sub
 // workerEnded takes a worker's result into the graph.
 func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	gr.working--
+	if g.state.ended() {
+		g.run = nil // it was dropped with one of its inputs
+		return
+	}
 	held := g.run.held()
 	cancelled = cancelled && e.err != nil
 	unwanted := !g.wanted()
