@@ -52,15 +52,25 @@ func Dial(ctx context.Context, socket string, watch bool) (*Client, error) {
 // begin begins the session.
 func (c *Client) begin(ctx context.Context, q url.Values) error {
 	// It outlives ctx, which is for connecting only.
-	res, err := c.get(context.WithoutCancel(ctx), "session", q)
+	session, end := context.WithCancel(context.WithoutCancel(ctx))
+	connected := context.AfterFunc(ctx, end)
+	res, err := c.get(session, "session", q)
+	if err == nil {
+		c.session = res
+		if err = json.NewDecoder(res.Body).Decode(&c.hello); err != nil {
+			err = transportError(ctx, err)
+		}
+	}
+	if !connected() {
+		err = transportError(ctx, ctx.Err())
+	}
 	if err != nil {
+		if c.session != nil {
+			c.session.Body.Close()
+		}
+		end()
 		c.http.CloseIdleConnections()
 		return err
-	}
-	c.session = res
-	if err := json.NewDecoder(res.Body).Decode(&c.hello); err != nil {
-		c.Close()
-		return transportError(ctx, err)
 	}
 	return nil
 }

@@ -60,6 +60,31 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+// An owner that does not answer, as one that is stopped, does not hold a client.
+func TestOwnerDoesNotAnswer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := Dial(ctx, socket, false)
+		dialled <- err
+	}()
+	select {
+	case err := <-dialled:
+		if !errors.Is(err, store.ErrCancelled) || !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the client waits for ever")
+	}
+}
+
 func TestErrorsTravel(t *testing.T) { eachWay(t, testErrorsTravel) }
 
 func testErrorsTravel(t *testing.T, dial dialer) {
