@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -26,6 +27,7 @@ type app struct {
 	cli
 	hard     context.Context // ends with the signal after the one that ends the command
 	draining atomic.Bool     // the command has ended, and others are waited for
+	patience time.Duration   // see connect; zero is what that says
 
 	stdin  *os.File
 	stdout *os.File

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 )
 
 // patience is how long a command waits for an owner that is starting or
-// ending.
+// ending. While that one waits for others, it counts only for who wants to look.
 const patience = 5 * time.Second
 
 // comeback is how long a command waits for the next server of a mount.
@@ -30,7 +31,9 @@ const comeback = time.Minute
 // if o.repeat says that it may be.
 func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client) error) (err error) {
 	began := time.Now()
-	var lost error // why f is called again
+	var lost error       // why f is called again
+	var drains time.Time // since when the owner is known to end
+	told := false        // that was said
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		c, err := a.reach(ctx, o.watch)
 		if err == nil {
@@ -50,12 +53,21 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 		case held:
 		case lost != nil:
 			return lost
+		case errors.Is(err, daemon.ErrClosing) && !o.watch:
+			// It takes nobody else, so it ends when they have left.
+			if began = time.Now(); drains.IsZero() {
+				drains = began
+			}
+			if !told && time.Since(drains) > time.Second {
+				told = true
+				fmt.Fprintln(a.stderr, "storefs: waiting for the process that has the store open: it ends when the commands that use it have")
+			}
 		default:
 			own, err := openOwner(a, o)
 			if err == nil {
 				return a.alone(ctx, own, f)
 			}
-			if !errors.Is(err, store.ErrInUse) || time.Since(began) > patience {
+			if !errors.Is(err, store.ErrInUse) || time.Since(began) > cmp.Or(a.patience, patience) {
 				return err
 			}
 		}

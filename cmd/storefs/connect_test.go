@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"storefs/daemon"
+	"storefs/state"
+	"storefs/store"
+)
+
+// A command waits for an owner that is ending as long as that one waits for others,
+// and becomes the owner then.
+func TestConnectWhileOthersAreWaitedFor(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := state.Init(dir, "/nix/store"); err != nil {
+		t.Fatal(err)
+	}
+	ending, _, _ := capture(t)
+	ending.State = dir
+	own, err := openOwner(ending, ownerOptions{role: "build", sandbox: sandboxFlags{NoSpawner: true}})
+	if err == nil {
+		err = own.admit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := daemon.Dial(t.Context(), ending.socket(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- own.close(t.Context()) }()
+	for end := time.Now().Add(10 * time.Second); ; {
+		c, err := daemon.Dial(t.Context(), ending.socket(), false)
+		if err != nil {
+			break
+		}
+		c.Close()
+		if time.Now().After(end) {
+			t.Fatal("it takes clients for ever")
+		}
+	}
+	a, _, stderr := capture(t)
+	a.State, a.patience = dir, 50*time.Millisecond
+	nothing := func(*daemon.Client) error { return nil }
+	// Who only looks has no more patience than ever, and whoever is interrupted ends.
+	if err := a.connect(t.Context(), ownerOptions{role: "log", watch: true}, nothing); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("who only looks: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := a.connect(ctx, ownerOptions{role: "add"}, nothing); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("who is interrupted: %v", err)
+	}
+	connected := make(chan error, 1)
+	go func() { connected <- a.connect(t.Context(), ownerOptions{role: "add"}, nothing) }()
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(stderr(), "waiting for the process"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not say what it waits for")
+		}
+	}
+	other.Close()
+	if err := <-connected; err != nil {
+		t.Error(err)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
