@@ -151,6 +151,28 @@ func TestDoomedWaitsForRegistrations(t *testing.T) {
 	})
 }
 
+// It does not let them take their time, also if it was the last of several failures
+// that left nothing else to wait for.
+func TestDoomedHurriesRegistrations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.register = time.Minute
+		for i, name := range []string{"bad", "good", "worse"} {
+			w.drv(name)
+			w.takes[name] = time.Duration(i+1) * time.Second
+			w.fails[name] = name != "good"
+		}
+		top := w.drv("top", "bad", "good", "worse")
+		n := w.start(t, 3)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}, KeepGoing: true}); err == nil {
+			t.Error("no error")
+		}
+		if w.patient["good"] {
+			t.Error("a caller waits for a registration that waits for others")
+		}
+	})
+}
+
 // What waited for a slot when one of its inputs came to nothing gets none.
 func TestDoomedGetsNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -337,6 +337,7 @@ func (gr *graph) doom(g, blame *goal) {
 		return
 	}
 	if g.doomed {
+		gr.ripen(g)
 		return
 	}
 	g.doomed = true
