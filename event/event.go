@@ -17,7 +17,8 @@ type Kind string
 const (
 	// Added: a goal came into the graph.
 	Added Kind = "added"
-	// Started: it holds a slot now: its builder, or its substitute, runs.
+	// Started: it holds a slot now: its builder, or its substitute, runs. What was
+	// stopped, and is wanted again, begins anew with it.
 	Started Kind = "started"
 	// Phase: it came to another phase: Event.Text is one of the Phase… names.
 	Phase Kind = "phase"

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -66,6 +67,37 @@ func TestDemandBeforeBackground(t *testing.T) {
 		}
 		if w.most > 5 { // for a moment: until who is cancelled has ended
 			t.Errorf("%d at a time", w.most)
+		}
+	})
+}
+
+// What gave way is told of when it begins anew.
+func TestBackgroundBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.takes["spare"] = 10 * time.Second
+		spare, asked := w.drv("spare"), w.drv("asked")
+		var bus event.Bus
+		sub := bus.Subscribe(nil)
+		n := w.startWith(t, Options{Jobs: 1, Events: &bus})
+		done := make(chan error, 1)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{spare}, Background: true})
+			done <- err
+		}()
+		time.Sleep(5 * time.Second)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{asked}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		sub.Close()
+		events, _ := sub.Next(t.Context())
+		begins := []string{"started", "phase build", "log building spare"}
+		want := slices.Concat([]string{"added"}, begins, begins, []string{"phase sync", "freed", "phase register", "done built 10s"})
+		if got := story(events, "spare.drv"); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
 		}
 	})
 }

@@ -522,7 +522,8 @@ func (gr *graph) give(g *goal) {
 	}
 }
 
-// tellStarted publishes, once, that the builder or the substitute of g has a slot.
+// tellStarted publishes, once each time that it begins, that the builder or the
+// substitute of g has a slot.
 func (gr *graph) tellStarted(g *goal) {
 	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
 		g.started = true

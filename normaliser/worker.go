@@ -273,6 +273,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		gr.finish(g, e.outcome, held)
 	}
 	g.run, g.cancelled = nil, false
+	g.started, g.relayed = false, false // if it has not ended, it begins anew
 	gr.proceed(g)
 }
 

@@ -224,6 +224,24 @@ func TestLiveEstimates(t *testing.T) {
 	s.expect(t, "something else", "the end")
 }
 
+func TestLiveBeginsAnew(t *testing.T) {
+	var s screen
+	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 24 }})
+	l.Take(added("a", 10*time.Second))
+	l.Take(ev(0, event.Started, "a"))
+	phase := ev(1, event.Phase, "a")
+	phase.Text = event.PhaseScan
+	l.Take(phase)
+	l.Take(ev(1, event.Started, "b"))
+	l.Take(ev(5, event.Started, "a"))
+	l.Paint(at(6))
+	s.expect(t,
+		"[0/2] 2 running, about 9s left",
+		"     5.0s           b",
+		"     1.0s of 10s    a",
+	)
+}
+
 func TestLiveFitsTheWindow(t *testing.T) {
 	var s screen
 	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 6 }})

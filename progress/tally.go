@@ -51,11 +51,14 @@ func (t *tally) take(e event.Event) bool {
 		} else if t.byGoal[e.Goal] == nil {
 			t.total++
 		}
-		if t.byGoal[e.Goal] == nil {
-			j := &job{goal: e.Goal, started: e.Time, expected: expected}
-			t.byGoal[e.Goal] = j
-			t.running = append(t.running, j)
+		if j := t.byGoal[e.Goal]; j != nil {
+			// It begins anew.
+			expected = max(expected, j.expected)
+			t.running = slices.DeleteFunc(t.running, func(o *job) bool { return o == j })
 		}
+		j := &job{goal: e.Goal, started: e.Time, expected: expected}
+		t.byGoal[e.Goal] = j
+		t.running = append(t.running, j)
 	case event.Phase:
 		if j := t.byGoal[e.Goal]; j != nil {
 			j.phase = e.Text

@@ -71,9 +71,8 @@ func (r *Run) Take(e event.Event) {
 	}
 	switch e.Kind {
 	case event.Started:
-		if g.Started.IsZero() {
-			g.Started, g.Lane = e.Time, r.take()
-		}
+		r.release(g, e.Time) // it may begin anew
+		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take()}
 	case event.Phase:
 		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
 	case event.Freed:

@@ -235,6 +235,28 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+// What begins anew has been at work only since then.
+func TestBeginsAnew(t *testing.T) {
+	r := New()
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	for _, e := range []event.Event{
+		{Time: at(0), Kind: event.Added, Goal: goal("a")},
+		{Time: at(1), Kind: event.Started, Goal: goal("a")},
+		{Time: at(1), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild},
+		{Time: at(5), Kind: event.Started, Goal: goal("a")},
+		{Time: at(6), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild},
+		{Time: at(7), Kind: event.Started, Goal: goal("b")},
+		{Time: at(8), Kind: event.Freed, Goal: goal("a")},
+		{Time: at(9), Kind: event.Done, Goal: goal("a"), Text: event.OutcomeBuilt},
+	} {
+		r.Take(e)
+	}
+	g := r.goals[goal("a")]
+	if g.Started != at(5) || g.Slot() != 3*time.Second || len(g.Phases) != 1 || g.Lane != 0 || len(r.free) != 2 {
+		t.Errorf("%+v, %d slots", g, len(r.free))
+	}
+}
+
 // What is scanned when the slot is free already is not on the slot.
 func TestTraceAfterTheSlot(t *testing.T) {
 	r := New()
