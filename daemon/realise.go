@@ -201,7 +201,7 @@ func (v *view) catchUp(held []event.Event) []event.Event {
 // past are the events that tell what happened to a running goal before.
 func past(g normaliser.Running) []event.Event {
 	return []event.Event{
-		{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected},
+		{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected, Count: g.Slots},
 		{Time: g.Since, Kind: event.Phase, Goal: g.Goal, Text: g.Phase},
 	}
 }

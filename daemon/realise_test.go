@@ -22,7 +22,7 @@ func testRealiseStreamsItsOwnEventsOnly(t *testing.T, dial dialer) {
 	ours, running, alien := path("ours.drv"), path("running.drv"), path("alien.drv")
 	began := time.Now().Add(-time.Minute).Truncate(time.Second).UTC()
 	f.running(
-		normaliser.Running{Goal: running, Phase: event.PhaseBuild, Since: began, Expected: time.Hour},
+		normaliser.Running{Goal: running, Phase: event.PhaseBuild, Since: began, Expected: time.Hour, Slots: 3},
 		normaliser.Running{Goal: alien, Phase: event.PhaseBuild, Since: began},
 	)
 	f.realise = func(_ context.Context, req normaliser.Request) (*normaliser.Result, error) {
@@ -47,7 +47,7 @@ func testRealiseStreamsItsOwnEventsOnly(t *testing.T, dial dialer) {
 		var got []string
 		res, err := c.Realise(t.Context(), req, func(s Seen) {
 			e := s.Event
-			if e.Kind == event.Started && (!e.Time.Equal(began) || e.Expected != time.Hour) {
+			if e.Kind == event.Started && (!e.Time.Equal(began) || e.Expected != time.Hour || e.Count != 3) {
 				t.Errorf("of a goal that runs already: %+v", e)
 			}
 			got = append(got, string(e.Kind)+" "+e.Goal.Name())

@@ -74,5 +74,6 @@ type Event struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Duration is how long a Done or Failed goal held its slot.
 	Duration time.Duration `json:"duration,omitempty"`
-	Count    int           `json:"count,omitempty"`
+	// Count is how many lines are Lost, or how many slots a Started goal holds; 0 is one.
+	Count int `json:"count,omitempty"`
 }

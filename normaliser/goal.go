@@ -301,6 +301,14 @@ func (g *goal) inherited() flags {
 	return g.flags
 }
 
+// severalSlots is how many slots it has, or had, if that is more than one, else 0.
+func (g *goal) severalSlots() int {
+	if g.holds < 2 {
+		return 0
+	}
+	return g.holds
+}
+
 // background reports whether only requests in the background need it.
 func (g *goal) background() bool { return g.flags&flagDemand == 0 }
 

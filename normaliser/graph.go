@@ -527,6 +527,6 @@ func (gr *graph) give(g *goal) {
 func (gr *graph) tellStarted(g *goal) {
 	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
 		g.started = true
-		gr.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected})
+		gr.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected, Count: g.severalSlots()})
 	}
 }

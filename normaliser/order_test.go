@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -455,7 +456,9 @@ func TestCores(t *testing.T) {
 		for i, n := range []string{"1", "3", "2", "2", "0", "1", "9", "1"} {
 			targets = append(targets, cores(fmt.Sprint("a", i), n))
 		}
-		n := w.start(t, 4)
+		var bus event.Bus
+		sub := bus.Subscribe(func(e event.Event) bool { return e.Kind == event.Started })
+		n := w.startWith(t, Options{Jobs: 4, Events: &bus})
 		begin := time.Now()
 		w.onBuilt = func(name string) { begun[name] = time.Since(begin) }
 		if _, err := n.Realise(t.Context(), Request{Targets: targets}); err != nil {
@@ -466,6 +469,20 @@ func TestCores(t *testing.T) {
 			if got := begun[fmt.Sprint("a", i)]; got != time.Duration(want)*time.Second {
 				t.Errorf("a%d was built after %v, want %ds", i, got, want)
 			}
+		}
+		sub.Close()
+		events, _ := sub.Next(t.Context())
+		slots := map[string]int{}
+		for _, e := range events {
+			slots[short(e.Goal)] = e.Count
+		}
+		if want := map[string]int{"a0": 0, "a1": 3, "a2": 2, "a3": 2, "a4": 4, "a5": 0, "a6": 4, "a7": 0}; !maps.Equal(slots, want) {
+			t.Errorf("slots that are told of: %v, want %v", slots, want)
+		}
+		go n.Realise(t.Context(), Request{Targets: []store.Path{cores("wide", "2")}})
+		synctest.Wait()
+		if s := n.Status(); len(s.Running) != 1 || s.Running[0].Slots != 2 {
+			t.Errorf("status %+v", s)
 		}
 		bad := cores("bad", "many")
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{bad}}); !errors.Is(err, store.ErrBadExpr) {

@@ -45,6 +45,8 @@ type Running struct {
 	Since time.Time  `json:"since"`           // when it got its slot
 	// Expected is how long it took the last time, 0 if that is not known.
 	Expected time.Duration `json:"expected,omitempty"`
+	// Slots is how many slots it has, or had, 0 if that is one.
+	Slots int `json:"slots,omitempty"`
 	// Waiters are the goals and the callers that wait for just this one.
 	Waiters int `json:"waiters"`
 	// Background says that nobody needs it now: see Request.Background.
@@ -103,7 +105,7 @@ func (gr *graph) status(c *callers) Status {
 
 // running describes g, which has a worker.
 func (g *goal) running() Running {
-	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Waiters: g.live + len(g.requests), Background: g.background()}
+	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(), Waiters: g.live + len(g.requests), Background: g.background()}
 	if g.state == locked {
 		r.Phase = event.PhaseLock
 	}

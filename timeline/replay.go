@@ -8,8 +8,8 @@ import (
 )
 
 // Replay is how long the goals that ran would have taken in so many slots: each
-// as long as it did, in the order of the longest remaining path, which the next
-// run will know.
+// as long as it did, with as many of them as it had, in the order of the longest
+// remaining path, which the next run will know.
 func (r *Run) Replay(slots int) time.Duration {
 	jobs := r.jobs()
 	var ready readyJobs
@@ -18,15 +18,18 @@ func (r *Run) Replay(slots int) time.Duration {
 			heap.Push(&ready, j)
 		}
 	}
-	// Two kinds of moments: a slot becomes free, and, a little later, what was
+	slots = max(1, slots)
+	// Two kinds of moments: slots become free, and, a little later, what was
 	// built is in the store, so that others may use it.
 	var now time.Duration
 	var moments momentQueue
-	for free := max(1, slots); ; {
-		for free > 0 && len(ready) > 0 {
+	for free := slots; ; {
+		// One that needs more than are free waits for them, and lets no other pass.
+		for len(ready) > 0 && min(ready[0].holds, slots) <= free {
 			j := heap.Pop(&ready).(*job)
-			free--
-			heap.Push(&moments, moment{at: now + j.slot})
+			frees := min(j.holds, slots)
+			free -= frees
+			heap.Push(&moments, moment{at: now + j.slot, frees: frees})
 			heap.Push(&moments, moment{at: now + j.slot + j.rest, done: j})
 		}
 		if len(moments) == 0 {
@@ -35,7 +38,7 @@ func (r *Run) Replay(slots int) time.Duration {
 		m := heap.Pop(&moments).(moment)
 		now = m.at
 		if m.done == nil {
-			free++
+			free += m.frees
 			continue
 		}
 		for _, w := range m.done.waiters {
@@ -48,7 +51,8 @@ func (r *Run) Replay(slots int) time.Duration {
 
 // job is a goal in a replay.
 type job struct {
-	slot, rest time.Duration // with a slot, and after it
+	slot, rest time.Duration // with its slots, and after that
+	holds      int           // how many those are
 	left       time.Duration // the longest path from its start
 	waiters    []*job
 	unfinished int
@@ -61,7 +65,7 @@ func (r *Run) jobs() []*job {
 	var all []*job
 	for _, g := range r.order {
 		if g.ran() {
-			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed))}
+			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed)), holds: g.Holds}
 			byPath[g.Path] = j
 			all = append(all, j)
 		}
@@ -130,8 +134,9 @@ func (q *readyJobs) Pop() any {
 
 // moment is when something happens in a replay.
 type moment struct {
-	at   time.Duration
-	done *job // nil: a slot becomes free
+	at    time.Duration
+	done  *job // nil: slots become free
+	frees int  // that many
 }
 
 type momentQueue []moment

@@ -31,6 +31,7 @@ type Goal struct {
 	Freed   time.Time // when it gave its slot back
 	Ended   time.Time // zero if it was still at work
 	Lane    int       // which of the slots it had, from 0
+	Holds   int       // how many it had
 	Outcome string    // one of the outcomes of package event, "failed" or "dropped"
 	Phases  []Phase
 }
@@ -72,7 +73,7 @@ func (r *Run) Take(e event.Event) {
 	switch e.Kind {
 	case event.Started:
 		r.release(g, e.Time) // it may begin anew
-		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take()}
+		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count)}
 	case event.Phase:
 		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
 	case event.Freed:

@@ -175,6 +175,22 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// What had several slots needs as many in a replay, or all that there are.
+func TestReplaySeveralSlots(t *testing.T) {
+	r := New()
+	for i, holds := range []int{2, 2, 0, 0} {
+		p, start := goal(fmt.Sprint("g", i)), begin.Add(time.Duration(i)*time.Second)
+		r.Take(event.Event{Time: begin, Kind: event.Added, Goal: p})
+		r.Take(event.Event{Time: start, Kind: event.Started, Goal: p, Count: holds})
+		r.Take(event.Event{Time: start.Add(time.Second), Kind: event.Done, Goal: p, Text: event.OutcomeBuilt})
+	}
+	for slots, want := range map[int]int{1: 4, 2: 3, 3: 2, 4: 2, 5: 2, 6: 1} {
+		if got := r.Replay(slots); got != time.Duration(want)*time.Second {
+			t.Errorf("in %d slots: %v, want %d s", slots, got, want)
+		}
+	}
+}
+
 func TestTrace(t *testing.T) {
 	r := example()
 	r.Take(event.Event{Kind: event.Added, Goal: goal("never"), Time: begin})
