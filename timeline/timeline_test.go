@@ -318,3 +318,25 @@ func TestTraceAfterTheSlot(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// A trace begins with what was at work when its run joined it.
+func TestTraceOfWhatRanAlready(t *testing.T) {
+	r := New()
+	r.Take(event.Event{Time: begin.Add(time.Minute), Kind: event.Added, Goal: goal("a")})
+	r.Take(event.Event{Time: begin, Kind: event.Started, Goal: goal("a")})
+	r.Take(event.Event{Time: begin, Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild})
+	r.Take(event.Event{Time: begin.Add(time.Hour), Kind: event.Done, Goal: goal("a"), Text: event.OutcomeBuilt})
+	var out bytes.Buffer
+	if err := r.WriteTrace(&out, r.Counts()); err != nil {
+		t.Fatal(err)
+	}
+	var trace struct{ TraceEvents []entry }
+	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range trace.TraceEvents {
+		if e.Phase == "X" && (e.Start != 0 || *e.Duration != 3600e6) {
+			t.Errorf("%s from %v on, for %v µs", e.Name, e.Start, *e.Duration)
+		}
+	}
+}

@@ -41,6 +41,10 @@ func (r *Run) WriteTrace(w io.Writer, counts event.Counts) error {
 		if t.base.IsZero() || g.Added.Before(t.base) {
 			t.base = g.Added
 		}
+		// What ran already when it was joined had begun before.
+		if !g.Started.IsZero() && g.Started.Before(t.base) {
+			t.base = g.Started
+		}
 	}
 	t.text(`{"displayTimeUnit":"ms","traceEvents":[`)
 	for i, name := range []string{"slots", "without a slot", "waiting for inputs or a slot"} {
