@@ -27,8 +27,8 @@ func New() *Run { return &Run{goals: map[store.Path]*Goal{}} }
 type Goal struct {
 	Path    store.Path
 	Added   time.Time
-	Started time.Time // zero if it never had a slot
-	Freed   time.Time // when it gave its slot back
+	Started time.Time // zero if it never had a slot; the last time, if it had one more than once
+	Freed   time.Time // when it gave that slot back
 	Ended   time.Time // zero if it was still at work
 	Lane    int       // which of the slots it had, from 0
 	Holds   int       // how many it had
@@ -36,7 +36,7 @@ type Goal struct {
 	Phases  []Phase
 }
 
-// Phase is a part of the time between Started and Ended.
+// Phase is a part of the time until Ended, since Started, or since it waited for a lock.
 type Phase struct {
 	Name  string
 	Start time.Time
@@ -44,6 +44,11 @@ type Phase struct {
 
 // Slot is how long the goal had its slot.
 func (g *Goal) Slot() time.Duration { return g.Freed.Sub(g.Started) }
+
+// locked reports whether it waits for a lock.
+func (g *Goal) locked() bool {
+	return !g.Started.IsZero() && len(g.Phases) > 0 && g.Phases[len(g.Phases)-1].Name == event.PhaseLock
+}
 
 // ran reports whether it had a slot, and has ended.
 func (g *Goal) ran() bool { return !g.Started.IsZero() && !g.Ended.IsZero() }
@@ -75,6 +80,12 @@ func (r *Run) Take(e event.Event) {
 		r.release(g, e.Time) // it may begin anew
 		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count)}
 	case event.Phase:
+		switch {
+		case e.Text == event.PhaseLock:
+			r.release(g, e.Time) // it waits for that without a slot
+		case g.locked():
+			g.Started, g.Freed, g.Lane = e.Time, time.Time{}, r.take()
+		}
 		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
 	case event.Freed:
 		r.release(g, e.Time)

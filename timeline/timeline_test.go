@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -338,5 +339,56 @@ func TestTraceOfWhatRanAlready(t *testing.T) {
 		if e.Phase == "X" && (e.Start != 0 || *e.Duration != 3600e6) {
 			t.Errorf("%s from %v on, for %v µs", e.Name, e.Start, *e.Duration)
 		}
+	}
+}
+
+// What waits for a lock has no slot, and gets one again, perhaps another one.
+func TestLockedOut(t *testing.T) {
+	r := New()
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	for _, e := range []event.Event{
+		{Time: at(0), Kind: event.Added, Goal: goal("a")},
+		{Time: at(0), Kind: event.Started, Goal: goal("a")},
+		{Time: at(1), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseLock},
+		{Time: at(1), Kind: event.Started, Goal: goal("b")},
+		{Time: at(4), Kind: event.Done, Goal: goal("b"), Text: event.OutcomeBuilt},
+		{Time: at(5), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild},
+		{Time: at(7), Kind: event.Done, Goal: goal("a"), Text: event.OutcomeBuilt},
+		// Another one finds that it is built already.
+		{Time: at(7), Kind: event.Started, Goal: goal("c")},
+		{Time: at(8), Kind: event.Phase, Goal: goal("c"), Text: event.PhaseLock},
+		{Time: at(9), Kind: event.Done, Goal: goal("c"), Text: event.OutcomeReused},
+	} {
+		r.Take(e)
+	}
+	if len(r.free) != 1 || !r.free[0] {
+		t.Errorf("slots: %v", r.free)
+	}
+	if g := r.goals[goal("a")]; g.Started != at(5) || g.Slot() != 2*time.Second {
+		t.Errorf("%+v", g)
+	}
+	var out bytes.Buffer
+	if err := r.WriteTrace(&out, r.Counts()); err != nil {
+		t.Fatal(err)
+	}
+	var trace struct{ TraceEvents []entry }
+	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range trace.TraceEvents {
+		switch e.Phase {
+		case "X":
+			got = append(got, fmt.Sprintf("%s %v+%v", e.Name, e.Start/1e6, *e.Duration/1e6))
+		case "b", "e":
+			got = append(got, fmt.Sprintf("%s %s %v", e.Phase, e.Name, e.Start/1e6))
+		}
+	}
+	want := []string{
+		"b slot: a.drv 0", "e slot: a.drv 1", "a.drv 5+2", "b lock: a.drv 1", "e lock: a.drv 5", "build 5+2",
+		"b.drv 1+3", "c.drv 7+1", "b lock: c.drv 8", "e lock: c.drv 9",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -80,7 +80,11 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 		if last != nil {
 			t.span(name, "inputs", id, trackWaiting, g.Added, ready)
 		}
-		t.span(name, "slot", id, trackWaiting, ready, g.Started)
+		begun := g.Started
+		if len(g.Phases) > 0 {
+			begun = earlier(begun, g.Phases[0].Start) // it waited for a lock
+		}
+		t.span(name, "slot", id, trackWaiting, ready, begun)
 	}
 	if !g.ran() {
 		return
@@ -94,6 +98,10 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 		end := g.Ended
 		if i+1 < len(g.Phases) {
 			end = g.Phases[i+1].Start
+		}
+		if p.Start.Before(g.Started) {
+			t.span(name, p.Name, id, trackAfter, p.Start, earlier(end, g.Started))
+			continue
 		}
 		if p.Start.Before(g.Freed) {
 			t.slice(p.Name, "phase", g.Lane, p.Start, earlier(end, g.Freed), nil)
