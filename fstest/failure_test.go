@@ -192,3 +192,32 @@ all = sh("all", "mkdir $out", env = {"deps": " ".join([str(d) for d in later + n
 		})
 	}
 }
+
+// After a failure, the command says what it waits for, and an interrupt ends that.
+func TestFailureBesideWhatRuns(t *testing.T) {
+	l := newLab(t)
+	body, _ := l.held("beside", "mkdir $out")
+	file := l.star("a.star", body+`bad = sh("bad", "exit 3")`)
+	cmd := l.command("build", "-j2", l.gates(), file+":bad", file+":beside")
+	said, err := os.Create(l.Dir + "/said")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	cmd.Stderr = said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	waitFor(t, "a word of what it waits for", func() bool {
+		b, _ := os.ReadFile(said.Name())
+		return strings.Contains(string(b), "waiting for builds that had begun: beside")
+	})
+	cmd.Process.Signal(syscall.SIGINT)
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 100 {
+		t.Errorf("%v, want exit status 100", cmd.ProcessState)
+	}
+	if outs, _ := filepath.Glob(l.State + "/real/*-beside"); len(outs) > 0 {
+		t.Errorf("built: %v", outs)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"storefs/fs"
 	"storefs/normaliser"
 	"storefs/prefetch"
+	"storefs/progress"
 	"storefs/pressure"
 	"storefs/state"
 	"storefs/store"
@@ -307,12 +309,35 @@ func (o *owner) stop(hard context.Context) error {
 	if o.care != nil {
 		err = errors.Join(err, o.care.close())
 	}
-	if e := o.normaliser.Close(hard); hard.Err() == nil {
+	if e := o.endGoals(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
 	o.prepared.Wait()
 	o.builder.Close()
 	return err
+}
+
+// endGoals waits for the goals that run: after a failure, what had begun beside it is
+// not lost. When that takes more than a second, it says so.
+func (o *owner) endGoals(hard context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- o.normaliser.Close(hard) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(time.Second):
+	}
+	var names []string
+	for _, g := range o.normaliser.Status().Running {
+		names = append(names, progress.Name(g.Goal))
+	}
+	if n := len(names) - 5; n > 0 {
+		names = append(names[:5], fmt.Sprintf("and %d more", n))
+	}
+	if len(names) > 0 {
+		o.options.say(fmt.Sprintf("storefs: done; waiting for builds that had begun: %s (an interrupt cancels them)", strings.Join(names, ", ")))
+	}
+	return <-ended
 }
 
 func (o *owner) unmount() error {
