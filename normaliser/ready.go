@@ -175,9 +175,10 @@ func (p *pool) giveWay() {
 }
 
 // nextIdle is the goal in the background that gets its slots now, nil if none
-// does; kept is how many slots must stay free.
+// does; kept is how many slots must stay free. What waits because its users hold as many
+// as they may is no reason for it to wait.
 func (p *pool) nextIdle(kept int) *goal {
-	if len(p.idle) == 0 || len(p.ready) > 0 || p.used+p.needs(p.idle[0]) > p.slots-kept {
+	if len(p.idle) == 0 || p.used+p.needs(p.idle[0]) > p.slots-kept || p.first() != nil {
 		return nil
 	}
 	return p.idle[0]
