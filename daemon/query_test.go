@@ -119,6 +119,10 @@ func testWhy(t *testing.T, dial dialer) {
 	f.infos[out] = store.Info{Path: out, Registered: 1}
 	ask(out, StateRealised, "1970-01-01")
 	ask(drv, StateRealised, "realised")
+	f.running(normaliser.Running{Goal: drv, Phase: event.PhaseBuild, Check: true})
+	ask(out, StateRealised, "1970-01-01")
+	ask(drv, StateRealised, "realised")
+	f.running()
 	f.relate(Substitutes, path("p"), path("e.drv"))
 	ask(path("p"), StateKnown, "not realised")
 }

@@ -54,7 +54,7 @@ func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
 	}
 	for _, g := range s.Realiser.Status().Running {
 		for _, p := range append(goals, p) {
-			if g.Goal == p {
+			if g.Goal == p && !g.Check {
 				y.State, y.Goal = StateRunning, &g
 				return y, nil
 			}

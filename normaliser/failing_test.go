@@ -273,6 +273,11 @@ func TestCheck(t *testing.T) {
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); err != nil {
 			t.Fatal(err)
 		}
+		time.AfterFunc(time.Second/2, func() {
+			if s := n.Status(); len(s.Running) != 1 || !s.Running[0].Check {
+				t.Errorf("status: %+v", s)
+			}
+		})
 		if err := check(); err != nil || w.released != 2 {
 			t.Errorf("check: %v, released %d", err, w.released)
 		}

@@ -51,6 +51,8 @@ type Running struct {
 	Waiters int `json:"waiters"`
 	// Background says that nobody needs it now: see Request.Background.
 	Background bool `json:"background,omitempty"`
+	// Check says that it is realised, and built again to be compared.
+	Check bool `json:"check,omitempty"`
 }
 
 // Status tells what is going on now. It is the zero Status after Close.
@@ -105,7 +107,7 @@ func (gr *graph) status(c *callers) Status {
 
 // running describes g, which has a worker.
 func (g *goal) running() Running {
-	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(), Waiters: g.live + len(g.requests), Background: g.background()}
+	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(), Waiters: g.live + len(g.requests), Background: g.background(), Check: g.kind == kindCheck}
 	if g.state == locked {
 		r.Phase = event.PhaseLock
 	}
