@@ -51,6 +51,45 @@ func TestFailureWithoutKeepGoing(t *testing.T) {
 	})
 }
 
+// What waits for a lock, or has it and waits for a slot, has not begun.
+func TestFailureWhileLockedOut(t *testing.T) {
+	for _, released := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			bad, locked, slow := w.drv("bad"), w.drv("locked"), w.drv("slow")
+			w.fails["bad"] = true
+			w.takes["bad"], w.takes["slow"] = 5*time.Second, 10*time.Second
+			w.expected[locked], w.expected[slow] = time.Hour, time.Minute
+			held := make(chan struct{})
+			w.locks[path("locked")] = held
+			n := w.start(t, 2)
+			done := make(chan error, 1)
+			go func() {
+				_, err := n.Realise(t.Context(), Request{Targets: []store.Path{bad, locked, slow}})
+				done <- err
+			}()
+			time.Sleep(time.Second)
+			if released {
+				close(held)
+			}
+			if err := <-done; err == nil {
+				t.Error("no error")
+			}
+			synctest.Wait()
+			if s := n.Status(); len(s.Running) != 1 {
+				t.Errorf("status: %+v", s)
+			}
+			if !released {
+				close(held)
+			}
+			time.Sleep(time.Minute)
+			if want := []string{"bad", "slow"}; !slices.Equal(sorted(w.begun()), want) {
+				t.Errorf("begun %v, want %v", w.begun(), want)
+			}
+		})
+	}
+}
+
 func TestFailureLeavesOthersAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -52,7 +52,7 @@ const (
 	// running: its worker runs, and holds a slot of its pool.
 	running
 	// locking: its worker waits for a lock that another process holds, and has
-	// given its slot back; or it was prepared, and is to end.
+	// given its slot back; or it was prepared or locked, and is to end.
 	locking
 	// locked: its worker holds the lock and waits, in the ready queue, for a
 	// slot.
@@ -84,7 +84,7 @@ var next = [numStates][]state{
 	buildable:   {waiting, running, prepared, failed, dropped},
 	running:     {waiting, locking, registering, done, failed, dropped},
 	locking:     {waiting, locked, done, failed, dropped},
-	locked:      {waiting, running, done, failed, dropped},
+	locked:      {waiting, running, locking, done, failed, dropped},
 	prepared:    {waiting, running, locking, done, failed, dropped},
 	registering: {waiting, done, failed, dropped},
 }

@@ -412,7 +412,8 @@ func (gr *graph) drop(g *goal) {
 	gr.events.Publish(event.Event{Kind: event.Dropped, Goal: g.path})
 }
 
-// afterRelease drops the goal if nobody wants it and it has not begun.
+// afterRelease drops the goal if nobody wants it and it has not begun. To be prepared,
+// or to wait for a lock, is not a beginning.
 func (gr *graph) afterRelease(r release) {
 	g := r.goal
 	switch {
@@ -420,14 +421,14 @@ func (gr *graph) afterRelease(r release) {
 	case !g.hasWorker():
 		gr.unlinkInputs(g, r.cancel)
 		gr.drop(g)
-	case r.cancel || g.state == prepared:
+	case r.cancel || g.state == prepared || g.state == locking || g.state == locked:
 		gr.stop(g)
 	}
 }
 
-// stop has the worker of g end. One that is only prepared gets no slot for that.
+// stop has the worker of g end. One that waits for a slot gets none for that.
 func (gr *graph) stop(g *goal) {
-	if g.state == prepared {
+	if g.state == prepared || g.state == locked {
 		gr.set(g, locking)
 	}
 	if !g.cancelled {

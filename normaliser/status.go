@@ -107,7 +107,10 @@ func (gr *graph) status(c *callers) Status {
 
 // running describes g, which has a worker.
 func (g *goal) running() Running {
-	r := Running{Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(), Waiters: g.live + len(g.requests), Background: g.background(), Check: g.kind == kindCheck}
+	r := Running{
+		Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(),
+		Waiters: g.live + len(g.requests), Background: g.background(), Check: g.kind == kindCheck,
+	}
 	if g.state == locked {
 		r.Phase = event.PhaseLock
 	}
