@@ -40,7 +40,7 @@ type graph struct {
 
 	observers map[flags]*request // requests with Planned by their flags
 	observing flags              // all of these
-	allSeeing []*request         // requests with Planned for which there was no flag left
+	flagless  []*request         // requests with Planned for which there was no flag left
 	spent     flags              // flags of observers that have ended, still on goals
 
 	recent     map[key]*goal // what failed while goals that live now lived

@@ -162,7 +162,7 @@ func (gr *graph) handDown(goals []*goal) {
 			if e.dead {
 				continue
 			}
-			gr.flag(e.to, g.inherited())
+			gr.inherit(e.to, g)
 			gr.raise(e.to, g.level+e.to.cost())
 		}
 	}
@@ -197,6 +197,16 @@ func (gr *graph) raise(g *goal, l time.Duration) {
 	gr.ranked = true
 	if g.queued() {
 		g.pool.raised(g)
+	}
+}
+
+// inherit makes all who want g want in, which it needs.
+func (gr *graph) inherit(in, g *goal) {
+	gr.flag(in, g.inherited())
+	for _, r := range gr.flagless {
+		if _, own := r.own[g]; own {
+			r.see(in)
+		}
 	}
 }
 
@@ -259,10 +269,7 @@ func (gr *graph) announce(fresh []*goal) {
 	for _, r := range gr.observers {
 		r.tell()
 	}
-	for _, r := range gr.allSeeing {
-		for _, g := range fresh {
-			r.observed = append(r.observed, g.path)
-		}
+	for _, r := range gr.flagless {
 		r.tell()
 	}
 	now := time.Now()

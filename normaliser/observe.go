@@ -7,7 +7,7 @@ import (
 )
 
 // observe gives req a flag of its own, by which it learns of goals. A request
-// for which there is no flag left learns of all goals.
+// for which there is no flag left has a set of them instead.
 func (gr *graph) observe(req *request) {
 	if gr.observing|gr.spent == ^(flagObserver - 1) {
 		for _, g := range gr.goals {
@@ -23,17 +23,34 @@ func (gr *graph) observe(req *request) {
 			return
 		}
 	}
-	for _, g := range gr.goals {
-		req.observed = append(req.observed, g.path)
+	req.own = map[*goal]struct{}{}
+	gr.flagless = append(gr.flagless, req)
+}
+
+// see is for a request without a flag what graph.flag is for others.
+func (r *request) see(g *goal) {
+	stack := []*goal{g}
+	for len(stack) > 0 {
+		g := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if _, seen := r.own[g]; seen {
+			continue
+		}
+		r.own[g] = struct{}{}
+		r.observed = append(r.observed, g.path)
+		for _, e := range g.inputs {
+			if !e.dead {
+				stack = append(stack, e.to)
+			}
+		}
 	}
-	gr.allSeeing = append(gr.allSeeing, req)
 }
 
 func (gr *graph) unobserve(req *request) {
 	switch {
 	case req.Planned == nil:
 	case req.observer == 0:
-		gr.allSeeing = slices.DeleteFunc(gr.allSeeing, func(r *request) bool { return r == req })
+		gr.flagless = slices.DeleteFunc(gr.flagless, func(r *request) bool { return r == req })
 	case gr.observers[req.observer] == req:
 		delete(gr.observers, req.observer)
 		gr.observing &^= req.observer
@@ -55,8 +72,11 @@ func (gr *graph) count(g *goal) {
 	for b := g.flags & gr.observing; b != 0; b &= b - 1 {
 		add(&gr.observers[b&-b].counts)
 	}
-	for _, r := range gr.allSeeing {
-		add(&r.counts)
+	for _, r := range gr.flagless {
+		if _, own := r.own[g]; own {
+			add(&r.counts)
+			delete(r.own, g)
+		}
 	}
 }
 

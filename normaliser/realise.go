@@ -312,6 +312,9 @@ func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 				}
 			}
 			gr.flag(g, f)
+			if req.own != nil {
+				req.see(g)
+			}
 		}
 	})
 	if !req.KeepGoing {

@@ -84,9 +84,10 @@ type Target struct {
 // touches it.
 type request struct {
 	Request
-	targets  []*goal // by target; nil if nothing was to be done
-	pending  int     // goals in targets that have not ended
-	observer flags   // its flag, if it has Planned
+	targets  []*goal            // by target; nil if nothing was to be done
+	pending  int                // goals in targets that have not ended
+	observer flags              // its flag, if it has Planned
+	own      map[*goal]struct{} // its goals that have not ended, if there was no flag left for it
 	observed []store.Path
 	counts   event.Counts // of its goals that have ended, if it has Planned
 	left     bool         // its caller is gone

@@ -314,7 +314,7 @@ func (gr *graph) attempt(g, in *goal) {
 	gr.link(g, in)
 	gr.breakCycles([]*goal{g})
 	if g.unfinished > 0 {
-		gr.flag(in, g.inherited())
+		gr.inherit(in, g)
 		gr.raise(in, g.level+in.cost())
 	}
 }
