@@ -2,6 +2,7 @@ package normaliser
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -40,6 +41,9 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	}
 	if err != nil {
 		j.run.awaitInputs(ctx)
+		if inputs == nil && errors.Is(err, store.ErrNotValid) && !j.replanned {
+			return n.planAgain(ctx, j, err)
+		}
 		return ending{err: err}
 	}
 	n.setPhase(j, event.PhaseSync)
@@ -61,6 +65,16 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: tidy}
 	}
 	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: tidy}
+}
+
+// planAgain plans again what the goal needs, of which something was deleted while it
+// waited. If that cannot be made again, gone says so.
+func (n *Normaliser) planAgain(ctx context.Context, j *job, gone error) ending {
+	e := n.replan(ctx, j)
+	if e.plan != nil && slices.ContainsFunc(e.plan.nodes, func(nd node) bool { return nd.failure != nil }) {
+		return ending{err: gone}
+	}
+	return e
 }
 
 func (n *Normaliser) derivation(p store.Path) (*storeexpr.Derivation, error) {

@@ -132,6 +132,7 @@ type goal struct {
 
 	replan    bool // its inputs must be decided again before it can go on
 	noTry     bool // its substitutes have failed
+	replanned bool // an input was gone when it was to be built
 	doomed    bool // an input failed; it waits for the others to end
 	cancelled bool // its worker was told to stop
 	onPath    bool // the search for cycles is below it

@@ -2,10 +2,13 @@ package normaliser
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -69,6 +72,70 @@ func TestInputsAreUsed(t *testing.T) {
 		synctest.Wait()
 		if used() != 0 {
 			t.Error("what is registered uses its inputs")
+		}
+	})
+}
+
+// What was deleted before the build that needs it began is made again, once; what cannot
+// be made again fails it.
+func TestInputIsDeleted(t *testing.T) {
+	for _, times := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.drv("in")
+			top := w.drv("top", "in")
+			w.slow["top"] = time.Second // so that in is registered, and deleted, before
+			deleted := 0
+			w.onBuilt = func(name string) {
+				if name == "in" && deleted < times {
+					delete(w.valid, path("in"))
+					deleted++
+				}
+			}
+			var bus event.Bus
+			sub := bus.Subscribe(nil)
+			n := w.startWith(t, Options{Jobs: 1, Events: &bus})
+			_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}})
+			sub.Close()
+			events, _ := sub.Next(t.Context())
+			want := []string{"in", "in", "top"}
+			begins := []string{"added", "started", "started", "phase build", "log building top", "phase sync", "freed", "phase register", "done built 2s"}
+			if times == 2 {
+				want, begins = want[:2], []string{"added", "started", "started", "failed top.drv 1s"}
+				if err == nil || !strings.Contains(err.Error(), "the closure of the inputs") {
+					t.Errorf("deleted twice: %v", err)
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(w.begun(), want) {
+				t.Errorf("deleted %d times: begun %v, want %v", times, w.begun(), want)
+			}
+			if got := story(events, "top.drv"); !slices.Equal(got, begins) {
+				t.Errorf("deleted %d times: %q, want %q", times, got, begins)
+			}
+			if s := n.Status(); s.Requests+s.Waiting+s.Buildable+len(s.Running) != 0 {
+				t.Errorf("left over: %+v", s)
+			}
+		})
+	}
+}
+
+func TestSourceIsDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("in")
+		top := w.drv("top", "in")
+		d, _ := w.derivation(top)
+		d.Sources = []store.Path{path("source")}
+		w.makeValid("source")
+		w.onBuilt = func(string) { delete(w.valid, path("source")) }
+		w.slow["top"] = time.Second
+		n := w.start(t, 1)
+		_, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}})
+		f, ok := errors.AsType[*store.Failure](err)
+		if !ok || f.Path != top || !strings.Contains(f.Message, "the closure of the inputs") {
+			t.Errorf("%v", err)
 		}
 	})
 }

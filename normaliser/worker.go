@@ -34,18 +34,19 @@ func (p *phase) get() string {
 // graph.
 type job struct {
 	key
-	goal     *goal // only to be handed back
-	mode     mode
-	wants    wants
-	replan   bool
-	noTry    bool
-	mayBuild bool
-	origin   *origin
-	attempts attempts
-	run      *run
-	wanted   chan struct{} // nil if it is wanted
-	pool     byte          // see builder.Job
-	heir     int64         // likewise
+	goal      *goal // only to be handed back
+	mode      mode
+	wants     wants
+	replan    bool
+	noTry     bool
+	mayBuild  bool
+	replanned bool // as in goal
+	origin    *origin
+	attempts  attempts
+	run       *run
+	wanted    chan struct{} // nil if it is wanted
+	pool      byte          // see builder.Job
+	heir      int64         // likewise
 }
 
 // ending is what a worker found. Exactly one of outcome, err and plan says it.
@@ -78,7 +79,7 @@ func (n *Normaliser) launch(g *goal) {
 	}
 	j := job{
 		key: g.key, goal: g, mode: g.mode, wants: g.wants, replan: g.replan, noTry: g.noTry, mayBuild: g.flags&flagMayBuild != 0,
-		origin: g.origin, run: g.run, wanted: g.run.wanted,
+		replanned: g.replanned, origin: g.origin, run: g.run, wanted: g.run.wanted,
 	}
 	if g.flags&flagMain == 0 {
 		g.run.pool = poolOfSubstitution
@@ -243,7 +244,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	switch {
 	case cancelled && (gr.closing || unwanted), e.plan != nil && (gr.closing || unwanted):
 		gr.drop(g)
-	case e.err != nil && g.blame != nil:
+	case (e.err != nil || e.plan != nil) && g.blame != nil:
 		gr.set(g, waiting)
 		g.run, g.cancelled = nil, false
 		gr.doom(g, g.blame)
@@ -286,7 +287,9 @@ func (gr *graph) expand(g *goal, j *job, e ending) {
 		return
 	}
 	if g.kind != kindPath {
-		g.replan = false
+		// One that was to be built finds no second time that an input is gone.
+		g.replanned = g.replanned || !j.replan && j.mode == modeBuild
+		g.replan, g.started = false, false
 		// What it waits for now is decided anew; nothing is left of the old
 		// inputs, for all have ended.
 		g.mode = e.plan.nodes[e.top].mode
