@@ -76,18 +76,19 @@ func TestBackgroundBesideALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		asked := []store.Path{w.drv("a"), w.drv("b"), w.drv("c")}
+		spare, other := w.drv("spare"), w.drv("other")
 		for _, name := range []string{"a", "b", "spare"} {
 			w.takes[name] = time.Minute
 		}
 		n := w.startWith(t, Options{Jobs: 4, JobsPerUser: 1})
 		go n.Realise(t.Context(), Request{Targets: asked, Caller: &Caller{UID: 1}})
 		synctest.Wait()
-		go n.Realise(t.Context(), Request{Targets: []store.Path{w.drv("spare")}, Background: true})
+		go n.Realise(t.Context(), Request{Targets: []store.Path{spare}, Background: true})
 		synctest.Wait()
 		if want := []string{"a", "spare"}; !slices.Equal(w.begun(), want) {
 			t.Errorf("begun %v, want %v", w.begun(), want)
 		}
-		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{w.drv("other")}, Caller: &Caller{UID: 2}}); err != nil {
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{other}, Caller: &Caller{UID: 2}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * time.Minute)

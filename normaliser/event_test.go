@@ -113,17 +113,20 @@ func TestPlanned(t *testing.T) {
 func TestPlannedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		n := w.start(t, 100)
+		var others []store.Path
 		for i := range bits.Len64(uint64(^(flagObserver - 1)) / uint64(flagObserver)) {
-			p := w.drv(fmt.Sprint("long", i))
+			others = append(others, w.drv(fmt.Sprint("long", i)))
 			w.takes[fmt.Sprint("long", i)] = time.Hour
-			go n.Realise(t.Context(), Request{Targets: []store.Path{p}, Planned: func([]store.Path) {}})
 		}
 		w.drv("a")
 		w.drv("b")
 		w.fails["a"] = true
 		w.substitute(path("p"), w.old("first", []string{"p"}, path("a.drv")), w.old("second", []string{"p"}, path("b.drv")))
 		delete(w.known, path("p"))
+		n := w.start(t, 100)
+		for _, p := range others {
+			go n.Realise(t.Context(), Request{Targets: []store.Path{p}, Planned: func([]store.Path) {}})
+		}
 		synctest.Wait()
 		counts := w.mustPlan(t, n, "p", "p", "first.store", "a.drv", "second.store", "b.drv")
 		if want := (event.Counts{Built: 2, Substituted: 1, Failed: 2}); counts != want {

@@ -502,6 +502,13 @@ func (w *world) running() int {
 	return w.now
 }
 
+// peak is how many builders ran at a time.
+func (w *world) peak() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.most
+}
+
 // short is the name of a derivation or path without its suffix.
 func short(p store.Path) string {
 	return strings.TrimSuffix(strings.TrimSuffix(p.Name(), ".drv"), ".store")

@@ -124,11 +124,11 @@ func TestRepairIsNotRelayed(t *testing.T) {
 		}
 		res.Release()
 		synctest.Wait()
-		if len(w.relayed()) != 0 || w.most != 3 {
-			t.Errorf("relayed %v, %d at a time", w.relayed(), w.most)
+		if len(w.relayed()) != 0 || w.peak() != 3 {
+			t.Errorf("relayed %v, %d at a time", w.relayed(), w.peak())
 		}
-		if err := <-done; err != nil || w.most != 3 {
-			t.Errorf("%v, %d at a time", err, w.most)
+		if err := <-done; err != nil || w.peak() != 3 {
+			t.Errorf("%v, %d at a time", err, w.peak())
 		}
 	})
 }
@@ -170,8 +170,8 @@ func TestRelayAfterPoolChanged(t *testing.T) {
 		synctest.Wait()
 		go n.Realise(context.Background(), Request{Targets: []store.Path{path("m1.drv"), path("m2.drv")}, KeepGoing: true})
 		time.Sleep(30 * time.Second)
-		if want := []string{"s1", "s2", "m1"}; !slices.Equal(w.begun(), want) || w.most != 2 {
-			t.Errorf("begun %v, want %v; %d at a time", w.begun(), want, w.most)
+		if want := []string{"s1", "s2", "m1"}; !slices.Equal(w.begun(), want) || w.peak() != 2 {
+			t.Errorf("begun %v, want %v; %d at a time", w.begun(), want, w.peak())
 		}
 		time.Sleep(time.Hour)
 	})
@@ -188,8 +188,8 @@ func TestRelayWhilePoolChanges(t *testing.T) {
 			time.Sleep(15 * time.Second) // s1 ends
 		})
 		time.Sleep(30 * time.Second)
-		if want := []string{"s2", "s3"}; !slices.Equal(w.relayed(), want) || w.most != 2 {
-			t.Errorf("relayed %v, want %v; %d at a time, begun %v", w.relayed(), want, w.most, w.begun())
+		if want := []string{"s2", "s3"}; !slices.Equal(w.relayed(), want) || w.peak() != 2 {
+			t.Errorf("relayed %v, want %v; %d at a time, begun %v", w.relayed(), want, w.peak(), w.begun())
 		}
 		time.Sleep(time.Hour)
 	})
