@@ -90,7 +90,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 	err := client.Watch(watched, c.PrintBuildLogs, func(s daemon.Seen) {
 		show(s)
 		// SIGPIPE says so too, but does not end an owner.
-		if err := unread(a.stdout); err != nil {
+		if err := noReader(a.stdout); err != nil {
 			leave(err)
 		}
 	})
@@ -103,9 +103,9 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 	return err
 }
 
-// unread is the error that writing to f would have if it is a pipe or a socket that
+// noReader is the error that writing to f would have if it is a pipe or a socket that
 // nobody reads any more, else nil.
-func unread(f *os.File) error {
+func noReader(f *os.File) error {
 	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
 	if n, err := unix.Poll(fds, 0); err != nil || n == 0 || fds[0].Revents&unix.POLLERR == 0 {
 		return nil
