@@ -309,6 +309,9 @@ func TestCheck(t *testing.T) {
 		if err := check(); !errors.Is(err, store.ErrRefused) {
 			t.Errorf("check of what is not valid: %v", err)
 		}
+		if s := n.Status(); len(w.failures) != 0 || s.Failed != 0 {
+			t.Errorf("a refused check counts as a failure: %d, remembered %v", s.Failed, w.failures)
+		}
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); err != nil {
 			t.Fatal(err)
 		}
@@ -328,6 +331,34 @@ func TestCheck(t *testing.T) {
 		}
 		if w.valid[path("a")].NarHash == store.HashOf(store.SHA256, []byte(string(path("a"))+"other")) {
 			t.Error("the check registered something")
+		}
+		if len(w.failures) != 0 {
+			t.Errorf("the check of what is valid is remembered as its failure: %v", w.failures)
+		}
+	})
+}
+
+// A check that cannot be begun is like any other failure for those asked for with it.
+func TestCheckRefusedBesideOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.drv("a")
+		w.drv("never")
+		n := w.start(t, 1)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{a}}); err != nil {
+			t.Fatal(err)
+		}
+		res, err := n.Realise(t.Context(), Request{Targets: paths("never.drv", "a.drv"), Check: true})
+		if !errors.Is(err, store.ErrRefused) || res.Targets[1].Realised || len(w.begun()) != 1 {
+			t.Errorf("%v, %+v, begun %v", err, res, w.begun())
+		}
+		res, err = n.Realise(t.Context(), Request{Targets: paths("never.drv", "a.drv", "never"), Check: true, KeepGoing: true})
+		synctest.Wait() // results are released behind the answer
+		if !errors.Is(err, store.ErrRefused) || res.Targets[0].Failure == nil || !res.Targets[1].Realised || res.Targets[2].Failure == nil || len(res.Failures) != 2 {
+			t.Errorf("%v, %+v", err, res)
+		}
+		if !slices.Equal(w.begun(), []string{"a", "a"}) {
+			t.Errorf("begun %v", w.begun())
 		}
 	})
 }

@@ -206,6 +206,18 @@ func (p *planner) broken(k key, err error) int32 {
 	return i
 }
 
+// refusedCheck is why the check i cannot be begun, nil if it can: then it is taken out
+// of the plan again. A question that is refused is no goal, and nobody else hears of it.
+func (p *planner) refusedCheck(i int32) *store.Failure {
+	n := p.plan.nodes[i]
+	if n.failure == nil {
+		return nil
+	}
+	delete(p.seen, n.key)
+	p.plan.nodes = p.plan.nodes[:i] // it is the last: nothing was looked for below it
+	return n.failure
+}
+
 // cycle fails the goal on top of the stack, which needs rec, which is being
 // walked itself.
 func (p *planner) cycle(rec *record) {

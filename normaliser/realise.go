@@ -43,7 +43,7 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 	p.live, p.noBuild, p.foresee = live, r.NoBuild, n.foresee
 	p.seen = make(map[key]*record, len(r.Targets))
 	index := make([]int32, len(r.Targets))
-	waits := false
+	waits, givenUp := false, false
 	var standings []standing
 	if !r.Check {
 		standings = n.standings(ctx, r.Targets)
@@ -58,12 +58,13 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 			return res, true, n.gone(ctx, err)
 		}
 		waits = waits || index[i] != realised
+		givenUp = givenUp || res.Targets[i].Failure != nil && !r.KeepGoing
 	}
 	refused := p.plan.refused()
-	if !waits || refused != nil {
+	if !waits || givenUp || refused != nil {
 		n.settle(ctx, res, index, p.found())
 		for i := range res.Targets {
-			if index[i] != realised {
+			if index[i] != realised && refused != nil {
 				f := *refused
 				res.Targets[i].Failure = &f
 				res.Failures = append(res.Failures, &f)
@@ -166,6 +167,12 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, known *sta
 	}
 	p.own, p.ownPath = e, t
 	i, err := p.walk(r)
+	if err == nil && check && i != realised {
+		if f := p.refusedCheck(i); f != nil {
+			out.Failure = targetFailure(t, f)
+			return realised, nil
+		}
+	}
 	if err == nil && i == realised && r.kind == kindPath {
 		// It is valid; as a target, it counts.
 		p.seen[r.key] = &record{key: r.key, wants: wantAll, index: realised}
