@@ -97,6 +97,31 @@ func TestBanEndsWithSuccessfulBuild(t *testing.T) {
 	}
 }
 
+// What somebody asks in a way of his own, and is refused or given up for, is no
+// failure of the path for others.
+func TestNoBanByAnothersQuestion(t *testing.T) {
+	l := newLab(t)
+	file := l.star("a.star", `
+c = sh("c", "mkdir $out")
+slow = sh("slow", "sleep 1; mkdir $out")
+`)
+	c, slow := l.outputs(file + ":c")[0], l.outputs(file + ":slow")[0]
+	l.serve("--failure-ttl=1h")
+	l.fails(1, []string{"nothing to compare with"}, "build", "--check", file+":c")
+	if why := strings.Join(l.ok("why", c), "\n"); strings.Contains(why, "compare") {
+		t.Errorf("why: %s", why)
+	}
+	l.fails(101, []string{"timed out"}, "build", "--timeout=100ms", file+":slow")
+	if why := strings.Join(l.ok("why", slow), "\n"); !strings.Contains(why, "timed out") {
+		t.Errorf("why: %s", why)
+	}
+	for _, p := range []string{c, slow} {
+		if _, err := os.Stat(p); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestErrnos(t *testing.T) {
 	l := newLab(t)
 	file := l.star("a.star", `

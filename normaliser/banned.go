@@ -35,10 +35,12 @@ const transientBan = 5 * time.Second
 // Banned answers with a remembered failure, at once, until its ban is over. It
 // stands before a Realiser that serves lookups: a program that tries the same
 // path again and again must not start the same failing build each time. Those
-// who ask for a build on purpose go past it.
+// who ask for a build on purpose go past it. Its callers have the owner's own
+// limits (Options.Limits).
 //
 // A failure that was caused further down is a ban only while the cause itself
-// is remembered: once that was realised, there is hope.
+// is remembered: once that was realised, there is hope. One by a limit that only
+// another caller had is none, also for those who waited with that one.
 type Banned struct {
 	Realiser
 	Memory FailureMemory
@@ -52,14 +54,19 @@ var _ Realiser = Banned{}
 
 // Realise makes p valid, or returns the failure that bans it.
 func (b Banned) Realise(ctx context.Context, p store.Path) error {
-	f, err := b.ban(p)
-	if err != nil {
-		return err
+	for {
+		f, err := b.ban(p)
+		if err != nil {
+			return err
+		}
+		if f != nil {
+			return f
+		}
+		err = b.Realiser.Realise(ctx, p)
+		if f, ok := errors.AsType[*store.Failure](err); !ok || !f.OwnLimit || ctx.Err() != nil {
+			return err
+		}
 	}
-	if f != nil {
-		return f
-	}
-	return b.Realiser.Realise(ctx, p)
 }
 
 // ban is the failure that bans p, nil if none does.
@@ -78,7 +85,7 @@ func (b Banned) ban(p store.Path) (*store.Failure, error) {
 	if err != nil {
 		return nil, fmt.Errorf("realise %s: %w", p, err)
 	}
-	if f == nil || time.Since(f.Time) >= b.ttl(f.Cause) {
+	if f == nil || f.OwnLimit || time.Since(f.Time) >= b.ttl(f.Cause) {
 		return nil, nil
 	}
 	if f.Path != goal {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"storefs/builder"
 	"storefs/store"
 )
 
@@ -53,6 +54,53 @@ func TestBanned(t *testing.T) {
 		synctest.Wait()
 		if err := b.Realise(t.Context(), path("a")); err != nil {
 			t.Errorf("the cause is realised, but: %v", err)
+		}
+	})
+}
+
+// What a caller's own limit ends is none of the business of others, neither of those
+// who come later nor of those who waited with that caller.
+func TestNoBanByAnothersLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			own, owners builder.Limits
+			banned      bool
+		}{
+			{builder.Limits{Timeout: time.Second}, builder.Limits{}, false},
+			{builder.Limits{Timeout: time.Second}, builder.Limits{Timeout: 5 * time.Second}, true}, // by its own
+			{builder.Limits{Timeout: 7 * time.Second}, builder.Limits{Timeout: 5 * time.Second}, true},
+		} {
+			w := newWorld()
+			w.drv("slow")
+			w.takes["slow"] = 10 * time.Second
+			w.drv("a", "slow")
+			n := w.startWith(t, Options{Jobs: 1, Limits: c.owners})
+			b := Banned{
+				Realiser: RealiserFunc(func(ctx context.Context, p store.Path) error {
+					_, err := n.Realise(ctx, Request{Targets: []store.Path{p}, Limits: c.owners})
+					return err
+				}),
+				Memory: w,
+				TTL:    time.Hour,
+			}
+			beside := make(chan error)
+			go func() {
+				time.Sleep(time.Millisecond)
+				beside <- b.Realise(t.Context(), path("a"))
+			}()
+			_, err := n.Realise(t.Context(), Request{Targets: paths("slow"), Limits: c.own})
+			if !errors.Is(err, store.ErrTimeout) {
+				t.Errorf("%v: %v", c, err)
+			}
+			if f, _ := w.Failure(path("slow.drv")); f == nil || f.OwnLimit != (c.own.Timeout == time.Second) {
+				t.Errorf("%v: remembered %+v", c, f)
+			}
+			if err := <-beside; errors.Is(err, store.ErrTimeout) != c.banned {
+				t.Errorf("%v: who waited with it: %v", c, err)
+			}
+			if err := b.Realise(t.Context(), path("slow")); errors.Is(err, store.ErrTimeout) != c.banned {
+				t.Errorf("%v: who came later: %v", c, err)
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"storefs/builder"
 	"storefs/store"
 )
 
@@ -51,6 +52,22 @@ func asFailure(path store.Path, err error) *store.Failure {
 	}
 	return f
 }
+
+// ownLimit reports whether one of the limits may have ended f that is stricter than
+// the owner's.
+func ownLimit(f *store.Failure, own, owners builder.Limits) bool {
+	switch f.Cause {
+	case store.CauseTimeout:
+		return stricter(own.Timeout, owners.Timeout) || stricter(own.MaxSilent, owners.MaxSilent)
+	case store.CauseBuilder:
+		// Which ended by itself had no log that was too long.
+		return f.Status == 0 && f.Signal == "" && stricter(own.MaxLog, owners.MaxLog)
+	}
+	return false
+}
+
+// stricter compares limits, of which zero is none.
+func stricter[T ~int64](a, b T) bool { return a != 0 && (b == 0 || a < b) }
 
 // cycleFailure names the cycle around, which begins at the goal that closes it;
 // the first element is not repeated at the end.

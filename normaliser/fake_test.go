@@ -620,8 +620,14 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 			return nil, fmt.Errorf("build %s: %w", j.Drv, store.ErrCancelled)
 		}
 	}
+	var late <-chan time.Time
+	if j.Limits.Timeout > 0 {
+		late = time.After(j.Limits.Timeout)
+	}
 	if !w.quick {
 		select {
+		case <-late:
+			return nil, &store.Failure{Path: j.Drv, Cause: store.CauseTimeout, Message: "timed out", Builder: "/b", Time: time.Now()}
 		case <-time.After(takes):
 		case <-ctx.Done():
 			time.Sleep(w.stubborn)

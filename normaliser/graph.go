@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"storefs/builder"
 	"storefs/event"
 	"storefs/store"
 )
@@ -28,11 +29,12 @@ type graph struct {
 	jobs     map[int]int // Request.Jobs → requests with it
 	minSlots int         // Options.Jobs
 	idleJobs int         // Options.BackgroundJobs
-	demands  int         // requests that are not in the background
-	demanded time.Time   // when the last of them ended
-	calming  bool        // start is called when it is calm
-	working  int         // workers
-	ripe     ripeQueue   // goals that wait, or waited, for registrations only
+	limits   builder.Limits
+	demands  int       // requests that are not in the background
+	demanded time.Time // when the last of them ended
+	calming  bool      // start is called when it is calm
+	working  int       // workers
+	ripe     ripeQueue // goals that wait, or waited, for registrations only
 	seq      uint64
 	search   uint64 // number of searches so far
 	closing  bool   // nothing is started any more

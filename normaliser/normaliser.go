@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"storefs/builder"
 	"storefs/event"
 	"storefs/store"
 )
@@ -44,6 +45,9 @@ type Options struct {
 	// the sake of one user; zero is no limit. Also without a limit, who holds
 	// fewest slots gets the next one.
 	JobsPerUser int
+	// Limits are the owner's own: what a request with stricter ones ends by them is a
+	// failure for nobody else.
+	Limits builder.Limits
 	// Foresee, if not nil, is called as soon as something is found to need a
 	// build, while what else it needs is looked for still: by any goroutine, and
 	// any number of times. It must be quick.
@@ -123,6 +127,7 @@ func New(o Options) *Normaliser {
 		jobs:      map[int]int{},
 		minSlots:  o.Jobs,
 		idleJobs:  o.BackgroundJobs,
+		limits:    o.Limits,
 		observers: map[flags]*request{},
 		recent:    map[key]*goal{},
 		events:    n.events,

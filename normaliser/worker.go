@@ -258,6 +258,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		if f.Time.IsZero() {
 			f.Time = time.Now()
 		}
+		f.OwnLimit = ownLimit(f, g.origin.limits, gr.limits)
 		g.failure = &rootCause{Failure: *f}
 		gr.fail(g)
 	case e.plan != nil:

@@ -56,6 +56,9 @@ type Failure struct {
 	Log     []string  `json:"log,omitempty"`     // the last lines that it wrote
 	LogFile string    `json:"logFile,omitempty"` // where the whole log is
 	Kept    string    `json:"kept,omitempty"`    // the scratch directory, with --keep-failed
+	// OwnLimit: a limit may have ended it that is stricter than the owner's, and was
+	// that of whoever asked for it. It says nothing to others.
+	OwnLimit bool `json:"ownLimit,omitempty"`
 	// Chain is who needed what: from the goal that was asked for down to Path,
 	// both included. It has one element when Path itself was asked for.
 	Chain []Path `json:"chain,omitempty"`
@@ -82,6 +85,9 @@ func (f *Failure) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", f.Path, f.Message)
 	fmt.Fprintf(&b, "cause: %s\n", f.Cause)
+	if f.OwnLimit {
+		b.WriteString("limit: that of whoever asked for it; others begin anew\n")
+	}
 	if f.Builder != "" {
 		fmt.Fprintf(&b, "builder: %s\n", f.Builder)
 		switch {

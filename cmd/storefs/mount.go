@@ -108,7 +108,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	options := ownerOptions{
-		role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, backgroundJobs: int(c.PrefetchJobs), load: c.Load,
+		role: "mount", jobs: c.Jobs, jobsPerUser: c.JobsPerUID, backgroundJobs: int(c.PrefetchJobs), load: c.Load, limits: c.limits(),
 		sandbox: c.sandboxFlags, stop: stop, say: meter.Say,
 	}
 	var held *fs.Held

@@ -35,7 +35,8 @@ type ownerOptions struct {
 	// jobsPerUser and backgroundJobs are those of normaliser.Options.
 	jobsPerUser    int
 	backgroundJobs int
-	load           float64 // see pressure.Options
+	limits         builder.Limits // likewise
+	load           float64        // see pressure.Options
 	sandbox        sandboxFlags
 	stop           func() // ends the owner because a client asked for it; nil refuses
 	upgrade        func(ctx context.Context, program string) error
@@ -116,6 +117,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Events:      own.events,
 		Jobs:        o.jobs,
 		JobsPerUser: o.jobsPerUser,
+		Limits:      o.limits,
 
 		BackgroundJobs: o.backgroundJobs,
 	})
