@@ -243,6 +243,19 @@ ready = sh("ready", "mkdir $out; seq 1 100000 > $out/file")`)
 	l.fails(1, []string{"upgrade: ", "no such file or directory"}, "upgrade", l.Dir+"/nothing")
 	l.fails(1, []string{"upgrade: the new program ended before it could serve: exit status 3"}, "upgrade", failing)
 	l.fails(1, []string{"upgrade: ", "permission denied"}, "upgrade", file)
+	// One that hangs can be called off.
+	hanging := l.write("hanging", "#!/bin/sh\n: > "+l.Dir+"/hangs\nexec sleep 300\n")
+	os.Chmod(hanging, 0o755)
+	upgrade := l.command("upgrade", hanging)
+	if err := upgrade.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the program that hangs", func() bool { _, err := os.Stat(l.Dir + "/hangs"); return err == nil })
+	upgrade.Process.Signal(unix.SIGINT)
+	if upgrade.Wait(); upgrade.ProcessState.ExitCode() != 130 {
+		t.Errorf("interrupted: %v", upgrade.ProcessState)
+	}
+	l.fails(1, []string{"exit status 3"}, "upgrade", failing)
 	if l.server() != old {
 		t.Error("another server serves")
 	}

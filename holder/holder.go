@@ -16,6 +16,7 @@
 //	  ready          →
 //	  ending         →                        I am giving the mount up
 //	  upgrade PATH   →                        start PATH in my place
+//	  call off       →                        nobody wants that any more
 //	                 ←  refused WHY           it did not start
 //	                 ←  part                  it did: leave it the mount, and end
 //	  adopt [pidfd]  →                        you are new; I was here before
@@ -31,6 +32,7 @@ const (
 	packetReady      = 'r'
 	packetEnding     = 'e'
 	packetUpgrade    = 'u'
+	packetCallOff    = 'c'
 	packetRefused    = 'n'
 	packetPart       = 'p'
 	packetAdopt      = 'a'
@@ -56,4 +58,9 @@ const (
 	// partTime is how long a server may take to leave the mount to the next
 	// one. Then it is killed, which does no harm.
 	partTime = 250 * time.Millisecond
+	// upgradeTime is how long a new program may take until it can begin, which is
+	// nothing but its start: what takes that long will not.
+	upgradeTime = 30 * time.Second
+	// answerTime is how long a holder may take to answer what it answers at once.
+	answerTime = time.Second
 )

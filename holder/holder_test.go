@@ -291,6 +291,67 @@ func TestUpgradeRefused(t *testing.T) {
 	m.ends(5)
 }
 
+// A program that hangs changes nothing: it is ended when it has had its time, when
+// nobody wants it any more, and when the server dies, for which nobody waits longer.
+func TestUpgradeHangs(t *testing.T) {
+	t.Parallel()
+	begin := func(t *testing.T, set ...string) (m *mount, server int) {
+		m = newMount(t)
+		for _, what := range append(set, "hangs-hangs") {
+			m.set(what)
+		}
+		m.start()
+		m.noted(1, "lives")
+		server = m.one("server")
+		m.upgrade(m.install("hangs"))
+		return m, server
+	}
+	goesOn := func(m *mount, server int) {
+		m.t.Helper()
+		if got := m.one("server"); got != server {
+			m.t.Errorf("process %d serves, not %d", got, server)
+		}
+		if n := strings.Join(m.notes(), "\n"); strings.Contains(n, "part") {
+			m.t.Errorf("something was changed: %s", n)
+		}
+	}
+	t.Run("for too long", func(t *testing.T) {
+		t.Parallel()
+		m, server := begin(t, "impatient")
+		m.noted(1, "refused: the new program was not ready to begin after 200ms")
+		goesOn(m, server)
+		unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
+		m.ends(5)
+	})
+	t.Run("unwanted", func(t *testing.T) {
+		t.Parallel()
+		m, server := begin(t, program+"-hasty")
+		m.noted(1, "refused: context canceled")
+		goesOn(m, server)
+		// The answer to that is not taken for one to the next.
+		os.Remove(filepath.Join(m.dir, program+"-hasty"))
+		m.upgrade(m.install("new"))
+		m.noted(1, `takes "mount"`)
+		if got := exe(m.one("server")); got != "new" {
+			t.Errorf("then %s serves", got)
+		}
+		unix.Kill(m.listening(), unix.SIGTERM)
+		m.ends(5)
+	})
+	t.Run("and the server dies", func(t *testing.T) {
+		t.Parallel()
+		m, server := begin(t)
+		m.until("the new program has begun", func() bool { return len(m.pids("server")) == 2 })
+		m.kill(server)
+		m.noted(1, `takes "mount"`)
+		if got := exe(m.one("server")); got != program {
+			t.Errorf("%s serves", got)
+		}
+		unix.Kill(m.listening(), unix.SIGTERM)
+		m.ends(5)
+	})
+}
+
 // A mount that does not survive its server is not taken from it either.
 func TestUpgradeWithNothingHeld(t *testing.T) {
 	t.Parallel()

@@ -24,6 +24,7 @@ type Link struct {
 	parted  chan struct{} // closed when the holder says so
 	readied chan struct{} // closed by Ready
 	refused chan string
+	asking  chan struct{} // has an element while an upgrade is asked for: an answer is to one
 	done    chan struct{} // closed when nothing of the link runs any more
 
 	mu     sync.Mutex
@@ -57,6 +58,7 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		parted:  make(chan struct{}),
 		readied: make(chan struct{}),
 		refused: make(chan string),
+		asking:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		socket:  newSocket(fd),
 	}, nil
@@ -130,12 +132,21 @@ func (l *Link) tell(kind byte, text string, files ...*os.File) error {
 }
 
 // Upgrade starts program in the place of this server. When it returns nil, that
-// one is waiting, and Parted is about to be closed.
+// one is waiting, and Parted is about to be closed. When ctx ends before that, it is
+// called off.
 func (l *Link) Upgrade(ctx context.Context, program string) error {
 	select {
 	case <-l.readied: // before, the last upgrade is not over
 	case <-l.done:
 		return ErrAlone
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case l.asking <- struct{}{}:
+		defer func() { <-l.asking }()
+	case <-time.After(answerTime): // one that was called off just now is over by then
+		return errors.New("another upgrade is under way")
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -152,6 +163,7 @@ func (l *Link) Upgrade(ctx context.Context, program string) error {
 	case <-l.done:
 		err = ErrAlone
 	case <-ctx.Done():
+		l.callOff()
 		err = ctx.Err()
 	}
 	select {
@@ -159,6 +171,23 @@ func (l *Link) Upgrade(ctx context.Context, program string) error {
 		return nil
 	default:
 		return err
+	}
+}
+
+// callOff ends an upgrade. It waits for the answer, which the next one would take for
+// its own.
+func (l *Link) callOff() {
+	l.mu.Lock()
+	err := l.tell(packetCallOff, "")
+	l.mu.Unlock()
+	if err != nil {
+		return
+	}
+	select {
+	case <-l.parted:
+	case <-l.refused:
+	case <-l.done:
+	case <-time.After(answerTime): // a holder of an older version does not know the question
 	}
 }
 

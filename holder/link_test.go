@@ -15,7 +15,7 @@ func TestUpgradeIsAnsweredAtTheEnd(t *testing.T) {
 	}
 	defer unix.Close(pair[1])
 	l := &Link{
-		parted: make(chan struct{}), readied: make(chan struct{}), refused: make(chan string), done: make(chan struct{}),
+		parted: make(chan struct{}), readied: make(chan struct{}), asking: make(chan struct{}, 1), refused: make(chan string), done: make(chan struct{}),
 		socket: newSocket(pair[0]),
 	}
 	close(l.readied)

@@ -25,9 +25,15 @@ import (
 func TestMain(m *testing.M) {
 	if os.Args[0] == holder.Name {
 		dir := os.Args[1]
+		var upgradeTime time.Duration
+		if _, err := os.Stat(filepath.Join(dir, "impatient")); err == nil {
+			upgradeTime = 200 * time.Millisecond
+		}
 		os.Exit(holder.Run(holder.Options{
-			Args:  []string{"server", dir},
-			Alive: func(files []*os.File) bool { return content(files) == "mount" },
+			Args: []string{"server", dir},
+
+			UpgradeTime: upgradeTime,
+			Alive:       func(files []*os.File) bool { return content(files) == "mount" },
 			Detach: func(files []*os.File) error {
 				note(dir, "detached %q", content(files))
 				return nil
@@ -62,9 +68,9 @@ func content(files []*os.File) string {
 }
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
-// makes it die before it has said anything, -slow wait before that, -taken as soon as it could begin,
-// -late soon after it is ready; -stubborn keep the mount, and -alone give the
-// holder nothing.
+// makes it die before it has said anything, -slow wait before that, -hangs for ever, -taken as soon as it could begin,
+// -late soon after it is ready; -stubborn keep the mount, -hasty call upgrades off
+// soon, and -alone give the holder nothing.
 func serve(dir string) int {
 	exe, err := os.Executable()
 	if err != nil {
@@ -80,6 +86,9 @@ func serve(dir string) int {
 	}
 	if does("slow") {
 		time.Sleep(300 * time.Millisecond)
+	}
+	if does("hangs") {
+		time.Sleep(time.Hour)
 	}
 	say := func(line string) { fmt.Fprintln(os.Stderr, line) }
 	link, err := holder.Connect(os.Args, say)
@@ -143,10 +152,15 @@ func serve(dir string) int {
 			if err != nil {
 				return 9
 			}
+			ctx, cancel := context.WithCancel(ended)
+			if does("hasty") {
+				time.AfterFunc(200*time.Millisecond, cancel)
+			}
 			// Who parts ends: so not before the answer.
-			if err := link.Upgrade(ended, string(b)); err != nil {
+			if err := link.Upgrade(ctx, string(b)); err != nil {
 				note(dir, "refused: %v", err)
 			}
+			cancel()
 		}
 	}
 }

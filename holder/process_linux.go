@@ -19,6 +19,7 @@ type process struct {
 	child bool
 
 	readyAt time.Time // zero until it is
+	stands  bool      // it is waiting for its turn
 	ending  bool      // it is giving the mount up
 	parted  bool      // it was told to leave the mount to the next one
 }
@@ -58,6 +59,13 @@ func start(program string, args, env []string, first func(*socket) error) (*proc
 }
 
 func (p *process) signal(s unix.Signal) error { return unix.PidfdSendSignal(p.pidfd, s, nil, 0) }
+
+// kill ends p and, where the kernel can, what p has started itself.
+func (p *process) kill() {
+	if unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, unix.PIDFD_SIGNAL_PROCESS_GROUP) != nil { // Linux 6.9
+		_ = p.signal(unix.SIGKILL)
+	}
+}
 
 // wait returns when p has died. Of one that is not a child of this process it is not known how.
 func (p *process) wait() death {

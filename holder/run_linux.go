@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,6 +21,9 @@ type Options struct {
 	Alive func(files []*os.File) bool
 	// Detach gives it up, for good.
 	Detach func(files []*os.File) error
+	// UpgradeTime is how long a new program may take until it can begin; zero is
+	// half a minute.
+	UpgradeTime time.Duration
 }
 
 // holder is what Run knows. Everything in it is touched by the goroutine of Run
@@ -41,6 +45,7 @@ type holder struct {
 	signals chan os.Signal
 	restart <-chan time.Time // when to start the next server, if current is nil
 	overdue <-chan time.Time // when to kill current, if it has not parted by then
+	late    <-chan time.Time // when to call next off, if it cannot begin by then
 }
 
 // Events of holder.events, besides signals.
@@ -64,6 +69,7 @@ func Run(o Options) int {
 		events:  make(chan any),
 		signals: make(chan os.Signal, 8),
 	}
+	h.UpgradeTime = cmp.Or(h.UpgradeTime, upgradeTime)
 	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
 	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	// Whether anybody reads what it says or not, it lives.
@@ -155,6 +161,8 @@ func (h *holder) run() int {
 			}
 		case <-h.overdue:
 			_ = h.current.signal(unix.SIGKILL)
+		case <-h.late:
+			h.callOff(fmt.Sprintf("the new program was not ready to begin after %s", h.UpgradeTime))
 		case <-h.restart:
 			if err := h.start(); err != nil {
 				return h.giveUp(err.Error())
@@ -182,7 +190,9 @@ func (h *holder) stop(s os.Signal) (status int, end bool) {
 func (h *holder) take(e came) (status int, end bool) {
 	switch e.kind {
 	case packetStandingBy:
+		e.from.stands = true
 		if e.from == h.next {
+			h.late = nil
 			h.part()
 		}
 	case packetHold:
@@ -208,6 +218,8 @@ func (h *holder) take(e came) (status int, end bool) {
 		h.tell(sd.SdNotifyStopping)
 	case packetUpgrade:
 		h.upgrade(e.text)
+	case packetCallOff:
+		h.callOff("called off")
 	}
 	closeAll(e.files)
 	return 0, false
@@ -225,16 +237,20 @@ func (h *holder) bury(e died) (status int, end bool) {
 	defer e.who.close()
 	switch e.who {
 	case h.next:
-		h.next, h.newer = nil, ""
+		h.next, h.newer, h.late = nil, "", nil
 		h.refuse("the new program ended before it could serve: " + e.how)
 		return 0, false
 	case h.current:
 		h.current, h.overdue = nil, nil
+		// Callers wait: not for what may never be ready.
+		h.callOff("")
+	default:
+		return 0, false // it was called off
 	}
 	switch {
 	case e.who.ending || len(h.files) == 0:
 		if h.next != nil {
-			_ = h.next.signal(unix.SIGKILL)
+			h.next.kill()
 		}
 		if e.killed && !e.who.ending && !h.stopping {
 			// Who ends by itself has said why.
@@ -298,8 +314,20 @@ func (h *holder) upgrade(program string) {
 		h.refuse(err.Error())
 		return
 	}
-	h.next, h.newer = next, program
+	h.next, h.newer, h.late = next, program, time.After(h.UpgradeTime)
 	h.listen(next)
+}
+
+// callOff ends an upgrade, unless its program can begin: then it does.
+func (h *holder) callOff(why string) {
+	next := h.next
+	if next == nil || next.stands {
+		return
+	}
+	h.next, h.newer, h.late = nil, "", nil
+	next.kill()
+	next.socket.close() // also if somebody else has the other end, its end is waited for
+	h.refuse(why)
 }
 
 func (h *holder) refuse(why string) {

@@ -17,7 +17,7 @@ type upgradeCmd struct {
 }
 
 func (*upgradeCmd) Help() string {
-	return `Lets another program, usually a newer version of this one, go on with the mount of the state directory, with the flags that the mount was made with. Nobody who uses the mount sees an error: callers only wait a moment, open files stay open, and builds that were running begin anew. A program that does not start changes nothing.`
+	return `Lets another program, usually a newer version of this one, go on with the mount of the state directory, with the flags that the mount was made with. Nobody who uses the mount sees an error: callers only wait a moment, open files stay open, and builds that were running begin anew. A program that does not start, or is not ready within half a minute, changes nothing; Ctrl-C calls it off until then.`
 }
 
 // upgraded is what upgrade prints.
