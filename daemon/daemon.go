@@ -30,6 +30,9 @@ type Hello struct {
 	Store   store.Dir `json:"store"`
 	// Mountpoint is where the store is mounted, "" if it is not.
 	Mountpoint string `json:"mountpoint,omitempty"`
+	// Holder is the process that keeps the mount while its server is dead, 0 if there
+	// is none.
+	Holder int `json:"holder,omitempty"`
 	// SandboxPaths are the host paths that all of its builders see.
 	SandboxPaths []string `json:"sandboxPaths,omitempty"`
 }

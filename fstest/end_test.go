@@ -35,7 +35,28 @@ func TestEndsWhileCallersWait(t *testing.T) {
 		name string
 		end  func(l *lab)
 	}{
-		{"umount", func(l *lab) { l.ok("umount") }},
+		{"umount", func(l *lab) {
+			l.ok("umount")
+			if n := len(l.serving(true)) + len(l.serving(false)); n != 0 {
+				l.t.Errorf("%d processes are left", n)
+			}
+		}},
+		{"umount, while the holder is slow", func(l *lab) {
+			holder := l.serving(true)[0]
+			unix.Kill(holder, unix.SIGSTOP)
+			umount := l.command("umount")
+			if err := umount.Start(); err != nil {
+				l.t.Fatal(err)
+			}
+			waitFor(l.t, "the end of the server", func() bool { return len(l.serving(false)) == 0 })
+			unix.Kill(holder, unix.SIGCONT)
+			if err := umount.Wait(); err != nil {
+				l.t.Error(err)
+			}
+			if n := len(l.serving(true)); n != 0 {
+				l.t.Errorf("%d holders are left", n)
+			}
+		}},
 		{"SIGTERM", func(l *lab) { l.mount.Process.Signal(unix.SIGTERM) }},
 		{"SIGINT to the server", func(l *lab) { unix.Kill(l.server(), unix.SIGINT) }},
 		{"SIGTERM to all", func(l *lab) {

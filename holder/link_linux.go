@@ -29,6 +29,7 @@ type Link struct {
 
 	mu     sync.Mutex
 	socket *socket
+	holder int        // the process
 	files  []*os.File // what a holder keeps, the server's own
 	ready  bool
 	closed bool
@@ -52,7 +53,9 @@ func Connect(args []string, say func(string)) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", envLink, err)
 	}
+	s := newSocket(fd)
 	return &Link{
+		holder:  s.maker(),
 		args:    args,
 		say:     say,
 		parted:  make(chan struct{}),
@@ -60,8 +63,15 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		refused: make(chan string),
 		asking:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
-		socket:  newSocket(fd),
+		socket:  s,
 	}, nil
+}
+
+// Holder is the process that holds the mount, 0 if that is not known.
+func (l *Link) Holder() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder
 }
 
 // Take says that this server can begin, and waits until it may: until nobody
@@ -288,7 +298,7 @@ func (l *Link) start() (*exec.Cmd, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.socket.close()
-	l.socket = ours
+	l.socket, l.holder = ours, cmd.Process.Pid
 	if l.closed {
 		_ = ours.file.SetReadDeadline(time.Now())
 	}

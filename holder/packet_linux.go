@@ -46,6 +46,21 @@ func newSocket(fd int) *socket {
 
 func (s *socket) close() { s.file.Close() }
 
+// maker is the process that made the pair, 0 if that is not to be had.
+func (s *socket) maker() int {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
+
 // send sends a packet; the files stay the caller's.
 func (s *socket) send(kind byte, text string, files ...*os.File) error {
 	fds := make([]int, len(files))

@@ -118,7 +118,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 			return err
 		}
 		defer link.Close()
-		options.upgrade = link.Upgrade
+		options.upgrade, options.holder = link.Upgrade, link.Holder
 		options.wait = patience
 	}
 	own, err := openOwner(a, options)

@@ -40,6 +40,7 @@ type ownerOptions struct {
 	sandbox        sandboxFlags
 	stop           func() // ends the owner because a client asked for it; nil refuses
 	upgrade        func(ctx context.Context, program string) error
+	holder         func() int        // the process that holds the mount; nil: there is none
 	wait           time.Duration     // for another owner to end
 	say            func(line string) // tells people something; nil is stderr
 }
@@ -253,9 +254,14 @@ func (o *owner) watchMachine() {
 }
 
 func (o *owner) hello() daemon.Hello {
+	holder := 0
+	if o.options.holder != nil {
+		holder = o.options.holder()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return daemon.Hello{
+		Holder:       holder,
 		Version:      version(),
 		PID:          os.Getpid(),
 		Role:         o.options.role,

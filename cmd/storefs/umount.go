@@ -38,49 +38,88 @@ func (c *umountCmd) Run(ctx context.Context, a *app) error {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		err = c.stop(ctx, client)
+		back, err := c.stop(ctx, a, client)
 		client.Close()
-		// A server that was killed on its way to the end comes back.
-		if (err == nil || errors.Is(err, daemon.ErrGone)) && state.Held(a.State) && ctx.Err() == nil {
-			continue
+		if back || errors.Is(err, daemon.ErrGone) && state.Held(a.State) && ctx.Err() == nil {
+			continue // a server that was killed on its way to the end
 		}
 		return err
 	}
 }
 
-// stop ends the server, which gives the mount up.
-func (c *umountCmd) stop(ctx context.Context, client *daemon.Client) error {
+// stop ends the server, which gives the mount up, and waits until nothing is left
+// of both. It reports whether the server came back instead.
+func (c *umountCmd) stop(ctx context.Context, a *app, client *daemon.Client) (back bool, err error) {
 	hello := client.Hello()
 	if hello.Mountpoint == "" {
-		return fmt.Errorf("umount: %s is not mounted", hello.Store)
+		return false, fmt.Errorf("umount: %s is not mounted", hello.Store)
 	}
-	ended, err := processEnd(hello.PID)
+	server, err := watchEnd(hello.PID)
 	if err != nil {
-		return fmt.Errorf("umount: wait for the owner: %w", err)
+		return false, fmt.Errorf("umount: wait for the owner: %w", err)
 	}
+	defer server.close()
+	holder, err := watchEnd(hello.Holder)
+	if err != nil {
+		return false, fmt.Errorf("umount: wait for the holder: %w", err)
+	}
+	defer holder.close()
 	if err := client.Stop(ctx); err != nil {
-		return fmt.Errorf("umount: %w", err)
+		return false, fmt.Errorf("umount: %w", err)
 	}
-	return ended(ctx)
-}
-
-// processEnd prepares to wait for the end of a process: before it is asked to
-// end, because afterwards its number may be another's.
-func processEnd(pid int) (func(context.Context) error, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", pid, err)
+	for !server.ended(100 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
 	}
-	return func(ctx context.Context) error {
-		defer unix.Close(fd)
-		for ctx.Err() == nil {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(100*time.Millisecond/time.Millisecond))
-			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-				return err
+	for !holder.ended(20 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		// It does not end if it has started another server.
+		if next, err := daemon.Dial(ctx, a.socket(), true); err == nil {
+			back = next.Hello().Holder == hello.Holder
+			next.Close()
+			if back {
+				return true, nil
 			}
 		}
-		return ctx.Err()
-	}, nil
+	}
+	return false, nil
+}
+
+// end is that of a process, for which one prepares to wait before it is asked to
+// end: afterwards its number may be another's. The zero end is there already.
+type end struct{ pidfd int }
+
+// watchEnd watches no process if pid is 0, or of one that is no more.
+func watchEnd(pid int) (end, error) {
+	if pid == 0 {
+		return end{}, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return end{}, nil
+	}
+	if err != nil {
+		return end{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return end{fd}, nil
+}
+
+// ended waits no longer than patience, and reports whether it is there.
+func (e end) ended(patience time.Duration) bool {
+	if e.pidfd == 0 {
+		return true
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(e.pidfd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+	return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+}
+
+func (e end) close() {
+	if e.pidfd != 0 {
+		unix.Close(e.pidfd)
+	}
 }
 
 // clear detaches a mount that nobody serves any more, also if the state cannot be
