@@ -26,6 +26,15 @@ func fail(cause store.Cause, format string, args ...any) error {
 	return &failed{cause: cause, message: fmt.Sprintf(format, args...)}
 }
 
+// inputError is why an input cannot be shown. That it is valid and not there is
+// nothing that the derivation could help.
+func inputError(base string, err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("input %s: %w: storefs verify --repair mends it", base, err)
+	}
+	return fmt.Errorf("input %s: %w", base, err)
+}
+
 // failure makes of err what the caller of Build gets.
 func (b *build) failure(err error) *store.Failure {
 	f := &store.Failure{

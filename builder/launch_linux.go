@@ -16,7 +16,7 @@ type attachment struct {
 }
 
 // binding is what is mounted, by its name in the spawner's root, and where.
-type binding struct{ outside, inside, what string }
+type binding struct{ outside, inside, what string } // "": an input
 
 // attachedAtOnce is the most mounts that take up descriptors at a time.
 const attachedAtOnce = 200
@@ -53,7 +53,7 @@ func (m *sandboxMaker) bindings(l *launch) []binding {
 		binding{scratch + "/tmp", "/tmp", "bind /tmp"},
 		binding{scratch + "/store", m.store, "bind " + m.store})
 	for _, base := range l.inputs {
-		b = append(b, binding{realDir + "/" + base, m.store + "/" + base, "input " + base})
+		b = append(b, binding{realDir + "/" + base, m.store + "/" + base, ""})
 	}
 	return b
 }
@@ -63,6 +63,9 @@ func open(list []binding) (mounts []attachment, err error) {
 	mounts = make([]attachment, 0, len(list))
 	for _, b := range list {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, b.outside, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil && b.what == "" {
+			return mounts, inputError(path.Base(b.outside), err)
+		}
 		if err != nil {
 			return mounts, fmt.Errorf("%s: %w", b.what, err)
 		}

@@ -217,7 +217,7 @@ func (s *spec) bindInputs() error {
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("input %s: %w", base, err)
+			return inputError(base, err)
 		}
 	}
 	if err := unix.Unmount(hidden, unix.MNT_DETACH); err != nil {

@@ -129,7 +129,7 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 			err = os.Symlink(target, s.path("store", name))
 		}
 		if err != nil {
-			return fmt.Errorf("input %s: %w", name, err)
+			return inputError(name, err)
 		}
 		s.links = append(s.links, name)
 		changed = true

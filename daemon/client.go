@@ -329,7 +329,8 @@ func (c *Client) addAll(ctx context.Context, name string, texts []Text) ([]store
 	return all, nil
 }
 
-// Missing gives those of paths that are not valid.
+// Missing gives those of paths that are not valid, or valid and lost: that would
+// be put back if it is added.
 func (c *Client) Missing(ctx context.Context, paths []store.Path) ([]store.Path, error) {
 	res, err := c.post(ctx, "missing", pathsRequest{paths})
 	return decode[[]store.Path](ctx, res, err)

@@ -111,7 +111,8 @@ const (
 // Querier answers questions about paths.
 type Querier interface {
 	Info(p store.Path) (store.Info, error) // store.ErrNotValid
-	// Missing gives those of paths that are not valid.
+	// Missing gives those of paths that are not valid, or valid and lost: that would
+	// be put back if it is added.
 	Missing(paths []store.Path) ([]store.Path, error)
 	Expr(p store.Path) (storeexpr.Expr, error)
 	// Related returns no paths where nothing is known. References, Referrers

@@ -39,7 +39,7 @@ type Expr struct {
 // Writer is the store that a plan is written to. All of it is called from one
 // goroutine, except AddSource. What it adds may be there already.
 type Writer interface {
-	// Missing returns those of paths that are not valid.
+	// Missing returns those of paths that are to be added: what is not valid, or lost.
 	Missing(ctx context.Context, paths []store.Path) ([]store.Path, error)
 	// AddSource adds the NAR that dump writes, named by its SHA-256 and name,
 	// and returns the path that it got. It is called concurrently.

@@ -66,6 +66,11 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	if err := s.place(ctx, []object{o}, db.Registration{}, nil, nil); err != nil {
 		return store.Info{}, err
 	}
+	if s.Lost(p) {
+		if err := s.mend(ctx, o); err != nil {
+			return store.Info{}, err
+		}
+	}
 	return s.db.Info(p) // by this call or by one before it
 }
 
@@ -188,7 +193,9 @@ func (b *batch) addText(t NewText) (store.Info, error) {
 	if info, ok := b.own[p]; ok {
 		return info, nil
 	}
-	if info, err := b.state.db.Info(p); !errors.Is(err, store.ErrNotValid) {
+	info, err := b.state.db.Info(p)
+	lost := err == nil && b.state.Lost(p)
+	if !errors.Is(err, store.ErrNotValid) && !lost {
 		return info, err
 	}
 	for _, r := range t.References {
@@ -201,6 +208,7 @@ func (b *batch) addText(t NewText) (store.Info, error) {
 		}
 	}
 	o := textObject(p, t.Text, t.References, textCA(t.Text))
+	o.lost = lost
 	b.add(o)
 	return o.info, nil
 }

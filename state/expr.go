@@ -139,12 +139,28 @@ func (b *batch) add(o object) {
 	b.own[o.info.Path] = o.info
 }
 
+// addLost adds what is to be put back.
+func (b *batch) addLost(o object) {
+	o.lost = true
+	b.add(o)
+}
+
 // commit makes valid what is in the batch.
 func (b *batch) commit(ctx context.Context) error {
 	if len(b.objects) == 0 && len(b.reg.Outputs) == 0 {
 		return nil
 	}
-	return b.state.place(ctx, b.objects, b.reg, nil, nil)
+	if err := b.state.place(ctx, b.objects, b.reg, nil, nil); err != nil {
+		return err
+	}
+	for _, o := range b.objects {
+		if o.lost && b.state.Lost(o.info.Path) {
+			if err := b.state.mend(ctx, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // cleanUp removes what is left in scratch.
@@ -162,6 +178,12 @@ func (b *batch) valid(p store.Path) (bool, error) {
 		return true, nil
 	}
 	return b.state.db.Valid(p)
+}
+
+// lost reports whether p, which is valid or in the batch, is valid and not there.
+func (b *batch) lost(p store.Path) bool {
+	_, ok := b.own[p]
+	return !ok && b.state.Lost(p)
 }
 
 // modulo is what stands for the derivation drv.
@@ -247,11 +269,14 @@ func (b *batch) addDerivation(e NewExpr, d *storeexpr.Derivation) (store.Path, e
 	if err != nil {
 		return "", err
 	}
-	if !known {
+	switch {
+	case !known:
 		if err := b.hash(p, stem, d); err != nil {
 			return "", err
 		}
 		b.add(textObject(p, e.Text, refs, ca))
+	case b.lost(p):
+		b.addLost(textObject(p, e.Text, refs, ca))
 	}
 	for _, o := range d.Outputs {
 		b.makers[o.Path] = d
@@ -338,7 +363,9 @@ func (b *batch) addClosure(e NewExpr, c *storeexpr.Closure) (store.Path, error) 
 		}
 		ca, all = textCA(e.Text), true
 	}
-	if known, err := b.valid(p); known || err != nil {
+	known, err := b.valid(p)
+	lost := known && b.lost(p)
+	if known && !lost || err != nil {
 		return p, err
 	}
 	var valid []store.Path
@@ -354,7 +381,9 @@ func (b *batch) addClosure(e NewExpr, c *storeexpr.Closure) (store.Path, error) 
 			return "", fmt.Errorf("its element %s: %w", r, store.ErrNotValid)
 		}
 	}
-	b.add(textObject(p, e.Text, valid, ca))
+	o := textObject(p, e.Text, valid, ca)
+	o.lost = lost
+	b.add(o)
 	return p, nil
 }
 

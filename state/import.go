@@ -95,7 +95,12 @@ func (b *batch) addMember(ctx context.Context, m nar.Member, sum nar.Summary, o 
 		if !have.NarHash.Equal(sum.Hash) {
 			return false, fmt.Errorf("the NAR has the hash %s, but what is valid here has %s: %w", sum.Hash, have.NarHash, store.ErrHashMismatch)
 		}
-		return false, nil
+		if !b.lost(m.Path) {
+			return false, nil
+		}
+		o.info = have
+		b.addLost(o)
+		return true, nil
 	}
 	refs := slices.Clone(m.References)
 	slices.Sort(refs)

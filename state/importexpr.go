@@ -99,7 +99,7 @@ func (im *importer) need(ctx context.Context, f *importFile, p store.Path) error
 		return nil // a source that refers to itself
 	}
 	ok, err := im.batch.valid(p)
-	if ok || err != nil {
+	if ok && !im.batch.lost(p) || err != nil {
 		return err
 	}
 	beside := filepath.Join(filepath.Dir(f.path), p.Base())
@@ -107,7 +107,7 @@ func (im *importer) need(ctx context.Context, f *importFile, p store.Path) error
 		return im.cycle(beside)
 	}
 	if _, err := os.Lstat(beside); errors.Is(err, os.ErrNotExist) {
-		if f.optional {
+		if f.optional || ok {
 			return nil
 		}
 		return fmt.Errorf("%s: its input %s is neither in the store nor beside it: %w", f.path, p, store.ErrNotValid)
@@ -232,7 +232,11 @@ func (im *importer) finish(ctx context.Context, f *importFile) (store.Path, erro
 		return b.addExpr(NewExpr{Name: f.name, Text: f.text})
 	}
 	scratch := b.state.newScratch("import")
-	b.add(object{scratch: scratch, info: f.info})
+	lost, err := b.valid(f.info.Path) // else it would not have been looked for
+	if err != nil {
+		return "", err
+	}
+	b.add(object{scratch: scratch, info: f.info, lost: lost})
 	files, err := copyTree(ctx, f.path, scratch, f.info.NarHash)
 	b.objects[len(b.objects)-1].files = files
 	return f.info.Path, err

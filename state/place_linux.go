@@ -24,6 +24,8 @@ type object struct {
 	// only says that something depends on this very object, not on whatever
 	// else may be valid under its name.
 	only bool
+	// lost says that it is valid already, but was not there: see mend.
+	lost bool
 }
 
 // errBeaten: something else became valid meanwhile under the name of an object

@@ -61,6 +61,9 @@ func inputTests() tests {
 				j.Inputs = append(j.Inputs, store.Info{Path: w.Path("absent"), Kind: store.KindRegular})
 			}))
 			w.expect(f, store.CauseSystem, "absent")
+			if !strings.HasSuffix(f.Message, ": storefs verify --repair mends it") {
+				w.T.Errorf("message %q", f.Message)
+			}
 		},
 		"many inputs": func(w *World) {
 			var inputs []store.Info

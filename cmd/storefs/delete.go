@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"storefs/daemon"
+	"storefs/store"
 )
 
 type deleteCmd struct {
@@ -24,12 +26,16 @@ func (c *deleteCmd) Run(ctx context.Context, a *app) error {
 		}
 		if asked {
 			// An owner that died may have done it, and not said so.
-			missing, err := client.Missing(ctx, paths)
-			if err != nil {
-				return err
+			gone := true
+			for _, p := range paths {
+				_, err := client.Info(ctx, p)
+				if err != nil && !errors.Is(err, store.ErrNotValid) {
+					return err
+				}
+				gone = gone && err != nil
 			}
-			if len(missing) == len(paths) {
-				return printLines(a, missing)
+			if gone {
+				return printLines(a, paths)
 			}
 		}
 		asked = true

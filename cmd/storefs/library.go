@@ -93,17 +93,15 @@ func (l *library) Missing(paths []store.Path) ([]store.Path, error) {
 	for i, p := range paths {
 		names[i] = p.Base()
 	}
-	missing, err := l.state.DB().NotValid(names)
+	invalid, err := l.state.DB().NotValid(names)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]store.Path, len(missing))
-	for i, n := range missing {
-		if out[i], err = l.state.Store().Join(n); err != nil {
-			return nil, err
-		}
+	is := make(map[string]bool, len(invalid))
+	for _, n := range invalid {
+		is[n] = true
 	}
-	return out, nil
+	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return !is[p.Base()] && !l.state.Lost(p) }), nil
 }
 
 func (l *library) Related(_ context.Context, rel daemon.Relation, p store.Path) ([]store.Path, error) {
