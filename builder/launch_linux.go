@@ -15,8 +15,9 @@ type attachment struct {
 	inside string
 }
 
-// binding is what is mounted, by its name in the spawner's root, and where.
-type binding struct{ outside, inside, what string } // "": an input
+// binding is what is mounted, by its name in the spawner's root, and where; what is ""
+// for an input.
+type binding struct{ outside, inside, what string }
 
 // attachedAtOnce is the most mounts that take up descriptors at a time.
 const attachedAtOnce = 200

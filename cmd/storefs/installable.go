@@ -139,11 +139,13 @@ func isExprFile(name string) bool {
 	return strings.HasSuffix(name, ".drv") || strings.HasSuffix(name, ".store")
 }
 
-// importExprs takes in expressions from files on disk.
+// importExprs takes in expressions from files on disk. What is registered already
+// needs no reading.
 func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string) ([]store.Path, error) {
-	names := make([]string, len(files))
+	paths := make([]store.Path, len(files))
+	var names []string
+	var at []int // where in paths those of names belong
 	for i, f := range files {
-		// The owner reads them; it must not be sent into its own mount.
 		name, err := filepath.EvalSymlinks(f)
 		if err == nil {
 			name, err = filepath.Abs(name)
@@ -152,18 +154,51 @@ func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string)
 			return nil, badInput(err)
 		}
 		if strings.HasPrefix(name, string(c.Hello().Store)+"/") {
-			return nil, badInputf("%s: it is in the store already, as %s", f, name)
+			if paths[i], err = a.registered(ctx, c, name); err != nil {
+				return nil, err
+			}
+		}
+		if paths[i] != "" {
+			continue
 		}
 		if err := readable(name); err != nil {
 			return nil, badInput(err)
 		}
-		names[i] = name
+		names, at = append(names, name), append(at, i)
 	}
-	paths, err := c.ImportExprs(ctx, names)
+	if len(names) == 0 {
+		return paths, nil
+	}
+	imported, err := c.ImportExprs(ctx, names)
 	if errors.Is(err, store.ErrNotValid) || errors.Is(err, store.ErrUnknown) {
 		return nil, badInput(err) // an input is missing
 	}
-	return paths, err
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range imported {
+		paths[at[i]] = p
+	}
+	return paths, nil
+}
+
+// registered is name, which lies in the store directory, as a path, or "" if it is not
+// registered: a store directory that is not mounted may be that of Nix.
+func (a *app) registered(ctx context.Context, c *daemon.Client, name string) (store.Path, error) {
+	if p, below, err := c.Hello().Store.Split(name); err == nil && below == "" {
+		missing, err := c.Missing(ctx, []store.Path{p})
+		if err != nil {
+			return "", err
+		}
+		if len(missing) == 0 {
+			return p, nil
+		}
+	}
+	// The owner reads it, which must not be sent into its own mount.
+	if c.Hello().Mountpoint != "" {
+		return "", badInputf("%s: it is in the mount, and no store expression there", name)
+	}
+	return "", nil
 }
 
 // readable is the error with which a file would be read.
