@@ -25,8 +25,11 @@ type Options struct {
 	Querier   Querier
 	Records   Records
 	Caretaker Caretaker
-	Trails    Trails
-	Events    *event.Bus
+	// Denied are the callers of the mount who were kept from the path, the last one
+	// last; nil: there is no mount.
+	Denied func(p store.Path) []Denial
+	Trails Trails
+	Events *event.Bus
 	// Mount is what the mount does, or nil; a nil Mount: there never is one.
 	Mount func() *MountStatus
 	// Stop ends the owner, soon after it returned. A nil Stop: clients cannot.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"storefs/event"
 	"storefs/normaliser"
+	"storefs/progress"
 	"storefs/store"
 )
 
@@ -35,10 +37,38 @@ type Why struct {
 	Goal     *normaliser.Running `json:"goal,omitempty"`     // if it is running
 	Failure  *store.Failure      `json:"failure,omitempty"`  // if it failed
 	Damage   *store.Damage       `json:"damage,omitempty"`   // if it is damaged, or was and is repaired
+	Denied   []Denial            `json:"denied,omitempty"`   // the last callers who got EACCES
+}
+
+// Denial is a caller of the mount who may not start what it asked for.
+type Denial struct {
+	Command string    `json:"command,omitempty"` // "" if that could not be seen
+	PID     int       `json:"pid,omitempty"`     // likewise 0
+	UID     uint32    `json:"uid"`
+	Policy  string    `json:"policy"` // that denied it
+	Time    time.Time `json:"time"`   // the last time
+}
+
+func (d Denial) String() string {
+	who := cmp.Or(progress.Clean(d.Command), "somebody")
+	if d.PID != 0 {
+		who += fmt.Sprintf(" (pid %d, uid %d)", d.PID, d.UID)
+	} else {
+		who += fmt.Sprintf(" (uid %d)", d.UID)
+	}
+	return who + " was denied by " + d.Policy
 }
 
 // Why tells what is known of p: a derivation, a closure, an output, a source.
 func (s *Server) Why(ctx context.Context, p store.Path) (*Why, error) {
+	y, err := s.state(ctx, p)
+	if err == nil && s.Denied != nil {
+		y.Denied = s.Denied(p)
+	}
+	return y, err
+}
+
+func (s *Server) state(ctx context.Context, p store.Path) (*Why, error) {
 	y := &Why{Path: p, State: StateUnknown}
 	derivers, err := s.Querier.Related(ctx, Deriver, p)
 	if err != nil {
@@ -128,6 +158,14 @@ func (s *Server) realised(ctx context.Context, p store.Path) (bool, *store.Info,
 
 // Text is the answer for people: lines, each ended by a newline.
 func (y *Why) Text() string {
+	text := y.text()
+	for _, d := range y.Denied {
+		text += fmt.Sprintf("%s: %s\n", d.Time.Format(time.RFC3339), d)
+	}
+	return text
+}
+
+func (y *Why) text() string {
 	var b strings.Builder
 	switch y.State {
 	case StateFailed:
@@ -153,6 +191,10 @@ func (y *Why) Text() string {
 	case StateWaiting:
 		fmt.Fprintf(&b, "%s: not realised yet; it waits for other goals, or for a slot\n", y.Path)
 	case StateKnown:
+		if len(y.Denied) > 0 {
+			fmt.Fprintf(&b, "%s: not realised; who asked for it may not start that\n", y.Path)
+			break
+		}
 		fmt.Fprintf(&b, "%s: not realised; nothing has asked for it, or nobody waited\n", y.Path)
 	default:
 		fmt.Fprintf(&b, "%s: unknown: %v\n", y.Path, store.ErrUnknown)

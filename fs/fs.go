@@ -144,6 +144,9 @@ type Options struct {
 	// Rules say who may start what: for each caller the first one that holds it.
 	// Whoever is in none of them may build.
 	Rules []Rule
+	// Denied, if not nil, is told of callers whom a rule keeps from something, while
+	// they wait: it must be quick.
+	Denied func(Denial)
 	// Facts, if not nil, are shown as extended attributes of store objects
 	// (user.storefs.KEY), and in the control directory's info/NAME.
 	Facts Facts

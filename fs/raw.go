@@ -36,6 +36,7 @@ type raw struct {
 	observer     Observer
 	control      Control
 	rules        rules
+	tellDenied   func(Denial) // nil: nobody wants to know
 	facts        Facts
 	uses         *uses // nil if nobody wants to know
 	waitInLookup bool

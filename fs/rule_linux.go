@@ -24,6 +24,14 @@ const (
 type Rule struct {
 	Callers
 	Permission Permission
+	// Name is what people know it by.
+	Name string
+}
+
+// Denial is a caller whom a rule kept from what it touched.
+type Denial struct {
+	Call
+	Rule string // its name
 }
 
 // Callers is a set of processes: all that are in one of its lists.
@@ -44,11 +52,19 @@ type Callers struct {
 // rules decide by the first one that holds a caller.
 type rules []Rule
 
-func (rs rules) permission(c caller) Permission {
+// of is the one that decides, nil if none does: then c may build.
+func (rs rules) of(c caller) *Rule {
 	for i := range rs {
 		if rs[i].holds(c) {
-			return rs[i].Permission
+			return &rs[i]
 		}
+	}
+	return nil
+}
+
+func (rs rules) permission(c caller) Permission {
+	if r := rs.of(c); r != nil {
+		return r.Permission
 	}
 	return MayBuild
 }

@@ -70,6 +70,7 @@ func mount(opts Options) (*Server, error) {
 		observer:      opts.Observer,
 		control:       opts.Control,
 		rules:         opts.Rules,
+		tellDenied:    opts.Denied,
 		facts:         opts.Facts,
 		waitInLookup:  opts.WaitInLookup,
 		log:           log,

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"storefs/store"
@@ -24,8 +25,9 @@ func (r *raw) realise(q *request, name string) error {
 	if c.writes(call) {
 		return errWrite
 	}
-	may := r.rules.permission(c)
-	if may == MayNothing {
+	rule := r.rules.of(c)
+	if rule != nil && rule.Permission == MayNothing {
+		r.denied(c.calls(name), rule)
 		return store.ErrNotAllowed
 	}
 	if r.observer != nil {
@@ -41,10 +43,25 @@ func (r *raw) realise(q *request, name string) error {
 		defer r.nodes.journal.waiting(-1)
 	}
 	r.relieve()
+	needs := c.calls(name)
+	needs.NoBuild = rule != nil && rule.Permission == MayFetch
+	err = r.wait(q.cancelled(), needs, limit, func() bool { return c.dying(call) })
+	if needs.NoBuild && errors.Is(err, store.ErrNotAllowed) {
+		r.denied(needs, rule)
+	}
+	return err
+}
+
+// calls is what c needs.
+func (c caller) calls(name string) Call {
 	p := c.process()
-	return r.wait(q.cancelled(), Call{
-		Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm()), NoBuild: may == MayFetch,
-	}, limit, func() bool { return c.dying(call) })
+	return Call{Name: name, PID: p.pid, UID: p.uid, Command: string(p.comm())}
+}
+
+func (r *raw) denied(c Call, by *Rule) {
+	if r.tellDenied != nil {
+		r.tellDenied(Denial{c, by.Name})
+	}
 }
 
 // touched tells the observer, of those who may have everything built.

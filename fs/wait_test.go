@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,22 +280,36 @@ func TestDenied(t *testing.T) {
 	os.Chmod(filepath.Dir(filepath.Dir(comm)), 0o755)
 	eachShape(t, func(t *testing.T, promised store.Kind) {
 		s := newFakeStore(t)
+		var mu sync.Mutex
+		told := map[string]bool{}
 		dir, _ := mount(t, s, func(o *fs.Options) {
-			o.Rules = []fs.Rule{{Callers: fs.Callers{Commands: []string{"indexer-with-long-name"}, UIDs: []uint32{12345}}, Permission: fs.MayNothing}}
+			o.Rules = []fs.Rule{{Callers: fs.Callers{Commands: []string{"indexer-with-long-name"}, UIDs: []uint32{12345}}, Permission: fs.MayNothing, Name: "indexers"}}
+			o.Denied = func(d fs.Denial) {
+				mu.Lock()
+				defer mu.Unlock()
+				told[fmt.Sprint(d.Rule, ": ", d.Command, " ", d.UID, " ", d.PID > 0, " ", d.Name)] = true
+			}
 			o.AllowOther = uid() == 0
 		})
 		n := s.add(name(1, "x"), recipe{make: tree, promised: promised})
+		want := map[string]bool{fmt.Sprint("indexers: indexer-with-lo ", uid(), " true ", n): true}
 		denied := []string{comm + ` $S/$1/share/doc`}
 		if uid() == 0 {
 			os.Chmod(filepath.Dir(dir), 0o755)
 			os.Chmod(filepath.Dir(filepath.Dir(dir)), 0o755)
 			denied = append(denied, `setpriv --reuid 12345 --clear-groups cat $S/$1/share/doc`)
+			want[fmt.Sprint("indexers: cat 12345 true ", n)] = true
 		}
 		for _, c := range denied {
 			if out, err := sh(t, dir, c, n); err == nil || !strings.Contains(out, "Permission denied") {
 				t.Errorf("%s: %q, %v", c, out, err)
 			}
 		}
+		mu.Lock()
+		if !maps.Equal(told, want) {
+			t.Errorf("told of %v, want %v", told, want)
+		}
+		mu.Unlock()
 		if s.begun() != 0 {
 			t.Errorf("%d builds begun", s.begun())
 		}

@@ -284,6 +284,14 @@ ready = sh("ready", "mkdir $out; echo ready > $out/file")
 	if n := events().started(); n != 0 {
 		t.Errorf("%d builds started", n)
 	}
+	// Who was kept from it, and why, can be asked.
+	why := strings.Join(l.ok("why", out["a"]), "\n")
+	log, _ := os.ReadFile(l.Dir + "/mount.log")
+	for _, want := range []string{"updatedb (pid ", ", uid ", ") was denied by the standard policies", "frugal (pid ", ") was denied by command:frugal=cached-only"} {
+		if !strings.Contains(why, want) || !strings.Contains(string(log), want) {
+			t.Errorf("no %q in %q, or %q", want, why, log)
+		}
+	}
 	if r := run(as("frugal", given)); r.stdout != "given\n" {
 		t.Errorf("%+v", r)
 	}

@@ -174,6 +174,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		WaitInLookup: c.Wait == "lookup",
 		AllowOther:   c.AllowOther,
 		Rules:        c.rules(),
+		Denied:       own.denials.add,
 		Facts:        known,
 		Export:       c.Export,
 		NoAttributes: !c.Xattrs,

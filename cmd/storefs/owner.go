@@ -54,6 +54,7 @@ type owner struct {
 	builder    *builder.Local
 	normaliser *normaliser.Normaliser
 	library    *library
+	denials    *denials
 	server     *daemon.Server
 	door       door
 	floor      []byte // see floorSize
@@ -123,6 +124,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		BackgroundJobs: o.backgroundJobs,
 	})
 	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
+	own.denials = newDenials(own.state.Store(), o.say)
 	upgrade := own.upgrade
 	if o.upgrade == nil {
 		upgrade = nil
@@ -134,6 +136,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 		Mover:     own.library,
 		Querier:   own.library,
 		Records:   own.library,
+		Denied:    own.denials.of,
 		Caretaker: own.library,
 		Trails:    own.library,
 		Events:    own.events,

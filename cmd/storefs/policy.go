@@ -29,15 +29,23 @@ func (f policyFlags) check() error {
 // rules are all policies in the order in which they are tried.
 func (f policyFlags) rules() []fs.Rule {
 	var all []fs.Rule
-	denied := fs.Callers{Commands: f.DenyCommand, UIDs: f.DenyUID, Cgroups: f.DenyCgroup}
-	if len(denied.Commands)+len(denied.UIDs)+len(denied.Cgroups) > 0 {
-		all = append(all, fs.Rule{Callers: denied, Permission: fs.MayNothing})
+	deny := func(who string, c fs.Callers) {
+		all = append(all, fs.Rule{Callers: c, Permission: fs.MayNothing, Name: who + "=deny"})
+	}
+	for _, name := range f.DenyCommand {
+		deny("command:"+name, fs.Callers{Commands: []string{name}})
+	}
+	for _, uid := range f.DenyUID {
+		deny(fmt.Sprint("uid:", uid), fs.Callers{UIDs: []uint32{uid}})
+	}
+	for _, path := range f.DenyCgroup {
+		deny("cgroup:"+path, fs.Callers{Cgroups: []string{path}})
 	}
 	for _, p := range f.Policy {
 		all = append(all, fs.Rule(p))
 	}
 	if f.StandardPolicies {
-		all = append(all, fs.Rule{Callers: fs.Callers{Commands: crawlers()}, Permission: fs.MayNothing})
+		all = append(all, fs.Rule{Callers: fs.Callers{Commands: crawlers()}, Permission: fs.MayNothing, Name: "the standard policies"})
 	}
 	return all
 }
@@ -69,6 +77,7 @@ func (p *policy) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not of the form KIND:NAME=POLICY", s)
 	}
 	who, what := s[:i], s[i+1:]
+	p.Name = s
 	switch what {
 	case "build":
 		p.Permission = fs.MayBuild

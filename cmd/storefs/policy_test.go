@@ -17,6 +17,7 @@ func TestPolicy(t *testing.T) {
 		"command:name:with:colons=deny": {Callers: fs.Callers{Commands: []string{"name:with:colons"}}, Permission: fs.MayNothing},
 	} {
 		var p policy
+		want.Name = text
 		if err := p.UnmarshalText([]byte(text)); err != nil || !reflect.DeepEqual(fs.Rule(p), want) {
 			t.Errorf("%s: %+v, %v", text, p, err)
 		}
