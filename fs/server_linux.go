@@ -247,7 +247,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("unmount %s: detached, but still in use: %w", s.at.dir, unix.EBUSY)
+		return fmt.Errorf("unmount %s: it is detached, and in use still: %w", s.at.dir, unix.EBUSY)
 	}
 }
 
@@ -265,7 +265,6 @@ func (s *Server) unmount(ctx context.Context) error {
 			return nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			s.log.Warn("the mount is in use and was detached", "mountpoint", s.at.dir, "error", err)
 			return unmountAt(s.at.dir, s.direct, true)
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -108,6 +108,26 @@ func TestEndsWhileCallersWait(t *testing.T) {
 	}
 }
 
+// A mount that somebody is in ends like any other, and one line says so.
+func TestEndsInUse(t *testing.T) {
+	l := newLab(t)
+	l.serve()
+	in := exec.Command("sleep", "60")
+	in.Dir = l.Store
+	if err := in.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Wait()
+	defer in.Process.Kill()
+	l.ok("umount")
+	l.mount.Wait()
+	l.mount = nil
+	log, _ := os.ReadFile(l.Dir + "/mount.log")
+	if want := "storefs: " + l.Store + " was unmounted; who is in it still gets errors from now on\n"; string(log) != want {
+		t.Errorf("%q, want %q", log, want)
+	}
+}
+
 // Two states cannot have one mount point at the same time.
 func TestOneMountPointTwoStates(t *testing.T) {
 	l := newLab(t)
@@ -172,6 +192,10 @@ func TestBusyInAnotherNamespace(t *testing.T) {
 	}
 	if n := len(l.serving(true)) + len(l.serving(false)); n != 0 {
 		t.Errorf("%d processes are left", n)
+	}
+	log, _ := os.ReadFile(l.Dir + "/mount.log")
+	if n := strings.Count(string(log), l.Store); n != 1 || !strings.Contains(string(log), "storefs: "+l.Store+" was unmounted; who is in it still gets errors from now on\n") {
+		t.Errorf("not one line of what became of it: %s", log)
 	}
 	fmt.Fprintln(in)
 	if err := other.Wait(); err != nil || !strings.Contains(errs.String(), "Transport endpoint is not connected") {

@@ -362,8 +362,7 @@ func (o *owner) unmount() error {
 	defer cancel()
 	err := mounted.Unmount(ctx)
 	if isBusy(err) {
-		// Detached: whoever is still in it gets errors when this process ends.
-		o.options.say("storefs: " + err.Error())
+		o.options.say(fmt.Sprintf("storefs: %s was unmounted; who is in it still gets errors from now on", o.state.Store()))
 		return nil
 	}
 	return err
