@@ -2,6 +2,7 @@ package nar
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,22 @@ func (x *ExportReader) Next(maxSize int64) (io.Reader, error) {
 	}
 	x.nar = &narReader{r: newPartReader(x.w.br, maxSize)}
 	return x.nar, nil
+}
+
+// Another reports, at the end of a stream, whether another one follows it, which is
+// then what Next reads. Nix reads no further, and whatever is there is lost.
+func (x *ExportReader) Another() (bool, error) {
+	b, err := x.w.br.Peek(8)
+	switch {
+	case len(b) == 0 && errors.Is(err, io.EOF):
+		return false, nil
+	case err != nil && !errors.Is(err, io.EOF):
+		return false, x.locate(err)
+	case err != nil || binary.LittleEndian.Uint64(b) > 1:
+		return false, x.locate(bad("what follows the end is not an export stream"))
+	}
+	x.done = false
+	return true, nil
 }
 
 // Trailer reads what follows an archive, over what was not read of that.

@@ -14,9 +14,9 @@ import (
 	"storefs/tree"
 )
 
-// Import reads a stream of `nix-store --export` and makes all of its members
-// valid, or none of them if anything in it is wrong. It returns their paths in
-// the order of the stream.
+// Import reads a stream of `nix-store --export`, or several of them one after the
+// other, and makes all of its members valid, or none of them if anything in it, or
+// behind it, is wrong. It returns their paths in the order of the stream.
 //
 // What a member refers to must be valid or come before it. The stream has no
 // hashes: derivations, sources and fixed outputs are checked against their
@@ -30,7 +30,14 @@ func (s *State) Import(ctx context.Context, r io.Reader) ([]store.Path, error) {
 	for {
 		p, err := b.importNext(ctx, x)
 		if errors.Is(err, io.EOF) {
-			break
+			another, err := x.Another()
+			if err != nil {
+				return nil, fmt.Errorf("import: %w", diskError(err))
+			}
+			if !another {
+				break
+			}
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("import: %w", diskError(err))

@@ -81,6 +81,32 @@ func TestExportImport(t *testing.T) {
 	}
 }
 
+// Streams may follow each other; what else follows one is an error that changes nothing.
+func TestImportFollowed(t *testing.T) {
+	ctx := context.Background()
+	from, _, stream := small(t)
+	to := newState(t)
+	for _, junk := range []string{"\n", "\x00", "something else", "\x02\x00\x00\x00\x00\x00\x00\x00", string(stream[:100])} {
+		_, err := to.Import(ctx, io.MultiReader(bytes.NewReader(stream), strings.NewReader(junk)))
+		if !errors.Is(err, store.ErrBadArchive) {
+			t.Errorf("followed by %q: %v, want ErrBadArchive", junk, err)
+		}
+		if c := must(to.DB().Count())(t); c != 0 {
+			t.Fatalf("followed by %q: %d paths are valid", junk, c)
+		}
+	}
+	last := must(from.AddText(ctx, "last", []byte("last"), nil))(t)
+	var more bytes.Buffer
+	if err := from.Export(ctx, &more, []store.Path{last.Path}); err != nil {
+		t.Fatal(err)
+	}
+	paths := must(to.Import(ctx, io.MultiReader(bytes.NewReader(stream), bytes.NewReader(stream), &more)))(t)
+	if want := allPaths(t, from); !slices.Equal(allPaths(t, to), want) || paths[len(paths)-1] != last.Path {
+		t.Errorf("imported %v, want %v", paths, want)
+	}
+	verified(t, to)
+}
+
 // An import that is cut short anywhere changes nothing.
 func TestImportTruncated(t *testing.T) {
 	_, _, stream := small(t)
