@@ -131,7 +131,7 @@ func (v *view) pump(out *streamWriter) {
 	v.send(out, append(v.catchUp(held), held...))
 	passOn(context.Background(), v.open, v.sub, out,
 		func() []Seen { return remaining(v.now()) },
-		func(events []event.Event) { v.send(out, events) })
+		func(events []event.Event) bool { v.send(out, events); return false })
 }
 
 func (v *view) send(out *streamWriter, events []event.Event) {
@@ -206,24 +206,28 @@ func past(g normaliser.Running) []event.Event {
 	}
 }
 
-// looks is the time between two looks at how far everything has come.
-const looks = 2 * time.Second
+// looks is the time between two looks at how far everything has come, and soon that
+// before one at what comes of the end of something that somebody waited for.
+const (
+	looks = 2 * time.Second
+	soon  = 100 * time.Millisecond
+)
 
 // gather is how long events are collected before they are sent: it is not seen,
 // and spares most wake-ups and messages of a quick build.
 const gather = 20 * time.Millisecond
 
 // passOn gives what happens to each, until sub is closed or ctx ends, and now
-// and then what there is to say of how far everything has come to out. When open
+// and then, or soon when each says so, what there is to say of how far everything has come to out. When open
 // ends, which it does with sub at the latest, nothing is gathered any more.
-func passOn(ctx, open context.Context, sub *event.Subscription, out *streamWriter, look func() []Seen, each func([]event.Event)) {
-	last := time.Now()
+func passOn(ctx, open context.Context, sub *event.Subscription, out *streamWriter, look func() []Seen, each func([]event.Event) bool) {
+	due := time.Now().Add(looks)
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	timer := time.NewTimer(gather)
 	defer timer.Stop()
 	for {
-		wait, cancel := context.WithTimeout(ctx, looks)
+		wait, cancel := context.WithDeadline(ctx, due)
 		events, ok := sub.Next(wait)
 		late := wait.Err() != nil
 		cancel()
@@ -237,10 +241,12 @@ func passOn(ctx, open context.Context, sub *event.Subscription, out *streamWrite
 			case <-open.Done():
 			}
 			more, _ := sub.Next(gone) // what is there, without waiting
-			each(append(events, more...))
+			if at := time.Now().Add(soon); each(append(events, more...)) && at.Before(due) {
+				due = at
+			}
 		}
-		if time.Since(last) >= looks {
-			last = time.Now()
+		if now := time.Now(); !now.Before(due) {
+			due = now.Add(looks)
 			sendEvents(out, look()...)
 		}
 	}

@@ -14,20 +14,25 @@ import (
 
 // Doing says in a few words what the waiter waits for.
 func Doing(w *normaliser.Waiter, now time.Time) string {
+	return doing(w, func(since time.Time, expected time.Duration) string { return " " + span(now.Sub(since), expected) })
+}
+
+// doing has took say for how long.
+func doing(w *normaliser.Waiter, took func(since time.Time, expected time.Duration) string) string {
 	switch w.State {
 	case normaliser.WaitPlan:
 		return "looking what has to be done"
 	case normaliser.WaitSlot:
 		return "waiting for a slot"
 	case normaliser.WaitRun:
-		return fmt.Sprintf("%s %s", phase(w.Phase), span(now.Sub(w.Began), w.Expected))
+		return phase(w.Phase) + took(w.Began, w.Expected)
 	}
 	s := "waiting for other goals"
 	if w.Goals > 1 {
 		s = fmt.Sprintf("%d goals to go", w.Goals)
 	}
 	if r := w.Slowest; r != nil {
-		s += fmt.Sprintf("; %s: %s %s", progress.Name(r.Goal), phase(r.Phase), span(now.Sub(r.Since), r.Expected))
+		s += fmt.Sprintf("; %s: %s%s", progress.Name(r.Goal), phase(r.Phase), took(r.Since, r.Expected))
 	}
 	return s
 }
@@ -75,14 +80,16 @@ func command(w *normaliser.Waiter) string {
 }
 
 // Watched are the waiters as a display shows them.
-func Watched(waiters []normaliser.Waiter, now time.Time) []progress.Waiter {
+func Watched(waiters []normaliser.Waiter) []progress.Waiter {
 	list := make([]progress.Waiter, len(waiters))
 	for i := range waiters {
 		w := &waiters[i]
+		who := fmt.Sprintf("%s (pid %s) waits for %s: ", command(w), pid(w), progress.Name(w.Path))
 		list[i] = progress.Waiter{
 			ID:    fmt.Sprint(w.PID, " ", w.Path, " ", w.Since.UnixNano()),
 			Since: w.Since,
-			Text:  fmt.Sprintf("%s (pid %s) waits for %s: %s", command(w), pid(w), progress.Name(w.Path), Doing(w, now)),
+			Text:  who + doing(w, func(time.Time, time.Duration) string { return "" }),
+			Now:   func(now time.Time) string { return who + Doing(w, now) },
 		}
 	}
 	return list

@@ -2,11 +2,15 @@ package daemon
 
 import (
 	"context"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"storefs/event"
 	"storefs/normaliser"
 )
 
@@ -67,6 +71,39 @@ func TestCallerOfRequest(t *testing.T) {
 	if got == nil || got.PID != os.Getpid() || got.UID != uint32(os.Getuid()) || got.Command == "" {
 		t.Errorf("%+v", got)
 	}
+}
+
+// What is over is not shown until the next look.
+func TestLookWhenSomethingIsOver(t *testing.T) {
+	waiters := []normaliser.Waiter{{Path: path("x"), Goal: path("x.drv")}}
+	if !isOver(event.Event{Kind: event.Done, Goal: path("x.drv")}, waiters) || isOver(event.Event{Kind: event.Done, Goal: path("y.drv")}, waiters) ||
+		isOver(event.Event{Kind: event.Started, Goal: path("x.drv")}, waiters) {
+		t.Error("what is over, or is not, is taken for something else")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var bus event.Bus
+		sub := bus.Subscribe(nil)
+		begin := time.Now()
+		var looked []time.Duration
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			passOn(t.Context(), t.Context(), sub, newStreamWriter(httptest.NewRecorder()), func() []Seen {
+				looked = append(looked, time.Since(begin))
+				return nil
+			}, func(events []event.Event) bool { return isOver(events[0], waiters) })
+		}()
+		time.Sleep(time.Second)
+		bus.Publish(event.Event{Kind: event.Done, Goal: path("y.drv")})
+		time.Sleep(500 * time.Millisecond)
+		bus.Publish(event.Event{Kind: event.Done, Goal: path("x.drv")})
+		time.Sleep(looks + 500*time.Millisecond)
+		sub.Close()
+		<-ended
+		if want := []time.Duration{1620 * time.Millisecond, 3620 * time.Millisecond}; !slices.Equal(looked, want) {
+			t.Errorf("looked after %v, want %v", looked, want)
+		}
+	})
 }
 
 // Who watches hears of waiters when something about them changes.

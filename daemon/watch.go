@@ -99,12 +99,12 @@ func (s *Status) Text(now time.Time) string {
 	if len(s.Waiters) > 0 {
 		fmt.Fprintf(&b, "waiting: %d\n", len(s.Waiters))
 	}
-	for i, w := range Watched(s.Waiters, now) {
+	for i, w := range Watched(s.Waiters) {
 		if i == maxWaiters && len(s.Waiters) > maxWaiters+1 {
 			fmt.Fprintf(&b, "  … and %d more\n", len(s.Waiters)-i)
 			break
 		}
-		fmt.Fprintf(&b, "  %s %s\n", progress.Duration(now.Sub(w.Since)), w.Text)
+		fmt.Fprintf(&b, "  %s %s\n", progress.Duration(now.Sub(w.Since)), w.Now(now))
 	}
 	return b.String()
 }
@@ -145,15 +145,26 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		}
 		return seen
 	}
-	passOn(ctx, ctx, sub, out, look, func(events []event.Event) {
+	passOn(ctx, ctx, sub, out, look, func(events []event.Event) (over bool) {
 		seen := make([]Seen, len(events))
 		for i := range events {
 			seen[i].Event = &events[i]
+			over = over || isOver(events[i], waiters)
 		}
 		sendEvents(out, seen...)
+		return over
 	})
 	out.end(nil, nil)
 	return nil
+}
+
+// isOver reports whether e is the end of what somebody waits for.
+func isOver(e event.Event, waiters []normaliser.Waiter) bool {
+	switch e.Kind {
+	case event.Done, event.Failed, event.Dropped:
+		return slices.ContainsFunc(waiters, func(w normaliser.Waiter) bool { return e.Goal == w.Goal || e.Goal == w.Path })
+	}
+	return false
 }
 
 // untilClosing ends with ctx or when the owner wants to end: what only watches

@@ -142,7 +142,7 @@ func (l *Live) list(now time.Time) string {
 		line(fmt.Sprintf("%d waiting", len(l.waiters)))
 	}
 	for _, w := range l.waiters[:waiting] {
-		line(fmt.Sprintf("  %7s %s", Duration(now.Sub(w.Since)), w.Text))
+		line(fmt.Sprintf("  %7s %s", Duration(now.Sub(w.Since)), w.text(now)))
 	}
 	if waiting < len(l.waiters) {
 		line(fmt.Sprintf("  … and %d more", len(l.waiters)-waiting))

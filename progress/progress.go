@@ -37,7 +37,17 @@ type Display interface {
 type Waiter struct {
 	ID    string    // of just this wait
 	Since time.Time // when it began
-	Text  string    // one line: who waits for what
+	Text  string    // one line: who waits for what, without times, which are old soon
+	// Now is Text with them; nil: there are none.
+	Now func(now time.Time) string
+}
+
+// text is the line for now.
+func (w *Waiter) text(now time.Time) string {
+	if w.Now == nil {
+		return w.Text
+	}
+	return w.Now(now)
 }
 
 // Delay is how long a request may take before anything is shown: what is

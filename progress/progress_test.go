@@ -341,7 +341,7 @@ func TestWaiters(t *testing.T) {
 	begin := time.Now()
 	waiters := []Waiter{
 		{ID: "1", Since: begin, Text: "cat waits for a"},
-		{ID: "2", Since: begin.Add(time.Second), Text: "ls waits for b"},
+		{ID: "2", Since: begin.Add(time.Second), Text: "ls waits for b", Now: func(now time.Time) string { return "ls waits for b: build " + Duration(now.Sub(begin)) }},
 	}
 	var out strings.Builder
 	p := NewPlain(&out, Options{Start: begin})
@@ -356,12 +356,17 @@ func TestWaiters(t *testing.T) {
 	l := NewLive(&out, Options{Start: begin, Size: func() (int, int) { return 40, 8 }})
 	l.Wait(append(waiters, Waiter{ID: "3", Since: begin, Text: "vi waits for c"}))
 	l.Paint(begin.Add(3 * time.Second))
-	if got := out.String(); got != "[0/0] 0 running\n3 waiting\n     3.0s cat waits for a\n     2.0s ls waits for b\n  … and 1 more\n" {
+	if got := out.String(); got != "[0/0] 0 running\n3 waiting\n     3.0s cat waits for a\n     2.0s ls waits for b: build 3.0s\n  … and 1 more\n" {
+		t.Errorf("%q", got)
+	}
+	out.Reset()
+	l.Paint(begin.Add(4 * time.Second))
+	if got := out.String(); !strings.Contains(got, "ls waits for b: build 4.0s\n") {
 		t.Errorf("%q", got)
 	}
 	out.Reset()
 	l.Wait(nil)
-	l.Paint(begin.Add(4 * time.Second))
+	l.Paint(begin.Add(5 * time.Second))
 	if got := out.String(); got != "\x1b[5A\r\x1b[J" {
 		t.Errorf("%q", got)
 	}

@@ -72,14 +72,14 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			switch {
 			case s.Status != nil:
 				meter.Say(s.Status.Headline())
-				meter.Wait(daemon.Watched(s.Status.Waiters, time.Now()))
+				meter.Wait(daemon.Watched(s.Status.Waiters))
 				for _, e := range s.Status.Events() {
 					meter.Take(e)
 				}
 			case s.Event != nil:
 				meter.Take(*s.Event)
 			case s.Waiters != nil:
-				meter.Wait(daemon.Watched(*s.Waiters, time.Now()))
+				meter.Wait(daemon.Watched(*s.Waiters))
 			default:
 				meter.Expect(s.Remaining)
 			}
