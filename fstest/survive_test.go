@@ -240,7 +240,7 @@ ready = sh("ready", "mkdir $out; seq 1 100000 > $out/file")`)
 	// What does not start, or is no storefs, changes nothing.
 	failing := l.write("failing", "#!/bin/sh\nexit 3\n")
 	os.Chmod(failing, 0o755)
-	l.fails(1, []string{"upgrade: ", "no such file or directory"}, "upgrade", l.Dir+"/nothing")
+	l.fails(2, []string{"upgrade: ", "no such file or directory"}, "upgrade", l.Dir+"/nothing")
 	l.fails(1, []string{"upgrade: the new program ended before it could serve: exit status 3"}, "upgrade", failing)
 	l.fails(1, []string{"upgrade: ", "permission denied"}, "upgrade", file)
 	// One that hangs can be called off.
