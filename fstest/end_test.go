@@ -215,7 +215,12 @@ func TestStandstill(t *testing.T) {
 	l.serve(l.gates())
 	_, done := l.touch("cat", gate+"/file")
 	waitFor(t, "a caller", func() bool { return len(l.waiters()) == 1 })
-	all := append(l.serving(true), l.serving(false)...)
+	var all []int
+	// What has forked, and not yet become another program, looks like them.
+	waitFor(t, "a server and a holder", func() bool {
+		all = append(l.serving(true), l.serving(false)...)
+		return len(all) == 2
+	})
 	for _, pid := range all {
 		unix.Kill(pid, unix.SIGSTOP)
 	}
