@@ -141,10 +141,11 @@ func serveOwner(conn ownerConn) error {
 // serve waits for something to do, and does it: what somebody waits for first. The
 // error says that the owner has gone.
 func (p *spawnerProcess) serve(reader *frameReader) error {
-	const others = 2 // than builds
+	const others = 3 // than builds
 	fds := make([]unix.PollFd, others, others+len(p.builds))
 	fds[0] = unix.PollFd{Fd: int32(p.conn), Events: unix.POLLIN}
 	fds[1] = unix.PollFd{Fd: int32(p.maker.networks.bell), Events: unix.POLLIN}
+	fds[2] = unix.PollFd{Fd: int32(p.awaited()), Events: unix.POLLIN}
 	for _, b := range p.builds {
 		fds = append(fds, unix.PollFd{Fd: int32(b.end), Events: unix.POLLIN})
 	}
@@ -300,6 +301,16 @@ func (p *spawnerProcess) relay(b *spawned) uint64 {
 		return 0
 	}
 	return next.id
+}
+
+// awaited is where a sandbox arrives that one of those that are held will be given, when
+// there is nothing else to do; -1: that is not so.
+func (p *spawnerProcess) awaited() int {
+	untried := func(h *heldLaunch) bool { return !h.tried }
+	if !p.idle || len(p.maker.begun) == 0 || !slices.ContainsFunc(p.held, untried) {
+		return -1
+	}
+	return p.maker.begun[0].control
 }
 
 // fit gives a sandbox to one of those that are held, so that it starts the sooner when
