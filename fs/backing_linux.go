@@ -95,6 +95,16 @@ func openRetry(dir int, path string, how *unix.OpenHow) (int, error) {
 	}
 }
 
+// reach opens n by its path. What has that path when n is gone is another object's.
+func (b *backing) reach(n *node, flags uint64) (int, error) {
+	fd, err := openBeneath(b.real, n.path(), flags)
+	if err == nil && n.stale() {
+		unix.Close(fd)
+		return -1, unix.ENOENT
+	}
+	return fd, err
+}
+
 // acquire returns an open descriptor of n, which must be real. The caller
 // releases it.
 func (b *backing) acquire(n *node) (*openFile, error) {
@@ -105,7 +115,7 @@ func (b *backing) acquire(n *node) (*openFile, error) {
 	}
 	b.mu.Unlock()
 
-	fd, err := openBeneath(b.real, n.path(), unix.O_RDONLY|unix.O_NONBLOCK)
+	fd, err := b.reach(n, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
@@ -187,23 +197,28 @@ func closeAll(fds []int) {
 	}
 }
 
-// at calls f with a descriptor of the directory n.
+// at calls f with a descriptor of the directory that n is in.
 func (b *backing) at(n *node, f func(dir int) error) error {
-	if n.kind == kindRoot {
-		return f(b.real)
+	dir := b.real
+	if n.parent.kind != kindRoot {
+		o, err := b.acquire(n.parent)
+		if err != nil {
+			return err
+		}
+		defer b.release(o)
+		dir = o.fd
 	}
-	o, err := b.acquire(n)
-	if err != nil {
-		return err
+	err := f(dir)
+	if err == nil && n.stale() {
+		return unix.ENOENT
 	}
-	defer b.release(o)
-	return f(o.fd)
+	return err
 }
 
 // stat describes n itself, also when it is a link.
 func (b *backing) stat(n *node) (unix.Stat_t, error) {
 	var st unix.Stat_t
-	err := b.at(n.parent, func(dir int) (err error) {
+	err := b.at(n, func(dir int) (err error) {
 		st, err = statAt(dir, n.name)
 		return err
 	})
@@ -236,7 +251,7 @@ func (b *backing) statIn(n *node, name string) (st unix.Stat_t, there bool, err 
 
 // still reports whether n is the directory f.
 func (b *backing) still(n *node, f *openFile) bool {
-	fd, err := openBeneath(b.real, n.path(), unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := b.reach(n, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return false
 	}
@@ -253,7 +268,7 @@ func statAt(dir int, name string) (unix.Stat_t, error) {
 
 // readlink writes the target of the link n to buf, and returns its length.
 func (b *backing) readlink(n *node, buf []byte) (size int, err error) {
-	err = b.at(n.parent, func(dir int) (err error) {
+	err = b.at(n, func(dir int) (err error) {
 		size, err = unix.Readlinkat(dir, n.name, buf)
 		return err
 	})

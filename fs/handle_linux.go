@@ -84,7 +84,7 @@ func (t *handles) take(node uint64) *handle {
 }
 
 func (t *handles) make(n *node) (*handle, error) {
-	fd, err := openBeneath(t.backing.real, n.path(), unix.O_RDONLY|unix.O_NONBLOCK)
+	fd, err := t.backing.reach(n, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

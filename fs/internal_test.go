@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"storefs/store"
@@ -291,13 +292,56 @@ func TestNodes(t *testing.T) {
 		t.Error("the root was forgotten")
 	}
 	// A promise is one node, and becomes the object.
-	p := table.promise("z", unix.S_IFDIR)
-	if table.promise("z", unix.S_IFDIR) != p || table.object("z", unix.S_IFDIR) != p || p.pending.Load() {
+	p, _ := table.promise("z", unix.S_IFDIR)
+	if q, _ := table.promise("z", unix.S_IFDIR); q != p || table.object("z", unix.S_IFDIR) != p || p.pending.Load() {
 		t.Error("the promise did not become the object")
 	}
-	table.unname("z")
-	if q := table.promise("z", unix.S_IFDIR); q == p || !q.pending.Load() || table.object("z", unix.S_IFREG) == q {
+	if q, valid := table.promise("z", unix.S_IFDIR); q != nil || valid != p || p.gone.Load() {
+		t.Error("a valid object became a promise")
+	}
+	inner := table.child(p, "y", kindObject)
+	if table.unname("z") != p || !inner.stale() {
+		t.Error("a deleted object is not gone")
+	}
+	q, _ := table.promise("z", unix.S_IFDIR)
+	if q == p || !q.pending.Load() || q.stale() || table.object("z", unix.S_IFREG) == q {
 		t.Error("a deleted object, or a broken promise, goes on")
+	}
+	if table.settled(q) {
+		t.Error("a broken promise is kept")
+	}
+}
+
+// oneEntry is a store that says the same of each name.
+type oneEntry Entry
+
+func (e oneEntry) Lookup(string) (Entry, error)      { return Entry(e), nil }
+func (e oneEntry) List(string, int) ([]Entry, error) { return nil, nil }
+
+// A lookup that was told that its object is not valid, and is late: that became
+// valid, or was deleted, and this server will hear of it.
+func TestLatePromise(t *testing.T) {
+	b, err := openBacking(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	if err := unix.Mkdirat(mustOpen(t, fmt.Sprintf("/proc/self/fd/%d", b.real)), "x", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := &raw{nodes: newNodes(), backing: b}
+	n := r.nodes.object("x", unix.S_IFDIR)
+	var out fuse.EntryOut
+	r.store = oneEntry{Name: "x", Valid: true}
+	if st := r.promise(nil, "x", unix.S_IFDIR|0o555, &out); !st.Ok() || out.NodeId != n.id || n.stale() {
+		t.Errorf("it became valid: %v, node %d, want %d, gone: %v", st, out.NodeId, n.id, n.stale())
+	}
+	r.store = oneEntry{Name: "x"}
+	if st := r.promise(nil, "x", unix.S_IFDIR|0o555, &out); !st.Ok() || out.NodeId == n.id || !n.stale() {
+		t.Errorf("it was deleted: %v, node %d, gone: %v", st, out.NodeId, n.stale())
+	}
+	if r.nodes.unname("x") == n {
+		t.Error("what is gone has its name")
 	}
 }
 

@@ -88,7 +88,7 @@ const restID = ^uint64(0)
 const (
 	flagPending = 1 << iota
 	flagFile    // what is pending was promised to be a file, not a directory
-	flagUnnamed
+	flagGone    // a later lookup finds another node
 )
 
 // newJournal makes an empty one for the mount m of d.

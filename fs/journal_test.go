@@ -57,8 +57,8 @@ func known(table *nodes) []string {
 		if n.slot != 0 {
 			backing = table.journal.slot(n.slot).backing
 		}
-		lines = append(lines, fmt.Sprintf("%d %q kind %d lookups %d pending %v promised %o backing %d",
-			id, n.path(), n.kind, n.lookups, n.pending.Load(), promised, backing))
+		lines = append(lines, fmt.Sprintf("%d %q kind %d lookups %d pending %v promised %o gone %v backing %d",
+			id, n.path(), n.kind, n.lookups, n.pending.Load(), promised, n.gone.Load(), backing))
 	}
 	for key, n := range table.children {
 		lines = append(lines, fmt.Sprintf("%d/%q is %d", key.parent, key.name, n.id))

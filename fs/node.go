@@ -42,6 +42,9 @@ type node struct {
 	// promised, until it is valid.
 	pending  atomic.Bool
 	promised uint32 // S_IFDIR or S_IFREG; it never changes
+	// gone is true for a store object that was deleted or replaced: what is there
+	// by its name, if anything is, is not what the kernel knows this node as.
+	gone atomic.Bool
 	// verified is true for a file or link that was compared with what was
 	// registered, and need not be again.
 	verified atomic.Bool
@@ -58,6 +61,16 @@ type node struct {
 
 // top reports whether n is a store object itself.
 func (n *node) top() bool { return n.parent != nil && n.parent.kind == kindRoot }
+
+// stale reports whether the store object that n is, or is in, is gone.
+func (n *node) stale() bool {
+	for ; n.parent != nil; n = n.parent {
+		if n.gone.Load() {
+			return true
+		}
+	}
+	return false
+}
 
 // path is n's path from the directory of objects down, as components.
 func (n *node) path() []string {
@@ -146,7 +159,7 @@ func (t *nodes) object(name string, format uint32) *node {
 	n := t.children[key]
 	switch {
 	case n == nil || n.pending.Load() && n.promised != format:
-		t.free(key)
+		t.free(n)
 		n = t.add(t.root, name, kindObject)
 		t.children[key] = n
 	case n.pending.Load():
@@ -157,21 +170,25 @@ func (t *nodes) object(name string, format uint32) *node {
 }
 
 // promise is child for a store object that is not valid, but will be of the type
-// format: S_IFDIR or S_IFREG.
-func (t *nodes) promise(name string, format uint32) *node {
+// format: S_IFDIR or S_IFREG. If there is a node of one that was valid, it returns
+// that one instead, and counts nothing.
+func (t *nodes) promise(name string, format uint32) (n, valid *node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := childKey{t.root.id, name}
-	n := t.children[key]
-	if n == nil || !n.pending.Load() || n.promised != format {
-		t.free(key)
+	n = t.children[key]
+	if n != nil && !n.pending.Load() {
+		return nil, n
+	}
+	if n == nil || n.promised != format {
+		t.free(n)
 		n = t.add(t.root, name, kindObject)
 		n.promised = format
 		t.keepPending(n, true)
 		t.children[key] = n
 	}
 	t.count(n)
-	return n
+	return n, nil
 }
 
 // single makes a node that no later lookup will find, and counts one lookup.
@@ -206,36 +223,43 @@ func (t *nodes) keepPending(n *node, pending bool) {
 	t.journal.flag(n, flagPending, pending)
 }
 
-// settled says that what n was promised to be is there.
-func (t *nodes) settled(n *node) {
+// settled says that what n was promised to be is there. It reports whether n is
+// that: it may have been deleted meanwhile.
+func (t *nodes) settled(n *node) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.keepPending(n, false)
+	return !n.gone.Load()
 }
 
 // unname makes the next lookup of the store object called name find a new
-// node. It returns the one that the kernel may know by now, or nil.
+// node. It returns the one that the kernel may know by now, which is gone, or nil.
 func (t *nodes) unname(name string) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.free(childKey{t.root.id, name})
-}
-
-// free is unname; t.mu is held.
-func (t *nodes) free(key childKey) *node {
-	n := t.children[key]
-	if n != nil {
-		t.journal.flag(n, flagUnnamed, true)
-		delete(t.children, key)
-	}
+	n := t.children[childKey{t.root.id, name}]
+	t.free(n)
 	return n
 }
 
-// isNamed reports whether a lookup of n's name would find n.
-func (t *nodes) isNamed(n *node) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.children[childKey{n.parent.id, n.name}] == n
+// replace is unname of n, if a lookup of its name would find n.
+func (t *nodes) replace(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.children[childKey{t.root.id, n.name}] == n {
+		t.free(n)
+	}
+}
+
+// free takes the name from n, the node of a store object, if that is not nil. t.mu
+// is held.
+func (t *nodes) free(n *node) {
+	if n == nil {
+		return
+	}
+	n.gone.Store(true)
+	t.journal.flag(n, flagGone, true)
+	delete(t.children, childKey{t.root.id, n.name})
 }
 
 // below are the ids of tops and of all that the kernel knows below them, the

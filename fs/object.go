@@ -158,10 +158,12 @@ func (r *raw) settle(q *request, n *node) fuse.Status {
 		// The kernel does not let a node change its type: it has to look the
 		// name up again.
 		r.log.Debug("an object is not of the type that it was shown as", "name", n.name)
-		r.nodes.unname(n.name)
+		r.nodes.replace(n)
 		return fuse.Status(syscall.ESTALE)
 	}
-	r.nodes.settled(n)
+	if !r.nodes.settled(n) {
+		return fuse.Status(syscall.ESTALE)
+	}
 	return fuse.OK
 }
 

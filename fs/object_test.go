@@ -155,3 +155,62 @@ func TestObjectIsExchanged(t *testing.T) {
 	}
 	must(t, dir, `cat $S/$1/bin/later; echo; test -e $S/$1/bin/never || echo none`, "later\nnone", n)
 }
+
+// again deletes an object and makes another one in its place, before anybody looks.
+func again(t *testing.T, s *fakeStore, server *fs.Server, name string, make func(string) error) {
+	t.Helper()
+	s.delete(t, name)
+	server.Deleted([]string{name})
+	<-server.Told()
+	if err := s.put(name, make); err != nil {
+		t.Fatal(err)
+	}
+	server.Changed()
+	<-server.Told()
+}
+
+// An object that was deleted and made again, with other contents, is the new one in
+// all that it is made of, also while somebody has the old one open.
+func TestObjectIsMadeAgain(t *testing.T) {
+	eachData(t, func(t *testing.T, data fs.Data) {
+		s := newFakeStore(t)
+		dir, server := mount(t, s, func(o *fs.Options) { o.Data = data })
+		n, lone, large := name(1, "x"), name(2, "lone"), name(3, "large")
+		size := 4 << 20
+		if err := errors.Join(s.put(n, tree), s.put(lone, regular("old\n")), s.put(large, regular(strings.Repeat("a", size)))); err != nil {
+			t.Fatal(err)
+		}
+		const look = `cat $S/$1/share/doc $S/$2; test -e $S/$1/share/later && echo later; ls $S/$1/share | xargs; tr -s a-z <$S/$3`
+		later := func(p string) error {
+			return errors.Join(tree(p), regular("a longer text\n")(p+"/share/doc"), regular("")(p+"/share/later"))
+		}
+		must(t, dir, look, "doc\nold\ndoc\na", n, lone, large)
+		again(t, s, server, n, later)
+		again(t, s, server, lone, regular("a longer text\n"))
+		again(t, s, server, large, regular(strings.Repeat("b", size)))
+		const want = "a longer text\na longer text\nlater\ndoc later\n"
+		must(t, dir, look, want+"b", n, lone, large)
+
+		left := filepath.Join(t.TempDir(), "left")
+		_, wait := spawn(t, dir, `bash -c '
+			exec 3<$S/$1/share/doc 4<$S/$2 5<$S/$3; cd $S/$1/share; head -c 4096 <&5 >/dev/null
+			touch $4.open; until [ -e $4 ]; do sleep 0.01; done' bash "$@"`, n, lone, large, left)
+		until(t, "open", func() bool { _, err := os.Stat(left + ".open"); return err == nil })
+		again(t, s, server, n, tree)
+		again(t, s, server, lone, regular("new\n"))
+		again(t, s, server, large, regular(strings.Repeat("c", size)))
+		for _, who := range []string{"in use", "left"} {
+			if got, err := sh(t, dir, look, n, lone, large); err != nil || got != "doc\nnew\ndoc\nc" {
+				t.Errorf("the old one is %s: %q, %v", who, got, err)
+			}
+			if who == "in use" {
+				if err := os.WriteFile(left, nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if err := wait(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+}

@@ -176,7 +176,7 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	// Without a request for each open, the first READ has to do. With one, there
 	// may be no READ: by passthrough the kernel reads by itself.
 	if r.data.handles != nil && n.kind == kindObject {
-		if n.top() && !r.nodes.isNamed(n) {
+		if n.gone.Load() {
 			// Deleted: who has it open reads on, and who opens it looks it up.
 			return fuse.Status(syscall.ESTALE)
 		}

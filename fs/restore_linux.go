@@ -11,9 +11,8 @@ import (
 func restoreNodes(file *os.File) (*nodes, error) {
 	t := newNodes()
 	type link struct {
-		n       *node
-		parent  uint64
-		unnamed bool
+		n      *node
+		parent uint64
 	}
 	var links []link
 	damaged := false
@@ -29,8 +28,9 @@ func restoreNodes(file *os.File) (*nodes, error) {
 		if s.flags&flagFile != 0 {
 			n.promised = unix.S_IFREG
 		}
+		n.gone.Store(s.flags&flagGone != 0)
 		t.byID[n.id] = n
-		links = append(links, link{n, s.parent, s.flags&flagUnnamed != 0})
+		links = append(links, link{n, s.parent})
 	})
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func restoreNodes(file *os.File) (*nodes, error) {
 		}
 		n.parent.children++
 		t.last = max(t.last, n.id)
-		if n.kind != kindObject && n.kind != kindControlDir || n.lookups == 0 || l.unnamed {
+		if n.kind != kindObject && n.kind != kindControlDir || n.lookups == 0 || n.gone.Load() {
 			continue
 		}
 		key := childKey{l.parent, n.name}

@@ -135,16 +135,16 @@ func (r *raw) lookupRoot(q *request, name string, out *fuse.EntryOut) fuse.Statu
 		}
 		return r.lookupObject(q, name, out)
 	case e.Kind == store.KindDirectory:
-		r.promise(out, name, syscall.S_IFDIR|0o555)
+		return r.promise(q, name, syscall.S_IFDIR|0o555, out)
 	case e.Kind == store.KindRegular:
-		r.promise(out, name, syscall.S_IFREG|0o444)
+		return r.promise(q, name, syscall.S_IFREG|0o444, out)
 	case e.Kind == store.KindExecutable:
-		r.promise(out, name, syscall.S_IFREG|0o555)
+		return r.promise(q, name, syscall.S_IFREG|0o555, out)
 	case e.Kind == store.KindUnknown && c.refusesLinks(call):
 		// This caller would fail at once with a link. A directory is most likely,
 		// and good for all opens: what turns out to be none ends in ESTALE, and
 		// the kernel looks again.
-		r.promise(out, name, syscall.S_IFDIR|0o555)
+		return r.promise(q, name, syscall.S_IFDIR|0o555, out)
 	default:
 		// A node of its own for every lookup: the kernel locks the page that
 		// a link is read into, and callers that wait for that cannot be
@@ -160,14 +160,28 @@ func (r *raw) lookupRoot(q *request, name string, out *fuse.EntryOut) fuse.Statu
 }
 
 // promise shows the unrealised name in the shape that it will have.
-func (r *raw) promise(out *fuse.EntryOut, name string, mode uint32) {
-	n := r.nodes.promise(name, mode&syscall.S_IFMT)
+func (r *raw) promise(q *request, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
+	n, valid := r.nodes.promise(name, mode&syscall.S_IFMT)
+	for n == nil {
+		// Either the object became valid after this lookup was told that it is not,
+		// or it was deleted, which this server has not heard of yet.
+		e, err := r.store.Lookup(name)
+		switch {
+		case err != nil:
+			return status(err)
+		case e.Valid:
+			return r.lookupObject(q, name, out)
+		}
+		r.nodes.replace(valid)
+		n, valid = r.nodes.promise(name, mode&syscall.S_IFMT)
+	}
 	out.NodeId = n.id
 	out.Attr = r.dirAttr(topIno(name))
 	if n.promised != syscall.S_IFDIR {
 		out.Attr.Mode = mode
 		out.Attr.Nlink = 1
 	}
+	return fuse.OK
 }
 
 // listRoot lists the valid names, without node ids: listing the store must not

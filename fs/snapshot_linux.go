@@ -105,7 +105,7 @@ func (s *snapshots) remove(e *list.Element) {
 // list reads the directory n, sorted by name.
 func (b *backing) list(n *node) ([]dirent, error) {
 	// A descriptor of its own: those of the cache share one position.
-	fd, err := openBeneath(b.real, n.path(), unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := b.reach(n, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}

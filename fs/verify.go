@@ -19,6 +19,9 @@ func (r *raw) verify(n *node) fuse.Status {
 	if r.verifier == nil || n.verified.Load() {
 		return fuse.OK
 	}
+	if n.stale() {
+		return fuse.Status(syscall.ESTALE) // it is another object that would be compared
+	}
 	if st := r.compare(n.path()); !st.Ok() {
 		// A repair puts another file into its place.
 		r.data.forget(n.id)
@@ -33,6 +36,9 @@ func (r *raw) verify(n *node) fuse.Status {
 func (r *raw) verifyEmpty(parent *node, name string, st *unix.Stat_t) fuse.Status {
 	if r.verifier == nil || st.Size != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fuse.OK
+	}
+	if parent.stale() {
+		return fuse.Status(syscall.ESTALE)
 	}
 	return r.compare(append(parent.path(), name))
 }

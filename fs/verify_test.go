@@ -107,3 +107,31 @@ func TestVerifier(t *testing.T) {
 	}
 	fails(`cat $S/$1/share/new`, n, syscall.ESTALE)
 }
+
+// Nobody looks for a file of an object that is gone in the one that has its place.
+func TestVerifierIsNotAskedOfWhatIsGone(t *testing.T) {
+	s := newFakeStore(t)
+	v := &fakeVerifier{bad: map[string]error{}, asked: map[string]int{}}
+	dir, server := mount(t, s, func(o *fs.Options) { o.Verifier = v })
+	n := name(1, "x")
+	if err := s.put(n, func(p string) error { return errors.Join(tree(p), regular("old\n")(p+"/old")) }); err != nil {
+		t.Fatal(err)
+	}
+	gone := filepath.Join(t.TempDir(), "gone")
+	_, wait := spawn(t, dir, `bash -c '
+		exec 3<$S/$1/old; touch $2.open; until [ -e $2 ]; do sleep 0.01; done; ! cat <&3 2>$2' bash "$@"`, n, gone)
+	until(t, "open", func() bool { _, err := os.Stat(gone + ".open"); return err == nil })
+	again(t, s, server, n, tree)
+	if err := os.WriteFile(gone, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(); err != nil {
+		t.Errorf("it could be read: %v", err)
+	}
+	if said, err := os.ReadFile(gone); err != nil || !strings.Contains(string(said), "Stale file handle") {
+		t.Errorf("%q, %v", said, err)
+	}
+	if c := v.count("x/old"); c != 0 {
+		t.Errorf("the verifier was asked %d times", c)
+	}
+}
