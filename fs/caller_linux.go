@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,20 +45,49 @@ func (c caller) proc(file string) ([]byte, error) {
 
 // call is the line of /proc/TID/syscall: the system call that the thread is
 // in, with its arguments and its stack. Empty if it cannot be read, which
-// needs what ptrace needs: the same user (and Yama's consent), or root.
-func (c caller) call() string {
-	b, err := c.proc("syscall")
-	if err != nil {
-		return ""
+// needs what ptrace needs: the same user (and Yama's consent), or root; or if
+// the thread does not sleep. Before it waits for that, it calls relieve.
+func (c caller) call(relieve func()) string {
+	return asleep(relieve, func() string {
+		b, err := c.proc("syscall")
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSuffix(string(b), "\n")
+	})
+}
+
+// A caller is not shown as in its system call while it is awake: before it
+// sleeps, and when a signal wakes it. It goes to sleep as soon as it has a
+// processor.
+const (
+	wakeFirst = 20 * time.Microsecond // before it is looked at again; it doubles
+	wakeLast  = 2560 * time.Microsecond
+)
+
+// asleep is what look says of a thread that sleeps, "" if it stays awake.
+func asleep(relieve func(), look func() string) string {
+	const awake = "running"
+	call := look()
+	if call != awake {
+		return call
 	}
-	return strings.TrimSuffix(string(b), "\n")
+	relieve()
+	for pause := wakeFirst; call == awake; pause *= 2 {
+		if pause > wakeLast {
+			return ""
+		}
+		time.Sleep(pause)
+		call = look()
+	}
+	return call
 }
 
 // dying reports whether a caller whose wait was interrupted has to be let go:
 // it was killed, or it has a signal that it expects to end the wait, or it is
-// no longer in the system call that it began to wait in (the connection was
-// aborted). All other signals must not be seen as EINTR: Go's runtime alone
-// sends SIGURG all the time.
+// no longer in the system call, if that is known, that it began to wait in (the
+// connection was aborted). All other signals must not be seen as EINTR: Go's
+// runtime alone sends SIGURG all the time.
 func (c caller) dying(call string) bool {
 	status, err := c.proc("status")
 	if err != nil {
@@ -68,8 +98,11 @@ func (c caller) dying(call string) bool {
 	if fatal(status) {
 		return true
 	}
-	now := c.call()
-	return call != "" && now != "" && now != call
+	if call == "" {
+		return false
+	}
+	now := c.call(func() {}) // whoever waits has been relieved
+	return now != "" && now != call
 }
 
 func signals(list ...unix.Signal) (set uint64) {

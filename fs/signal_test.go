@@ -97,3 +97,23 @@ int main(int n, char **v) {
 		}
 	})
 }
+
+// Nor one because of a signal that comes while the server looks at it, which finds it
+// awake: of many signals in short waits, some do.
+func TestManySignalsDoNotInterrupt(t *testing.T) {
+	needTool(t, "python3")
+	s := newFakeStore(t)
+	dir, _ := mount(t, s, nil)
+	args := []string{dir}
+	for i := range 300 {
+		args = append(args, s.add(name(i, "x"), recipe{make: regular("text"), delay: 3 * time.Millisecond}))
+	}
+	must(t, dir, `python3 -c "
+import ctypes, os, signal, sys
+signal.signal(signal.SIGALRM, lambda n, f: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+libc = ctypes.CDLL(None, use_errno=True)
+errors = [os.strerror(ctypes.get_errno()) for n in sys.argv[2:] if libc.access((sys.argv[1] + '/' + n).encode(), os.R_OK) < 0]
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(errors)" "$@"`, "[]", args...)
+}

@@ -21,7 +21,7 @@ func (r *raw) realise(q *request, name string) error {
 		return err
 	}
 	c := callerOf(q)
-	call := c.call()
+	call := c.call(r.relieve)
 	if c.writes(call) {
 		return errWrite
 	}
