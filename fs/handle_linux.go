@@ -22,8 +22,11 @@ type handles struct {
 	backing *backing
 	// register gives a descriptor to the kernel, to read from it without us;
 	// nil if the kernel reads through its page cache.
-	register   func(node uint64, fd int) (int32, error)
-	unregister func(node uint64, id int32)
+	register   func(fd int) (int32, error)
+	unregister func(id int32)
+	// keep notes for a later server the id of the handle that a node has, 0 if it
+	// has none. It is called with mu: of two ids, the one that is used is noted.
+	keep func(node uint64, id int32)
 
 	mu     sync.Mutex
 	byNode map[uint64]*handle
@@ -61,6 +64,9 @@ func (t *handles) open(n *node) (int32, error) {
 		h, fresh = fresh, nil
 		h.users = 1
 		t.byNode[n.id] = h
+		if h.id != 0 {
+			t.keep(n.id, h.id)
+		}
 	}
 	t.mu.Unlock()
 	if fresh != nil {
@@ -90,7 +96,7 @@ func (t *handles) make(n *node) (*handle, error) {
 	}
 	h := &handle{node: n.id, fd: fd}
 	if t.register != nil {
-		if h.id, err = t.register(n.id, fd); err != nil {
+		if h.id, err = t.register(fd); err != nil {
 			unix.Close(fd)
 			return nil, err
 		}
@@ -164,6 +170,9 @@ func (t *handles) remove(h *handle) *handle {
 		t.idle.Remove(h.element)
 	}
 	delete(t.byNode, h.node)
+	if h.id != 0 {
+		t.keep(h.node, 0)
+	}
 	return h
 }
 
@@ -188,7 +197,7 @@ func (t *handles) forget(node uint64) {
 
 func (t *handles) end(h *handle) {
 	if h.id != 0 {
-		t.unregister(h.node, h.id)
+		t.unregister(h.id)
 	}
 	h.close()
 }

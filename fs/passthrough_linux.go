@@ -29,19 +29,11 @@ func (t *handles) passthrough(c *connection, real string) error {
 	if c.device.flags()&fuse.CAP_PASSTHROUGH == 0 {
 		return errors.New("passthrough needs Linux 6.9 or later, with CONFIG_FUSE_PASSTHROUGH")
 	}
-	t.register = func(node uint64, fd int) (int32, error) {
-		id, err := c.device.openBacking(fd)
-		if err == nil {
-			c.nodes.keepBacking(node, id)
-		}
-		return id, err
-	}
-	t.unregister = func(node uint64, id int32) {
-		c.nodes.keepBacking(node, 0)
-		c.device.closeBacking(id)
-	}
+	t.register, t.unregister, t.keep = c.device.openBacking, c.device.closeBacking, c.nodes.keepBacking
 	if c.taken {
-		c.nodes.backings(t.restore)
+		for node, id := range c.nodes.backings() {
+			t.restore(node, id)
+		}
 		return nil
 	}
 

@@ -79,19 +79,20 @@ func (t *nodes) named() []string {
 	return names
 }
 
-// backings calls each for every node that the kernel reads from a file of its
-// own.
-func (t *nodes) backings(each func(node uint64, id int32)) {
+// backings are the ids of the files that the kernel reads by itself, by node.
+func (t *nodes) backings() map[uint64]int32 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	ids := make(map[uint64]int32)
 	for _, n := range t.byID {
 		if n.slot == 0 {
 			continue
 		}
 		if id := t.journal.slot(n.slot).backing; id != 0 {
-			each(n.id, id)
+			ids[n.id] = id
 		}
 	}
+	return ids
 }
 
 // keepBacking notes the id of the file that the kernel reads for a node, 0 if
