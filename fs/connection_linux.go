@@ -186,17 +186,17 @@ func (h *header) mounted() mounted {
 // resume goes on where another server ended: it makes the kernel ask again for
 // what may have changed since, and repeat what was not answered.
 func (s *Server) resume() error {
-	var gone []*node
 	for _, name := range s.nodes.named() {
 		e, err := s.raw.store.Lookup(name)
-		if Errno(err) != unix.ENOENT && (err != nil || e.Valid) {
-			continue
+		if Errno(err) == unix.ENOENT || err == nil && !e.Valid {
+			s.nodes.unname(name)
 		}
-		if n := s.nodes.unname(name); n != nil {
-			gone = append(gone, n)
-			// Before anybody is answered: the deletion itself was, maybe.
-			_ = s.device.InodeNotify(n.id, -1, 0)
-		}
+	}
+	// Those too that were gone before: the other server may have had no time to tell.
+	gone := s.nodes.gone()
+	for _, n := range gone {
+		// Before anybody is answered: the deletion itself was, maybe.
+		_ = s.device.InodeNotify(n.id, -1, 0)
 	}
 	s.notes.add(gone)
 	return s.device.resend()

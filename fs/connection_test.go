@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"storefs/store"
 )
 
 // Before Linux 6.9 the kernel cannot repeat a request: the mount works, and says
@@ -46,5 +51,68 @@ func TestSurvivalNeedsTheKernel(t *testing.T) {
 		}
 		tr.close()
 		c.close()
+	}
+}
+
+// validNames is a store of directories.
+type validNames []string
+
+func (v validNames) Lookup(name string) (Entry, error) {
+	if slices.Contains(v, name) {
+		return Entry{Name: name, Valid: true, Kind: store.KindDirectory}, nil
+	}
+	return Entry{}, store.ErrUnknown
+}
+
+func (validNames) List(string, int) ([]Entry, error) { return nil, nil }
+
+// The kernel hears of what was deleted while nobody served, and of what the server
+// before knew to be gone, as that may have been killed before it said so.
+func TestResumeTellsWhatIsGone(t *testing.T) {
+	table := newNodes()
+	keep(t, table)
+	table.object("valid", unix.S_IFDIR)
+	want := []uint64{table.object("deleted", unix.S_IFDIR).id, table.object("gone", unix.S_IFDIR).id}
+	table.unname("gone")
+	table.object("gone", unix.S_IFDIR) // it is there again
+	next, err := again(t, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{
+		connection: &connection{device: &device{file: said}, nodes: next},
+		raw:        &raw{store: validNames{"valid", "gone"}}, notes: newNotifier(),
+	}
+	defer s.close()
+	if err := s.resume(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(said.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []uint64
+	for len(b) > 0 {
+		h := (*fuse.OutHeader)(unsafe.Pointer(&b[0]))
+		if h.Status == -fuse.NOTIFY_INVAL_INODE {
+			told = append(told, *(*uint64)(unsafe.Pointer(&b[outHeader])))
+		}
+		b = b[h.Length:]
+	}
+	slices.Sort(told)
+	if !slices.Equal(told, want) {
+		t.Errorf("the kernel was told of nodes %v, want %v", told, want)
+	}
+	var pruned []uint64
+	for _, n := range s.notes.deleted {
+		pruned = append(pruned, n.id)
+	}
+	slices.Sort(pruned)
+	if !slices.Equal(pruned, want) {
+		t.Errorf("nodes %v are to be dropped, want %v", pruned, want)
 	}
 }

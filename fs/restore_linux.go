@@ -79,6 +79,20 @@ func (t *nodes) named() []string {
 	return names
 }
 
+// gone are the store objects that the kernel knows, and that no lookup finds any
+// more.
+func (t *nodes) gone() []*node {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var gone []*node
+	for _, n := range t.byID {
+		if n.gone.Load() {
+			gone = append(gone, n)
+		}
+	}
+	return gone
+}
+
 // backings are the ids of the files that the kernel reads by itself, by node.
 func (t *nodes) backings() map[uint64]int32 {
 	t.mu.RLock()
