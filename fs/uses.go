@@ -31,6 +31,7 @@ func newUses(rs rules, told func(string)) *uses {
 
 // add never blocks.
 func (u *uses) add(c caller, name string) {
+	c.seen = nil // it is of one request; the same caller has others
 	u.mu.Lock()
 	u.queue[c] = append(u.queue[c], name)
 	u.mu.Unlock()
@@ -65,6 +66,7 @@ func (u *uses) tell() {
 	u.queue = map[caller][]string{}
 	u.mu.Unlock()
 	for c, names := range queue {
+		c.seen = new(seen)
 		if u.rules.permission(c) != MayBuild {
 			continue
 		}
