@@ -15,6 +15,7 @@ const (
 	codeForget      = 2
 	codeGetAttr     = 3
 	codeReadlink    = 5
+	codeOpen        = 14
 	codeRead        = 15
 	codeGetXAttr    = 22
 	codeListXAttr   = 23
@@ -90,6 +91,11 @@ func (a *answerer) answer(q *request) (answer []byte) {
 		room := a.rooms.get(q, outHeader+unix.PathMax)
 		n, st := a.raw.readlink(q, room[outHeader:])
 		return q.reply(st, room[:outHeader+n])
+	case codeOpen:
+		a.counts.n[opOpen].Add(1)
+		q.open.OpenOut = fuse.OpenOut{}
+		st := a.raw.open(q, &q.open.OpenOut)
+		return q.reply(st, unsafe.Slice((*byte)(unsafe.Pointer(&q.open)), unsafe.Sizeof(q.open)))
 	case codeRead:
 		if in := in[fuse.ReadIn](q); in != nil {
 			return a.read(q, in)
@@ -125,7 +131,7 @@ func (a *answerer) read(q *request, in *fuse.ReadIn) []byte {
 	if long {
 		a.raw.relieve()
 	}
-	n, st := a.raw.readable(in.NodeId)
+	n, st := a.raw.readable(q)
 	if !st.Ok() {
 		return q.fail(st)
 	}

@@ -57,11 +57,6 @@ func (c *counted) requests() map[string]uint64 {
 	return m
 }
 
-func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	c.n[opOpen].Add(1)
-	return c.RawFileSystem.Open(cancel, in, out)
-}
-
 func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	c.n[opLseek].Add(1)
 	return c.RawFileSystem.Lseek(cancel, in, out)

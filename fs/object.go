@@ -9,7 +9,7 @@ import (
 
 // lookupInner finds name in the real directory n. Also that something is not
 // there is kept forever: a valid object does not change.
-func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status {
+func (r *raw) lookupInner(q *request, n *node, name string, out *fuse.EntryOut) fuse.Status {
 	st, there, err := r.backing.statIn(n, name)
 	switch {
 	case err != nil:
@@ -18,7 +18,7 @@ func (r *raw) lookupInner(n *node, name string, out *fuse.EntryOut) fuse.Status 
 		out.SetEntryTimeout(forever)
 		return fuse.OK
 	}
-	if st := r.verifyEmpty(n, name, &st); !st.Ok() {
+	if st := r.verifyEmpty(q, n, name, &st); !st.Ok() {
 		return st
 	}
 	r.entry(out, r.nodes.child(n, name, kindObject), &st)
@@ -58,7 +58,7 @@ func (r *raw) attr(a *fuse.Attr, n *node, st *unix.Stat_t) {
 // listInner lists the real directory n: "." at offset 1, ".." at 2, and the
 // entry i of the snapshot at 3+i. Entries come with attributes and node ids, so
 // that nobody who walks the tree needs a LOOKUP for each.
-func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
+func (r *raw) listInner(q *request, l *listing, n *node, offset uint64) fuse.Status {
 	dir, err := r.backing.stat(n)
 	if err != nil {
 		return lost(err)
@@ -97,7 +97,7 @@ func (r *raw) listInner(l *listing, n *node, offset uint64) fuse.Status {
 		if out == nil {
 			break
 		}
-		if !r.verifyEmpty(n, d.name, st).Ok() {
+		if !r.verifyEmpty(q, n, d.name, st).Ok() {
 			continue // without attributes: who wants them gets the error
 		}
 		r.entry(out, r.nodes.child(n, d.name, kindObject), st)
@@ -125,7 +125,7 @@ func (r *raw) lookupObject(q *request, name string, out *fuse.EntryOut) fuse.Sta
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO
 	}
-	if st := r.verifyEmpty(r.nodes.root, name, &st); !st.Ok() {
+	if st := r.verifyEmpty(q, r.nodes.root, name, &st); !st.Ok() {
 		return st
 	}
 	r.entry(out, r.nodes.object(name, st.Mode&unix.S_IFMT), &st)

@@ -91,7 +91,7 @@ func (r *raw) lookup(q *request, name string, out *fuse.EntryOut) fuse.Status {
 	if st := r.settle(q, n); !st.Ok() {
 		return st
 	}
-	return r.lookupInner(n, name, out)
+	return r.lookupInner(q, n, name, out)
 }
 
 func (r *raw) forget(id, count uint64) {
@@ -138,7 +138,7 @@ func (r *raw) getAttr(q *request, out *fuse.AttrOut) fuse.Status {
 			}
 			return lost(err)
 		}
-		if st := r.verifyEmpty(n.parent, n.name, &st); !st.Ok() {
+		if st := r.verifyEmpty(q, n.parent, n.name, &st); !st.Ok() {
 			return st
 		}
 		r.attr(&out.Attr, n, &st)
@@ -158,7 +158,7 @@ func (r *raw) readlink(q *request, buf []byte) (int, fuse.Status) {
 			return 0, st
 		}
 	}
-	if st := r.verify(n); !st.Ok() {
+	if st := r.verify(q, n); !st.Ok() {
 		return 0, st
 	}
 	size, err := r.backing.readlink(n, buf)
@@ -168,8 +168,8 @@ func (r *raw) readlink(q *request, buf []byte) (int, fuse.Status) {
 	return size, fuse.OK
 }
 
-func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	n := r.nodes.get(in.NodeId)
+func (r *raw) open(q *request, out *fuse.OpenOut) fuse.Status {
+	n := r.nodes.get(q.header().NodeId)
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
@@ -180,7 +180,7 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 			// Deleted: who has it open reads on, and who opens it looks it up.
 			return fuse.Status(syscall.ESTALE)
 		}
-		if st := r.verify(n); !st.Ok() {
+		if st := r.verify(q, n); !st.Ok() {
 			return st
 		}
 	}
@@ -195,16 +195,16 @@ func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { r.data.release(in
 // attributes.
 func (r *raw) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
-// readable is the file id, whose contents may reach the kernel.
-func (r *raw) readable(id uint64) (*node, fuse.Status) {
-	n := r.nodes.get(id)
+// readable is the file that q is about, whose contents may reach the kernel.
+func (r *raw) readable(q *request) (*node, fuse.Status) {
+	n := r.nodes.get(q.header().NodeId)
 	switch {
 	case n == nil:
 		return nil, fuse.Status(syscall.ESTALE)
 	case n.kind == kindControlFile:
 		return n, fuse.OK
 	}
-	return n, r.verify(n)
+	return n, r.verify(q, n)
 }
 
 // read reads from the readable file n to buf and returns how much there was.
@@ -258,7 +258,7 @@ func (r *raw) readDir(q *request, in *fuse.ReadIn, out *fuse.DirEntryList, plus 
 	if st := r.settle(q, n); !st.Ok() {
 		return st
 	}
-	return r.listInner(l, n, in.Offset)
+	return r.listInner(q, l, n, in.Offset)
 }
 
 // StatFs is that of the file system that holds the objects.

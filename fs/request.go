@@ -23,6 +23,10 @@ type request struct {
 		fuse.OutHeader
 		fuse.AttrOut
 	}
+	open struct {
+		fuse.OutHeader
+		fuse.OpenOut
+	}
 	room *[]byte // that others are answered with; nil if there is none
 	pipe *pipe   // that the answer is in; nil if it is in memory
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -15,37 +17,41 @@ import (
 // verify compares the file or link n with what was registered, unless that was
 // done before. It comes before everything that gives contents to the kernel:
 // what that has in its page cache is not asked for again.
-func (r *raw) verify(n *node) fuse.Status {
+func (r *raw) verify(q *request, n *node) fuse.Status {
 	if r.verifier == nil || n.verified.Load() {
 		return fuse.OK
 	}
 	if n.stale() {
 		return fuse.Status(syscall.ESTALE) // it is another object that would be compared
 	}
-	if st := r.compare(n.path()); !st.Ok() {
+	st := r.compare(q, n.path())
+	switch st {
+	case fuse.OK:
+		n.verified.Store(true)
+	case status(errKilled):
+	default:
 		// A repair puts another file into its place.
 		r.data.forget(n.id)
-		return st
 	}
-	n.verified.Store(true)
-	return fuse.OK
+	return st
 }
 
 // verifyEmpty is for a file called name in parent that st describes, before its
 // attributes reach the kernel, which never reads a file without bytes.
-func (r *raw) verifyEmpty(parent *node, name string, st *unix.Stat_t) fuse.Status {
+func (r *raw) verifyEmpty(q *request, parent *node, name string, st *unix.Stat_t) fuse.Status {
 	if r.verifier == nil || st.Size != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fuse.OK
 	}
 	if parent.stale() {
 		return fuse.Status(syscall.ESTALE)
 	}
-	return r.compare(append(parent.path(), name))
+	return r.compare(q, append(parent.path(), name))
 }
 
-func (r *raw) compare(path []string) fuse.Status {
+func (r *raw) compare(q *request, path []string) fuse.Status {
 	r.relieve()
-	ctx := r.ctx
+	ctx, release := r.whileWanted(q)
+	defer release()
 	if r.limit > 0 {
 		// The check goes on, and whoever asks again finds it further on.
 		var stop context.CancelFunc
@@ -56,10 +62,42 @@ func (r *raw) compare(path []string) fuse.Status {
 	switch {
 	case err == nil:
 		return fuse.OK
+	case context.Cause(ctx) == errKilled:
+		return status(errKilled)
 	case r.ctx.Err() != nil:
 		return status(errEnded)
 	case errors.Is(err, store.ErrNotValid):
 		return fuse.Status(syscall.ESTALE)
 	}
 	return status(err)
+}
+
+// whileWanted returns a context that ends with the mount, and with errKilled when the
+// caller of q has to be let go: the kernel does not let one be killed whose request
+// was read, before that is answered.
+func (r *raw) whileWanted(q *request) (ctx context.Context, release func()) {
+	ctx, stop := context.WithCancelCause(r.ctx)
+	c, interrupted := callerOf(q), q.cancelled()
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-interrupted:
+		case <-ctx.Done():
+			return
+		}
+		ticker := time.NewTicker(signalPoll)
+		defer ticker.Stop()
+		for !c.dying("") {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+		stop(errKilled)
+	})
+	return ctx, func() {
+		stop(nil)
+		watch.Wait()
+	}
 }

@@ -10,10 +10,60 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/fs"
 	"storefs/store"
 )
+
+// slowVerifier takes until its caller gives up.
+type slowVerifier struct{ asked chan string }
+
+func (v slowVerifier) Verify(ctx context.Context, _, path string) error {
+	v.asked <- path
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Whoever waits for something to be compared can be killed, and no other signal ends
+// that wait.
+func TestKillDuringVerify(t *testing.T) {
+	needTool(t, "python3")
+	eachData(t, func(t *testing.T, data fs.Data) {
+		s := newFakeStore(t)
+		v := slowVerifier{make(chan string, 100)}
+		dir, _ := mount(t, s, func(o *fs.Options) { o.Verifier, o.Data = v, data })
+		n := name(1, "x")
+		if err := s.put(n, func(p string) error { return errors.Join(tree(p), regular("")(p+"/empty")) }); err != nil {
+			t.Fatal(err)
+		}
+		for path, c := range map[string]string{
+			"share/doc": `open(sys.argv[1] + '/share/doc').read()`,
+			"link":      `os.readlink(sys.argv[1] + '/link')`,
+			"empty":     `os.stat(sys.argv[1] + '/empty')`,
+		} {
+			cmd, wait := spawn(t, dir, `python3 -c "
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda n, f: None)
+`+c+`" $S/$1`, n)
+			if got := <-v.asked; got != path {
+				t.Errorf("%s is compared, not %s", got, path)
+			}
+			cmd.Process.Signal(unix.SIGUSR1)
+			select {
+			case <-v.asked:
+				t.Errorf("%s: the wait was ended by a signal", path)
+			case <-time.After(80 * time.Millisecond):
+			}
+			cmd.Process.Kill()
+			if err := wait(); err == nil || err.Error() != "signal: killed" {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	})
+}
 
 // fakeVerifier finds damaged what the test says is.
 type fakeVerifier struct {
