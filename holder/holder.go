@@ -9,7 +9,8 @@
 // They talk by packets on a socket:
 //
 //	server                          holder
-//	  standing by    →                        I have started, and can begin
+//	  standing by    →                        I have started, and can begin; and, if I
+//	                                          say "heir", also when you have died
 //	                 ←  take [files]          nobody else serves: begin, with these;
 //	                                          to the only server, as soon as it is started
 //	  hold [files]   →                        keep these
@@ -18,7 +19,9 @@
 //	  upgrade PATH   →                        start PATH in my place
 //	  call off       →                        nobody wants that any more
 //	                 ←  refused WHY           it did not start
-//	                 ←  part                  it did: leave it the mount, and end
+//	                 ←  spare [files,         to it, an heir: these are held, by the server
+//	                    pidfd, pipe]          before, which writes when it is told to part
+//	                 ←  part [pipe]           it did: leave it the mount, and end
 //	  adopt [pidfd]  →                        you are new; I was here before
 package holder
 
@@ -36,7 +39,12 @@ const (
 	packetRefused    = 'n'
 	packetPart       = 'p'
 	packetAdopt      = 'a'
+	packetSpare      = 'f'
 )
+
+// heir is what a server says that knows what to do with a spare packet. One of a
+// version before does not say it, and gets none.
+const heir = "heir"
 
 // Name is the first argument of a holder: who is called so has to call Run.
 const Name = "storefs-holder"

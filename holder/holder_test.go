@@ -352,6 +352,70 @@ func TestUpgradeHangs(t *testing.T) {
 	})
 }
 
+// The holder dies in the middle of an upgrade: the mount goes on, with the server
+// before or, if that was told to part, the new one.
+func TestUpgradeWithoutHolder(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ what, set, when, serves string }{
+		{"before it begins", "new-hangs", "", program},
+		{"while the server before ends", program + "-lingers", "has closed its link", "new"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t)
+			m.set(c.set)
+			m.start()
+			m.noted(1, "lives")
+			before := m.one("server")
+			m.upgrade(m.install("new"))
+			if c.when == "" {
+				m.until("the new program has begun", func() bool { return len(m.pids("server")) == 2 })
+			} else {
+				m.noted(1, c.when)
+			}
+			m.kill(m.cmd.Process.Pid)
+			if c.serves == "new" {
+				m.noted(1, `new `)
+			} else {
+				m.noted(1, "refused: the holder is gone")
+				for _, pid := range m.pids("server") {
+					if pid != before {
+						m.kill(pid)
+					}
+				}
+			}
+			m.says("storefs: the holder died; the next one is process ")
+			server := m.one("server")
+			if got := exe(server); got != c.serves || (server == before) != (got == program) {
+				t.Errorf("process %d after %d serves as %s", server, before, got)
+			}
+			m.one(holder.Name)
+			time.Sleep(50 * time.Millisecond) // until it has adopted the server
+			m.kill(server)
+			m.until("another server", func() bool {
+				pids := m.pids("server")
+				return len(pids) == 1 && pids[0] != server && exe(pids[0]) == c.serves
+			})
+			unix.Kill(m.listening(), unix.SIGTERM)
+			m.gone()
+		})
+	}
+}
+
+// To a program that knows fewer packets, an upgrade is what it was.
+func TestUpgradeToTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set("ancient-ancient")
+	m.start()
+	m.noted(1, "lives")
+	m.upgrade(m.install("ancient"))
+	m.noted(1, `takes "mount"`)
+	m.until("the holder is that program", func() bool { return exe(m.cmd.Process.Pid) == "ancient" })
+	unix.Kill(m.listening(), unix.SIGTERM)
+	m.ends(5)
+}
+
 // A mount that does not survive its server is not taken from it either.
 func TestUpgradeWithNothingHeld(t *testing.T) {
 	t.Parallel()

@@ -29,8 +29,9 @@ type Link struct {
 
 	mu     sync.Mutex
 	socket *socket
-	holder int        // the process
-	files  []*os.File // what a holder keeps, the server's own
+	holder int           // the process
+	gone   chan struct{} // closed when it has died
+	files  []*os.File    // what a holder keeps, the server's own
 	ready  bool
 	closed bool
 }
@@ -63,6 +64,7 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		refused: make(chan string),
 		asking:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
+		gone:    make(chan struct{}),
 		socket:  s,
 	}, nil
 }
@@ -83,12 +85,12 @@ func (l *Link) Take(ctx context.Context) ([]*os.File, error) {
 	p, err := func() (packet, error) {
 		// A holder that has died may have said what there is to take.
 		l.mu.Lock()
-		err := l.tell(packetStandingBy, "")
+		err := l.tell(packetStandingBy, heir)
 		l.mu.Unlock()
 		if err != nil {
 			return packet{}, err
 		}
-		return s.receive()
+		return l.await(ctx)
 	}()
 	if !stop() && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -104,6 +106,22 @@ func (l *Link) Take(ctx context.Context) ([]*os.File, error) {
 	l.files = p.files
 	go l.listen()
 	return p.files, nil
+}
+
+// await waits for what to take. A holder that dies when it has told the server before
+// to part leaves the rest to this one.
+func (l *Link) await(ctx context.Context) (packet, error) {
+	p, err := l.socket.receive()
+	if err != nil || p.kind != packetSpare {
+		return p, err
+	}
+	s := newSpare(p)
+	defer s.close()
+	p, err = l.socket.receive()
+	if err == nil || ctx.Err() != nil || !s.parted() {
+		return p, err
+	}
+	return packet{kind: packetTake, files: s.take()}, nil
 }
 
 // Hold lets the holder keep files, which stay open until the link is closed.
@@ -161,6 +179,7 @@ func (l *Link) Upgrade(ctx context.Context, program string) error {
 		return ctx.Err()
 	}
 	l.mu.Lock()
+	gone := l.gone
 	err := l.socket.send(packetUpgrade, program)
 	l.mu.Unlock()
 	if err != nil {
@@ -170,6 +189,8 @@ func (l *Link) Upgrade(ctx context.Context, program string) error {
 	case <-l.parted:
 	case why := <-l.refused:
 		err = errors.New(why)
+	case <-gone: // and with it the new program
+		err = ErrAlone
 	case <-l.done:
 		err = ErrAlone
 	case <-ctx.Done():
@@ -222,11 +243,12 @@ func (l *Link) listen() {
 	var child *exec.Cmd
 	for deaths := 0; ; {
 		born := time.Now()
-		l.hear()
+		left := l.hear()
 		l.mu.Lock()
+		close(l.gone)
 		closed := l.closed || len(l.files) == 0
 		l.mu.Unlock()
-		if closed {
+		if closed || left {
 			return
 		}
 		if child != nil {
@@ -248,16 +270,20 @@ func (l *Link) listen() {
 	}
 }
 
-// hear returns when the holder has gone, or the link is closed.
-func (l *Link) hear() {
+// hear returns when the holder has gone, or the link is closed, and reports whether
+// an heir has the mount then.
+func (l *Link) hear() (left bool) {
 	for {
 		p, err := l.socket.receive()
 		if err != nil {
-			return
+			return left
 		}
-		closeAll(p.files)
 		switch p.kind {
 		case packetPart:
+			for _, f := range p.files {
+				_, err := f.Write([]byte{packetPart})
+				left = err == nil // else it has gone
+			}
 			select {
 			case <-l.parted:
 			default:
@@ -269,6 +295,7 @@ func (l *Link) hear() {
 			case <-time.After(time.Second): // who asked has gone
 			}
 		}
+		closeAll(p.files)
 	}
 }
 
@@ -298,7 +325,7 @@ func (l *Link) start() (*exec.Cmd, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.socket.close()
-	l.socket, l.holder = ours, cmd.Process.Pid
+	l.socket, l.holder, l.gone = ours, cmd.Process.Pid, make(chan struct{})
 	if l.closed {
 		_ = ours.file.SetReadDeadline(time.Now())
 	}

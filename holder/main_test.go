@@ -69,8 +69,8 @@ func content(files []*os.File) string {
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
 // makes it die before it has said anything, -slow wait before that, -hangs for ever, -taken as soon as it could begin,
-// -late soon after it is ready; -stubborn keep the mount, -hasty call upgrades off
-// soon, and -alone give the holder nothing.
+// -late soon after it is ready; -stubborn keep the mount, -lingers take its time to end, -hasty call upgrades off
+// soon, -alone give the holder nothing, and -ancient do what a server of the first version does, until it serves.
 func serve(dir string) int {
 	exe, err := os.Executable()
 	if err != nil {
@@ -91,6 +91,9 @@ func serve(dir string) int {
 		time.Sleep(time.Hour)
 	}
 	say := func(line string) { fmt.Fprintln(os.Stderr, line) }
+	if does("ancient") {
+		return serveAncient(dir, program)
+	}
 	link, err := holder.Connect(os.Args, say)
 	if err != nil || link == nil {
 		say(fmt.Sprint("no link: ", err))
@@ -143,8 +146,13 @@ func serve(dir string) int {
 			return 5
 		case <-link.Parted():
 			note(dir, "%s %d is told to part", program, os.Getpid())
-			if does("stubborn") {
+			switch {
+			case does("stubborn"):
 				select {}
+			case does("lingers"): // it has much memory to give back
+				link.Close()
+				note(dir, "has closed its link")
+				time.Sleep(200 * time.Millisecond)
 			}
 			return 0
 		case <-upgrade:
@@ -163,6 +171,39 @@ func serve(dir string) int {
 			cancel()
 		}
 	}
+}
+
+// serveAncient knows the packets of the first version only.
+func serveAncient(dir, program string) int {
+	fd, err := strconv.Atoi(os.Getenv("STOREFS_LINK"))
+	if err != nil {
+		return 9
+	}
+	if _, err := unix.Write(fd, []byte("s")); err != nil {
+		return 9
+	}
+	b, oob := make([]byte, 100), make([]byte, 100)
+	n, oobn, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || string(b[:n]) != "t" {
+		note(dir, "%s hears %q, %v", program, b[:n], err)
+		return 8
+	}
+	var files []*os.File
+	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) == 1 {
+		fds, _ := unix.ParseUnixRights(&msgs[0])
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "held"))
+		}
+	}
+	note(dir, "%s %d takes %q", program, os.Getpid(), content(files))
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	if _, err := unix.Write(fd, []byte("r")); err != nil {
+		return 9
+	}
+	<-ended
+	unix.Write(fd, []byte("e"))
+	return 5
 }
 
 // mount is a directory with what becomes of a holder and its servers.

@@ -193,7 +193,7 @@ func (h *holder) take(e came) (status int, end bool) {
 		e.from.stands = true
 		if e.from == h.next {
 			h.late = nil
-			h.part()
+			h.part(e.text == heir)
 		}
 	case packetHold:
 		if len(h.files) == 0 {
@@ -336,14 +336,20 @@ func (h *holder) refuse(why string) {
 	}
 }
 
-// part tells the current server to leave the mount to the next one.
-func (h *holder) part() {
+// part tells the current server to leave the mount to the next one. If that is an
+// heir, this process may die from now on.
+func (h *holder) part(heir bool) {
 	who := h.current
 	if who == nil || who.parted {
 		return
 	}
 	who.parted = true
-	if who.socket.send(packetPart, "") != nil {
+	var told []*os.File
+	if heir {
+		told = h.bequeath()
+		defer closeAll(told)
+	}
+	if who.socket.send(packetPart, "", told...) != nil {
 		_ = who.signal(unix.SIGKILL)
 		return
 	}
