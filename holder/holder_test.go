@@ -122,6 +122,22 @@ func TestHolderIsKilledBeforeTheServerTakes(t *testing.T) {
 	m.gone()
 }
 
+// A holder that dies before there is a mount is replaced when there is one.
+func TestHolderIsKilledBeforeItHolds(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set(program + "-pauses")
+	m.start()
+	m.noted(1, "begins")
+	m.kill(m.one(holder.Name))
+	m.noted(1, "lives")
+	m.says("storefs: the holder died; the next one is process ")
+	m.kill(m.one("server"))
+	m.noted(1, `takes "mount"`)
+	unix.Kill(m.listening(), unix.SIGTERM)
+	m.gone()
+}
+
 // A server that cannot live is not started for ever.
 func TestServerCannotLive(t *testing.T) {
 	t.Parallel()

@@ -28,11 +28,13 @@ type Link struct {
 	done    chan struct{} // closed when nothing of the link runs any more
 
 	mu     sync.Mutex
+	change *sync.Cond // of what there is to keep
 	socket *socket
 	holder int           // the process
 	gone   chan struct{} // closed when it has died
 	files  []*os.File    // what a holder keeps, the server's own
 	ready  bool
+	ending bool
 	closed bool
 }
 
@@ -55,7 +57,7 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		return nil, fmt.Errorf("%s: %w", envLink, err)
 	}
 	s := newSocket(fd)
-	return &Link{
+	l := &Link{
 		holder:  s.maker(),
 		args:    args,
 		say:     say,
@@ -66,7 +68,9 @@ func Connect(args []string, say func(string)) (*Link, error) {
 		done:    make(chan struct{}),
 		gone:    make(chan struct{}),
 		socket:  s,
-	}, nil
+	}
+	l.change = sync.NewCond(&l.mu)
+	return l, nil
 }
 
 // Holder is the process that holds the mount, 0 if that is not known.
@@ -129,6 +133,7 @@ func (l *Link) Hold(files []*os.File) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.files = files
+	l.change.Broadcast()
 	return l.tell(packetHold, "", files...)
 }
 
@@ -145,7 +150,8 @@ func (l *Link) Ready() error {
 func (l *Link) Ending() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.files = nil
+	l.files, l.ending = nil, true
+	l.change.Broadcast()
 	return l.tell(packetEnding, "")
 }
 
@@ -231,6 +237,7 @@ func (l *Link) Parted() <-chan struct{} { return l.parted }
 func (l *Link) Close() {
 	l.mu.Lock()
 	l.closed = true
+	l.change.Broadcast()
 	// The other end stays open for it: it is not told that the link is closed.
 	_ = l.socket.file.SetReadDeadline(time.Now())
 	l.mu.Unlock()
@@ -246,9 +253,12 @@ func (l *Link) listen() {
 		left := l.hear()
 		l.mu.Lock()
 		close(l.gone)
-		closed := l.closed || len(l.files) == 0
+		for len(l.files) == 0 && !l.ending && !l.closed && !left {
+			l.change.Wait() // the mount is about to be made
+		}
+		over := l.ending || l.closed || left
 		l.mu.Unlock()
-		if closed || left {
+		if over {
 			return
 		}
 		if child != nil {

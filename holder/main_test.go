@@ -68,7 +68,7 @@ func content(files []*os.File) string {
 }
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
-// makes it die before it has said anything, -slow wait before that, -hangs for ever, -taken as soon as it could begin,
+// makes it die before it has said anything, -slow wait before that, -pauses before it has a mount, -hangs for ever, -taken as soon as it could begin,
 // -late soon after it is ready; -stubborn keep the mount, -lingers take its time to end, -hasty call upgrades off
 // soon, -alone give the holder nothing, and -ancient do what a server of the first version does, until it serves.
 func serve(dir string) int {
@@ -114,6 +114,9 @@ func serve(dir string) int {
 	}
 	if len(files) == 0 {
 		note(dir, "%s %d begins", program, os.Getpid())
+		if does("pauses") {
+			time.Sleep(300 * time.Millisecond)
+		}
 		for _, text := range []string{"", "mount"} {
 			fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
 			if err != nil {
