@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -430,6 +431,42 @@ func TestUpgradeToTheVersionBefore(t *testing.T) {
 	m.until("the holder is that program", func() bool { return exe(m.cmd.Process.Pid) == "ancient" })
 	unix.Kill(m.listening(), unix.SIGTERM)
 	m.ends(5)
+}
+
+// A holder that cannot become the new program goes on as it was, and servers that it
+// starts have nothing of the attempt.
+func TestHolderCannotBecome(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set("new-vanishes")
+	m.start()
+	m.noted(1, "lives")
+	pid := m.cmd.Process.Pid
+	before := opened(pid)
+	m.upgrade(m.install("new"))
+	m.says("storefs: the holder goes on as the program before: no such file or directory\n")
+	m.until("the holder has what it had", func() bool { return opened(pid) == before })
+	m.kill(m.one("server"))
+	m.noted(2, "takes")
+	m.noted(3, "lives")
+	if got := strings.Count(opened(m.one("server")), "held"); got != 2 {
+		t.Errorf("the next server has %d descriptors of what is held, want 2", got)
+	}
+	unix.Kill(m.listening(), unix.SIGTERM)
+	m.ends(5)
+}
+
+// opened is what a process has open.
+func opened(pid int) string {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	var all []string
+	for _, f := range files {
+		to, _ := os.Readlink(f)
+		to, _, _ = strings.Cut(to, ":[") // which one of its kind
+		all = append(all, to)
+	}
+	slices.Sort(all)
+	return strings.Join(all, "\n")
 }
 
 // A mount that does not survive its server is not taken from it either.

@@ -68,9 +68,11 @@ func content(files []*os.File) string {
 }
 
 // serve is a server's life. What it does is in the names of files: PROGRAM-early
-// makes it die before it has said anything, -slow wait before that, -pauses before it has a mount, -hangs for ever, -taken as soon as it could begin,
-// -late soon after it is ready; -stubborn keep the mount, -lingers take its time to end, -hasty call upgrades off
-// soon, -alone give the holder nothing, and -ancient do what a server of the first version does, until it serves.
+// makes it die before it has said anything, -taken as soon as it could begin, -late
+// soon after it is ready; -slow wait before it says anything, -hangs for ever, -pauses
+// before it has a mount; -vanishes remove its program, -stubborn keep the mount,
+// -lingers take its time to end, -hasty call upgrades off soon, -alone give the holder
+// nothing, and -ancient know the packets of the first version only.
 func serve(dir string) int {
 	exe, err := os.Executable()
 	if err != nil {
@@ -83,6 +85,9 @@ func serve(dir string) int {
 	}
 	if does("early") {
 		return 7
+	}
+	if does("vanishes") {
+		os.Remove(exe)
 	}
 	if does("slow") {
 		time.Sleep(300 * time.Millisecond)

@@ -105,21 +105,36 @@ func (p *process) quick() bool { return p.readyAt.IsZero() || time.Since(p.ready
 
 // passed is a process as text, with what its descriptors will be, for the
 // program that this process is about to become.
-func (p *process) passed() (string, error) {
+func (p *process) passed(c *copies) (string, error) {
 	raw, err := p.socket.file.SyscallConn()
 	if err != nil {
 		return "", err
 	}
-	fd := -1
-	err = raw.Control(func(s uintptr) {
-		// A duplicate without close-on-exec.
-		fd, err = unix.FcntlInt(s, unix.F_DUPFD, 0)
-	})
-	if err != nil || fd < 0 {
-		return "", fmt.Errorf("duplicate the socket: %w", err)
+	var fd, pidfd int
+	if e := raw.Control(func(s uintptr) { fd, err = c.add(s) }); e != nil || err != nil {
+		return "", fmt.Errorf("duplicate the socket: %w", errors.Join(e, err))
 	}
-	if _, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_SETFD, 0); err != nil {
+	if pidfd, err = c.add(uintptr(p.pidfd)); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d %d %d %t", p.pid, p.pidfd, fd, p.child), nil
+	return fmt.Sprintf("%d %d %d %t", p.pid, pidfd, fd, p.child), nil
+}
+
+// copies are duplicates of descriptors, for the program that this process is about to
+// become. If it does not, they have to be closed: servers that it starts must not have
+// them.
+type copies []int
+
+func (c *copies) add(fd uintptr) (int, error) {
+	dup, err := unix.FcntlInt(fd, unix.F_DUPFD, 0)
+	if err == nil {
+		*c = append(*c, dup)
+	}
+	return dup, err
+}
+
+func (c *copies) close() {
+	for _, fd := range *c {
+		unix.Close(fd)
+	}
 }

@@ -50,13 +50,15 @@ func (h *holder) become(program string) (status int, end bool) {
 
 // exec returns only if it failed.
 func (h *holder) exec(program string) error {
-	server, err := h.current.passed()
+	var passed copies
+	defer passed.close()
+	server, err := h.current.passed(&passed)
 	if err != nil {
 		return err
 	}
 	state := []string{server}
 	for _, f := range h.files {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 0)
+		fd, err := passed.add(f.Fd())
 		if err != nil {
 			return err
 		}
