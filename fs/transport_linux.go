@@ -144,12 +144,18 @@ func (t *transport) loop() {
 		t.answers.RLock()
 		parted := t.parted
 		t.answers.RUnlock()
-		if parted {
-			t.crew.end()
-			return // the next server will be asked this again
-		}
 		code := q.header().Opcode
-		t.crew.took(code != codeForget && code != codeBatchForget)
+		forgets := code == codeForget || code == codeBatchForget
+		if parted {
+			// The next server will be asked this again, unless nobody waits for an
+			// answer.
+			if forgets {
+				t.answerer.answer(q)
+			}
+			t.crew.end()
+			return
+		}
+		t.crew.took(!forgets)
 		begin := time.Now()
 		t.write(q, t.answerer.answer(q))
 		t.answerer.end(q)
