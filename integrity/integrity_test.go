@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"storefs/nar"
 	"storefs/store"
@@ -399,5 +401,32 @@ func BenchmarkDecode(b *testing.B) {
 		if _, err := DecodeFiles(data, sum.Hash); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A record that finds no room is left out, and those that come later are read.
+func TestMemoryWithoutRoom(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "verified")
+	m, err := openMemory(file, []byte("boot"))
+	must(t, err)
+	a, b, c := objectKey{1}, objectKey{2}, objectKey{3}
+	must(t, m.add(a, 0))
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var before unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &before))
+	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(m.size + 5), Max: before.Max}))
+	err = m.add(b, 0)
+	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &before))
+	if !errors.Is(err, unix.EFBIG) {
+		t.Errorf("%v", err)
+	}
+	must(t, m.add(c, 0))
+	must(t, m.Close())
+	m, err = openMemory(file, []byte("boot"))
+	must(t, err)
+	defer m.Close()
+	if !m.has(a, 0) || m.has(b, 0) || !m.has(c, 0) {
+		t.Error("other records than those that were written")
 	}
 }

@@ -134,9 +134,12 @@ func (m *Memory) add(k objectKey, i uint32) error {
 	if m.size >= maxMemory && i != noFiles {
 		return nil
 	}
+	if _, err := m.file.Write(binary.BigEndian.AppendUint32(k[:], i)); err != nil {
+		// After a part of a record, none could be read.
+		return errors.Join(err, m.file.Truncate(m.size))
+	}
 	m.size += memorySize
-	_, err := m.file.Write(binary.BigEndian.AppendUint32(k[:], i))
-	return err
+	return nil
 }
 
 func (m *Memory) note(k objectKey, i uint32) {
