@@ -18,6 +18,10 @@ const Variable = "STOREFS_NOTIFY"
 // Patience is how long a process waits before it is told.
 const Patience = time.Second
 
+// grace is how long somebody who need not wait any more is kept by one who is still
+// looking at it: files of a process may be out of reach, and so may be its memory.
+const grace = 100 * time.Millisecond
+
 // Teller is a Realiser that tells those who wait for another one.
 type Teller struct {
 	realiser fs.Realiser
@@ -47,16 +51,21 @@ func (t *Teller) Realise(ctx context.Context, c fs.Call) error {
 	if c.PID == 0 {
 		return t.realiser.Realise(ctx, c)
 	}
-	var at *place
-	said := make(chan struct{})
+	over, left := make(chan struct{}), make(chan struct{})
 	later := time.AfterFunc(Patience, func() {
-		defer close(said)
-		at = t.tell(c)
+		defer close(left)
+		if at := t.tell(c); at != nil {
+			<-over
+			t.leave(at)
+		}
 	})
 	err := t.realiser.Realise(ctx, c)
+	close(over)
 	if !later.Stop() {
-		<-said
-		t.leave(at)
+		select {
+		case <-left:
+		case <-time.After(grace):
+		}
 	}
 	return err
 }
@@ -87,9 +96,6 @@ func (t *Teller) tell(c fs.Call) *place {
 
 // leave: one who waited there has gone.
 func (t *Teller) leave(p *place) {
-	if p == nil {
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.told[*p]--; t.told[*p] == 0 {

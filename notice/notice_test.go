@@ -165,3 +165,26 @@ func TestNeverBlocks(t *testing.T) {
 		t.Errorf("took %v", d)
 	}
 }
+
+// Nor does a look at a process that takes for ever, and what that finds out too late
+// is forgotten.
+func TestLookThatHangs(t *testing.T) {
+	t.Parallel()
+	_, slave := pty(t)
+	pid := waiter(t, slave, ":", "STOREFS_NOTIFY=1")
+	hang := make(chan struct{})
+	tell := New(long, func(fs.Call) string { <-hang; return "" })
+	tell.Realise(t.Context(), fs.Call{Name: "x", PID: pid, UID: uint32(os.Getuid())}) // or never
+	close(hang)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		tell.mu.Lock()
+		left := len(tell.told)
+		tell.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left over: %v", tell.told)
+		}
+	}
+}
