@@ -53,6 +53,7 @@ type raw struct {
 	data      data
 	snapshots *snapshots
 	changed   *changeTime
+	notes     *notifier
 
 	// ctx ends when the mount does; calls are the running calls of Realise.
 	ctx   context.Context

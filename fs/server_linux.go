@@ -83,6 +83,7 @@ func mount(opts Options) (*Server, error) {
 		data:          data{backing: b},
 		snapshots:     newSnapshots(),
 		changed:       &changeTime{},
+		notes:         newNotifier(),
 		ctx:           ctx,
 	}
 	if opts.Used != nil {
@@ -106,7 +107,7 @@ func mount(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		raw: r, counts: counts, data: opts.Data, transport: t, connection: c, log: log,
-		notes: newNotifier(), end: end, done: make(chan struct{}),
+		notes: r.notes, end: end, done: make(chan struct{}),
 	}
 	if opts.Data == DataPassthrough {
 		if err := r.data.handles.passthrough(c, opts.Real); err != nil {

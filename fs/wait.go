@@ -64,6 +64,31 @@ func (r *raw) denied(c Call, by *Rule) {
 	}
 }
 
+// hearTime is how long an answer waits for the kernel to hear of a change, at most.
+const hearTime = 100 * time.Millisecond
+
+// hear waits until the kernel has heard of all changes: whoever has realised something
+// and lists the store then finds it there. Whoever waits in a LOOKUP has a lock that
+// deletions may be waiting for.
+func (r *raw) hear() {
+	told := r.notes.told()
+	select {
+	case <-told:
+		return
+	default:
+	}
+	if r.waitInLookup {
+		return
+	}
+	late := time.NewTimer(hearTime)
+	defer late.Stop()
+	select {
+	case <-told:
+	case <-late.C:
+	case <-r.ctx.Done():
+	}
+}
+
 // touched tells the observer, of those who may have everything built.
 func (r *raw) touched(c caller, name string) {
 	if r.rules.permission(c) == MayBuild {
@@ -82,7 +107,13 @@ func (r *raw) wait(cancel <-chan struct{}, call Call, limit time.Duration, dying
 	ctx, stop := context.WithCancel(r.ctx)
 	defer stop()
 	done := make(chan error, 1)
-	r.calls.Go(func() { done <- r.realiser.Realise(ctx, call) })
+	r.calls.Go(func() {
+		err := r.realiser.Realise(ctx, call)
+		if err == nil {
+			r.hear()
+		}
+		done <- err
+	})
 
 	var late <-chan time.Time
 	if limit > 0 {

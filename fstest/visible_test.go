@@ -373,3 +373,43 @@ func TestJobsPerUser(t *testing.T) {
 		defer dones[i]()
 	}
 }
+
+// Whoever has touched a path finds it when he lists the store: what the kernel keeps of
+// the listing, and of the store directory's times, is dropped before he goes on.
+func TestListedOnceTouched(t *testing.T) {
+	l := newLab(t)
+	const n = 40
+	file := l.star("a.star", fmt.Sprintf("all = [sh(\"j%%d\" %% i, \"echo > $out\", kind = \"regular\") for i in range(%d)]\ndefault = sh(\"top\", \"echo > $out\", kind = \"regular\", env = {\"all\": \" \".join([str(j) for j in all])})\n", n))
+	drv := l.ok("instantiate", file)[0]
+	var outs []string
+	for _, d := range l.ok("query", "references", drv) {
+		if strings.HasSuffix(d, ".drv") {
+			outs = append(outs, l.ok("query", "outputs", d)...)
+		}
+	}
+	if len(outs) != n {
+		t.Fatalf("%d outputs", len(outs))
+	}
+	l.serve()
+	times := map[time.Time]bool{}
+	for _, o := range outs {
+		if _, err := os.ReadFile(o); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(l.Store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if times[st.ModTime()] {
+			t.Errorf("%s came, and the store has the same time as before", o)
+		}
+		times[st.ModTime()] = true
+		entries, err := os.ReadDir(l.Store) // which the kernel keeps
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == filepath.Base(o) }) {
+			t.Errorf("%s is not listed", o)
+		}
+	}
+}

@@ -9,7 +9,6 @@ import (
 
 	"storefs/builder"
 	"storefs/daemon"
-	"storefs/event"
 	"storefs/fs"
 	"storefs/normaliser"
 	"storefs/state"
@@ -151,31 +150,4 @@ func (c control) waitsFor(call fs.Call) string {
 func (c control) Waiters() ([]byte, error) {
 	s := c.server.Status()
 	return []byte(daemon.WaitersText(s.Waiters, time.Now())), nil
-}
-
-// forward tells the mount what became valid and what was deleted, until the
-// subscription is closed.
-func forward(sub *event.Subscription, to *fs.Server) {
-	for {
-		events, ok := sub.Next(context.Background())
-		if !ok {
-			return
-		}
-		changed := false
-		for _, e := range events {
-			switch e.Kind {
-			case event.Valid:
-				changed = true
-			case event.Deleted:
-				gone := make([]string, len(e.Paths))
-				for i, p := range e.Paths {
-					gone[i] = p.Base()
-				}
-				to.Deleted(gone)
-			}
-		}
-		if changed {
-			to.Changed()
-		}
-	}
 }

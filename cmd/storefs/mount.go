@@ -129,8 +129,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	defer readers.Wait()
 	shown := own.events.Subscribe(func(e event.Event) bool { return e.Goal != "" && e.Kind != event.Log })
 	defer shown.Close()
-	changes := own.events.Subscribe(func(e event.Event) bool { return e.Kind == event.Valid || e.Kind == event.Deleted })
-	defer changes.Close()
+	defer own.events.Subscribe(own.tellMount).Close()
 	readers.Go(func() { show(shown, meter) })
 	// Builds end with the mount: whoever stops it does not want to wait for
 	// them. The next one goes on where they were.
@@ -187,7 +186,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		return err
 	}
 	own.setMounted(server)
-	readers.Go(func() { forward(changes, server) })
+	server.Changed() // something may have, while it was not known here
 	if err := c.ready(link, server, lock); err != nil {
 		meter.Say("storefs: " + err.Error())
 	}
@@ -268,6 +267,20 @@ func (o *owner) setMounted(s *fs.Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mounted, o.at = s, string(o.state.Store())
+}
+
+// tellMount tells the mount of what became valid, before whoever waited for that hears
+// of it. It wants no event itself. What is deleted, forget tells.
+func (o *owner) tellMount(e event.Event) bool {
+	if e.Kind == event.Valid {
+		o.mu.Lock()
+		mounted := o.mounted
+		o.mu.Unlock()
+		if mounted != nil {
+			mounted.Changed()
+		}
+	}
+	return false
 }
 
 // show gives events to the meter until the subscription is closed.
