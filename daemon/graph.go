@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -77,6 +78,9 @@ func (s *Server) references(_ context.Context, p store.Path) (Node, error) {
 // inputs makes the node of a derivation, or of a closure, which needs nothing.
 func (s *Server) inputs(ctx context.Context, p store.Path) (Node, error) {
 	e, err := s.Querier.Expr(p)
+	if !p.IsDerivation() && errors.Is(err, store.ErrBadExpr) {
+		return Node{Path: p, Needs: []store.Path{}, Realised: true}, nil // a source
+	}
 	if err != nil {
 		return Node{}, err
 	}

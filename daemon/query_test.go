@@ -177,6 +177,26 @@ func testLog(t *testing.T, dial dialer) {
 	}
 }
 
+// An output that is called like an expression of 2004 has the log of what makes it.
+func TestLogOfOutputCalledStore(t *testing.T) {
+	f := newFake(t)
+	_, socket := f.serve()
+	c := dial(t, socket)
+	drv, out, old := path("data.store.drv"), path("data.store"), path("old.store")
+	f.relate(Deriver, out, drv)
+	for p, text := range map[store.Path]string{drv: "of data", old: "of old"} {
+		if err := os.WriteFile(f.LogFile(p), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for p, want := range map[store.Path]string{drv: "of data", out: "of data", old: "of old"} {
+		var log bytes.Buffer
+		if err := c.Log(t.Context(), p, false, &log); err != nil || log.String() != want {
+			t.Errorf("%s: %q %v", p, &log, err)
+		}
+	}
+}
+
 func TestWhyOfDamage(t *testing.T) {
 	f := newFake(t)
 	s, _ := f.serve()

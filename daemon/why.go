@@ -260,9 +260,10 @@ func (s *Server) Log(ctx context.Context, p store.Path, follow bool, w io.Writer
 }
 
 // logged is the derivation whose log is meant by p: its own, or that of the
-// first deriver that has one.
+// first deriver that has one. What is called like an expression of 2004 is one if
+// nothing makes it.
 func (s *Server) logged(ctx context.Context, p store.Path) (store.Path, error) {
-	if p.IsExpr() {
+	if p.IsDerivation() {
 		return p, nil
 	}
 	derivers, err := s.Querier.Related(ctx, Deriver, p)
@@ -274,8 +275,11 @@ func (s *Server) logged(ctx context.Context, p store.Path) (store.Path, error) {
 			return d, nil
 		}
 	}
-	if len(derivers) > 0 {
+	switch {
+	case len(derivers) > 0:
 		return derivers[0], nil
+	case p.IsExpr():
+		return p, nil
 	}
 	return "", fmt.Errorf("log %s: no derivation is known that makes it: %w", p, store.ErrUnknown)
 }

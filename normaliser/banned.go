@@ -72,7 +72,7 @@ func (b Banned) Realise(ctx context.Context, p store.Path) error {
 // ban is the failure that bans p, nil if none does.
 func (b Banned) ban(p store.Path) (*store.Failure, error) {
 	goal := p
-	if !p.IsExpr() {
+	if !p.IsDerivation() {
 		drv, _, err := b.Memory.Known(p)
 		switch {
 		case err == nil:

@@ -105,6 +105,22 @@ func TestNoBanByAnothersLimit(t *testing.T) {
 	})
 }
 
+// What is called like an expression of 2004 and is an output is banned by what makes
+// it.
+func TestBanOfOutputCalledStore(t *testing.T) {
+	w := newWorld()
+	drv := w.drv("data.store")
+	w.failures[drv] = &store.Failure{Path: drv, Cause: store.CauseBuilder, Time: time.Now()}
+	b := Banned{
+		Realiser: RealiserFunc(func(context.Context, store.Path) error { return nil }),
+		Memory:   w,
+		TTL:      time.Minute,
+	}
+	if err := b.Realise(t.Context(), path("data.store")); err != error(w.failures[drv]) {
+		t.Errorf("error %v, want the failure of its derivation", err)
+	}
+}
+
 func TestBanByCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -188,6 +188,9 @@ func (w *world) Expr(p store.Path) (storeexpr.Expr, error) {
 	if !ok {
 		return nil, fmt.Errorf("read %s: %w", p, store.ErrNotValid)
 	}
+	if e == nil {
+		return nil, fmt.Errorf("read %s: %w", p, store.ErrBadExpr)
+	}
 	return e, nil
 }
 

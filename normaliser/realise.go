@@ -124,13 +124,23 @@ func (n *Normaliser) gone(ctx context.Context, err error) error {
 	return err
 }
 
+// isOutput reports whether t, whose name could be that of an expression of 2004, is
+// what a derivation makes: outputs and sources may be called so as well.
+func (n *Normaliser) isOutput(t store.Path) bool {
+	if t.IsDerivation() {
+		return false
+	}
+	_, _, err := n.store.Known(t)
+	return err == nil
+}
+
 // planTarget walks what t needs, and finds out what t stands for. What is known of
 // it already may be nil.
 func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, known *standing, out *Target) (int32, error) {
 	out.Path = t
 	r := ref{key: key{kindPath, t}, wants: wantAll}
 	var e storeexpr.Expr
-	if t.IsExpr() {
+	if t.IsExpr() && !n.isOutput(t) {
 		r.kind = kindExpr
 		var err error
 		if !check && p.seen[r.key] == nil {
@@ -149,6 +159,9 @@ func (n *Normaliser) planTarget(p *planner, t store.Path, check bool, known *sta
 		}
 		if err != nil {
 			out.Paths = []store.Path{t}
+		}
+		if !t.IsDerivation() && errors.Is(err, store.ErrBadExpr) {
+			r.kind = kindPath // a source
 		}
 	} else {
 		out.Paths = []store.Path{t}
@@ -242,7 +255,7 @@ func (n *Normaliser) await(ctx context.Context, req *request, index []int32, res
 		if index[i] != realised {
 			res.Targets[i].Realised = v.realised[i]
 			res.Targets[i].Failure = v.failures[i]
-			if t := &res.Targets[i]; t.Realised && len(t.Paths) == 1 && t.Paths[0] == t.Path && t.Path.IsExpr() {
+			if t := &res.Targets[i]; t.Realised && len(t.Paths) == 1 && t.Paths[0] == t.Path && t.Path.IsExpr() && !n.isOutput(t.Path) {
 				// Its text came from a substitute meanwhile.
 				if paths, err := n.outputs(t.Path); err == nil {
 					t.Paths = paths

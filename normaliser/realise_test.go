@@ -62,6 +62,34 @@ func TestValidNeedsNothing(t *testing.T) {
 	})
 }
 
+// Outputs and sources may be called like expressions of 2004.
+func TestPathsCalledStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.drv("data.store")
+		w.takes["data.store"] = time.Second
+		source := path("conf.store")
+		w.makeValid("conf.store")
+		w.exprs[source] = nil // it is none
+		targets := []store.Path{path("data.store"), source}
+		n := w.start(t, 1)
+		for range 2 { // the second time it is there
+			res, err := n.Realise(t.Context(), Request{Targets: targets})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, p := range targets {
+				if !res.Targets[i].Realised || !slices.Equal(res.Targets[i].Paths, []store.Path{p}) {
+					t.Errorf("result: %+v", res.Targets[i])
+				}
+			}
+		}
+		if !w.isValid("data.store") || len(w.built()) != 1 {
+			t.Errorf("built %v", w.built())
+		}
+	})
+}
+
 func TestUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

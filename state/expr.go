@@ -51,6 +51,15 @@ func (s *State) readExpr(p store.Path) (storeexpr.Expr, error) {
 	if !valid {
 		return nil, store.ErrNotValid
 	}
+	if !p.IsDerivation() { // then it may be a source
+		info, err := s.db.Info(p)
+		if err != nil {
+			return nil, err
+		}
+		if info.Kind != store.KindRegular {
+			return nil, fmt.Errorf("no regular file: %w", store.ErrBadExpr)
+		}
+	}
 	// Parse keeps nothing of the text.
 	room, _ := s.texts.Get().(*[]byte)
 	if room == nil {

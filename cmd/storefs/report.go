@@ -83,7 +83,7 @@ func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targe
 func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []store.Path) error {
 	var exprs []store.Path
 	for _, t := range targets {
-		if t.IsExpr() {
+		if t.IsDerivation() {
 			exprs = append(exprs, t)
 			continue
 		}
@@ -93,6 +93,9 @@ func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []
 		}
 		if err != nil {
 			return err
+		}
+		if t.IsExpr() && len(derivers) == 0 {
+			derivers = []store.Path{t}
 		}
 		exprs = append(exprs, derivers...)
 	}
