@@ -103,6 +103,48 @@ idle = derivation("idle", "/b")
 	})
 }
 
+// Of derivations with the same output the one that is named is the input, and else
+// the first.
+func TestSameOutput(t *testing.T) {
+	lib := `
+def fetch(url): return derivation("file", "/b", env = {"url": url}, hash = "sha256:` + strings.Repeat("0", 64) + `")
+def unpack(file): return derivation("tree", "/b", outputs = ["out", "dev"], env = {"file": file})
+one, two = fetch("one"), fetch("two")
+one_tree, two_tree = unpack(one), unpack(two)
+`
+	for use, want := range map[string]string{
+		`env = {"f": two}`:                               "two.drv",
+		`env = {"f": ["x", (two,)]}`:                     "two.drv",
+		`args = [two]`:                                   "two.drv",
+		`inputs = [[two]]`:                               "two.drv",
+		`env = {"f": two}, args = ["%s/x" % two]`:        "two.drv",
+		`env = {"f": [two, one]}`:                        "one.drv two.drv",
+		`env = {"f": two.path}`:                          "one.drv",
+		`env = {"t": two_tree}, args = [two_tree.dev]`:   "two_tree.drv",
+		`env = {"t": two_tree}, args = [one]`:            "one.drv two_tree.drv",
+		`env = {"t": two_tree.drv}, inputs = [one_tree]`: "one_tree.drv two.drv two_tree.drv",
+	} {
+		plan := mustEval(t, lib+`
+default = [one, two, one_tree, two_tree, derivation("user", "/b", `+use+`)]`)
+		byPath := map[store.Path]string{}
+		for i, name := range []string{"one.drv", "two.drv", "one_tree.drv", "two_tree.drv"} {
+			byPath[plan.Targets[i].Drv] = name
+		}
+		var got []string
+		for _, in := range drv(t, plan, "user").Inputs {
+			got = append(got, byPath[in.Path])
+		}
+		slices.Sort(got)
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%s: the inputs are %s, want %s", use, s, want)
+		}
+	}
+	plan := mustEval(t, lib+`default = derivation("user", two + "", env = {"b": two})`)
+	if len(plan.Exprs) != 2 {
+		t.Errorf("%d derivations, want two and user", len(plan.Exprs))
+	}
+}
+
 func TestKinds(t *testing.T) {
 	plan := mustEval(t, `
 a = derivation("a", "/b", outputs = ["out", "man"], kinds = {"man": "regular"})

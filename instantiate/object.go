@@ -19,7 +19,7 @@ type object struct {
 }
 
 // register makes a path known to find. Of two derivations with the same
-// (fixed) output the first stays: either gives the same content.
+// output the first stays: either gives the same content. See recipe.derivations.
 func (e *evaluation) register(p store.Path, o object) {
 	if _, ok := e.objects[p.Digest()]; !ok {
 		e.objects[p.Digest()] = o

@@ -219,12 +219,22 @@ func reserved(d *derivation, name string) string {
 // fillInputs finds what all strings of d name, and takes what inputs= adds.
 func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 	deps := newDependencies()
-	e.find(d.expr.Builder, deps.add)
+	meant := r.derivations()
+	add := func(o object) {
+		if o.drv == nil || o.output == "" || meant[o.drv.output(o.output)] == nil {
+			deps.add(o)
+			return
+		}
+		for _, drv := range meant[o.drv.output(o.output)] {
+			deps.add(object{drv: drv, output: o.output})
+		}
+	}
+	e.find(d.expr.Builder, add)
 	for _, a := range d.expr.Args {
-		e.find(a, deps.add)
+		e.find(a, add)
 	}
 	for _, v := range d.expr.Env {
-		e.find(v.Value, deps.add)
+		e.find(v.Value, add)
 	}
 	if r.inputs != nil {
 		for i := range r.inputs.Len() {
@@ -234,7 +244,7 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 				return fmt.Errorf("inputs: element %d: %w", i, err)
 			}
 			known := false
-			e.find(s, func(o object) { known = true; deps.add(o) })
+			e.find(s, func(o object) { known = true; add(o) })
 			if !known {
 				return fmt.Errorf("inputs: element %d names nothing that this evaluation made: %s", i, v)
 			}
@@ -243,6 +253,41 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 	d.inputs, d.sources = deps.drvs(), deps.sources
 	d.expr.Inputs, d.expr.Sources = deps.inputs(), deps.sourcePaths()
 	return nil
+}
+
+// derivations are those among the arguments, by the paths of their outputs. Several
+// may have the same: all with the same hash, and what differs in nothing but those.
+// A string does not say which of them is meant; a value does.
+func (r *recipe) derivations() map[string][]*derivation {
+	meant := map[string][]*derivation{}
+	var visit func(v starlark.Value, depth int)
+	visit = func(v starlark.Value, depth int) {
+		switch v := v.(type) {
+		case *derivation:
+			for _, o := range v.expr.Outputs {
+				if p := string(o.Path); !slices.Contains(meant[p], v) {
+					meant[p] = append(meant[p], v)
+				}
+			}
+		case *starlark.List, starlark.Tuple:
+			l := v.(starlark.Indexable)
+			for i := 0; i < l.Len() && depth <= maxNesting; i++ {
+				visit(l.Index(i), depth+1)
+			}
+		}
+	}
+	visit(r.builder, 0)
+	for _, l := range []*starlark.List{r.args, r.inputs} {
+		if l != nil {
+			visit(l, 0)
+		}
+	}
+	if r.env != nil {
+		for _, item := range r.env.Items() {
+			visit(item[1], 0)
+		}
+	}
+	return meant
 }
 
 // fillKinds says what the outputs have to be: directories, unless kind= or
