@@ -102,19 +102,36 @@ type content struct {
 
 // source is how the name of a source follows from its NAR, "" if it does not.
 func (c content) source() string {
-	refs := slices.DeleteFunc(slices.Clone(c.refs), func(r store.Path) bool { return r == c.path })
-	if len(refs) < len(c.refs) {
+	if slices.Contains(c.refs, c.path) {
 		return "" // its own digest is in what is hashed
 	}
-	if p, err := store.FixedPath(c.dir, true, c.sum.Hash, c.path.Name(), refs, false); err == nil && p == c.path {
+	if p, err := store.FixedPath(c.dir, true, c.sum.Hash, c.path.Name(), c.refs, false); err == nil && p == c.path {
 		return fixedCA(true, c.sum.Hash)
 	}
 	return ""
 }
 
+// self is source for what refers to itself.
+func (c content) self() (string, error) {
+	h := newSelfHash(c.path)
+	if err := nar.Dump(h, c.file); err != nil {
+		return "", err
+	}
+	sum := h.sum()
+	others := slices.DeleteFunc(slices.Clone(c.refs), func(r store.Path) bool { return r == c.path })
+	p, err := store.FixedPath(c.dir, true, sum, c.path.Name(), others, true)
+	if err != nil || p != c.path {
+		return "", err
+	}
+	return fixedCA(true, sum), nil
+}
+
 // other is how the name follows from the content in any other way: as a text's,
-// or as a fixed output's of any algorithm.
+// as a fixed output's of any algorithm, or as that of what refers to itself.
 func (c content) other(ctx context.Context) (string, error) {
+	if slices.Contains(c.refs, c.path) {
+		return c.self() // no other can
+	}
 	if c.sum.Kind == store.KindRegular {
 		hashes, err := hashAll(func(w io.Writer) error { return copyFile(ctx, w, c.file) })
 		if err != nil {
