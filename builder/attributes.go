@@ -32,7 +32,32 @@ func readAttributes(d *storeexpr.Derivation) (attributes, error) {
 	if a.structured == nil {
 		return a, fail(store.CauseExpr, "structured attributes (__json): not an object")
 	}
+	if err := finite(a.structured); err != nil {
+		return a, fail(store.CauseExpr, "structured attributes (__json): %v", err)
+	}
 	return a, nil
+}
+
+// finite refuses numbers that no float can hold, as Nix does.
+func finite(v any) error {
+	switch v := v.(type) {
+	case json.Number:
+		_, err := v.Float64()
+		return err
+	case []any:
+		for _, e := range v {
+			if err := finite(e); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		for _, e := range v {
+			if err := finite(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // bool is the value of a flag.

@@ -40,6 +40,7 @@ in {
     exportReferencesGraph.graph = [ text ];
     list = [ 1 "it's" true null ]; object = { a = 1; "b c" = "d"; }; nested = { x = [ [ 1 ] ]; };
     yes = true; no = false; big = 5000000000; negative = -3; text = "line\nline\ttab \"quoted\" back\\slash ü"; "odd name" = 1;
+    floats = [ 1000000.0 1.5 15000000000.5 0.1 1.0e-4 1.0e-5 1.0e15 1.0e16 1.0e23 (-3.0e9) 1.0e100 ]; whole = 1000000.0; wide = 15000000000.0; half = 0.5; object2 = { x = 3.0e9; };
   };
   place = make "place" ("{ $b id; umask; $b hostname; $b cat /proc/sys/kernel/domainname; $b uname -m; $b pwd; echo $$; $b ls -A / /etc /dev /dev/shm /tmp /build; "
     + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "

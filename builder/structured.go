@@ -100,7 +100,7 @@ func appendJSON(b []byte, v any) []byte {
 	case bool:
 		return strconv.AppendBool(b, v)
 	case json.Number:
-		return append(b, v...)
+		return appendJSONNumber(b, v)
 	case string:
 		return appendJSONString(b, v)
 	case []any:
@@ -125,6 +125,18 @@ func appendJSON(b []byte, v any) []byte {
 		return append(b, '}')
 	}
 	panic(fmt.Sprintf("no JSON value: %T", v))
+}
+
+// appendJSONNumber writes what fits no integer of 64 bits as a float.
+func appendJSONNumber(b []byte, n json.Number) []byte {
+	if i, err := n.Int64(); err == nil {
+		return strconv.AppendInt(b, i, 10)
+	}
+	if u, err := strconv.ParseUint(string(n), 10, 64); err == nil {
+		return strconv.AppendUint(b, u, 10)
+	}
+	f, _ := n.Float64() // see finite
+	return appendJSONFloat(b, f)
 }
 
 func appendJSONString(b []byte, s string) []byte {
@@ -215,15 +227,29 @@ func shellScalar(v any) (string, bool) {
 	case string:
 		return shellQuote(v), true
 	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			// Nix narrows it to 32 bits; what builders see must be the same.
-			return strconv.Itoa(int(int32(n))), true
-		}
-		if f, err := v.Float64(); err == nil && math.Ceil(f) == f && math.Abs(f) <= math.MaxInt32 {
-			return strconv.Itoa(int(f)), true
-		}
+		return shellNumber(v)
 	}
 	return "", false
+}
+
+// shellNumber is v narrowed to 32 bits, as Nix does it: a float is a whole number if
+// it is one as a float of 32 bits, and too large for an integer of 32 it is the least
+// one, as an amd64 has it.
+func shellNumber(v json.Number) (string, bool) {
+	if n, err := v.Int64(); err == nil {
+		return strconv.Itoa(int(int32(n))), true
+	}
+	if n, err := strconv.ParseUint(string(v), 10, 64); err == nil {
+		return strconv.Itoa(int(int32(n))), true
+	}
+	f, _ := v.Float64()
+	if narrow := float64(float32(f)); math.Ceil(narrow) != narrow {
+		return "", false
+	}
+	if f <= math.MinInt32-1 || f >= math.MaxInt32+1 {
+		f = math.MinInt32
+	}
+	return strconv.Itoa(int(f)), true
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
