@@ -3,6 +3,7 @@ package builder
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -85,6 +86,25 @@ func (a attributes) words(name string) ([]string, bool, error) {
 	}
 	v, ok := a.drv.Getenv(name)
 	return tokens(v), ok, nil
+}
+
+// looseList is stringList for lists that Nix goes over without asking what they are:
+// then a string is a list of itself, null has no elements, and an object has its
+// values, sorted by their keys.
+func looseList(v any) ([]string, error) {
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return []string{v}, nil
+	case map[string]any:
+		values := make([]any, 0, len(v))
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			values = append(values, v[key])
+		}
+		return stringList(values)
+	}
+	return stringList(v)
 }
 
 func stringList(v any) ([]string, error) {

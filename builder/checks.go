@@ -3,6 +3,7 @@ package builder
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -82,11 +83,11 @@ func structuredChecks(own map[string]any) (checks, error) {
 		if !ok {
 			continue
 		}
-		n, _ := v.(json.Number)
-		bytes, err := n.Int64()
-		if err != nil {
+		n, ok := v.(json.Number)
+		if !ok {
 			return c, fail(store.CauseExpr, "outputChecks: %s: not a number of bytes", size.name)
 		}
+		bytes := wholeBytes(n)
 		*size.to = &bytes
 	}
 	c.ignoreSelfRefs, _ = own["ignoreSelfRefs"].(bool)
@@ -95,7 +96,7 @@ func structuredChecks(own map[string]any) (checks, error) {
 		if !ok {
 			continue
 		}
-		list, err := stringList(v)
+		list, err := looseList(v)
 		if err != nil {
 			return c, fail(store.CauseExpr, "outputChecks: %s: %v", r.name, err)
 		}
@@ -103,6 +104,18 @@ func structuredChecks(own map[string]any) (checks, error) {
 		c.rules = append(c.rules, r)
 	}
 	return c, nil
+}
+
+// wholeBytes takes a float, too, as Nix does, and what is too large for the largest.
+func wholeBytes(n json.Number) int64 {
+	if i, err := n.Int64(); err == nil {
+		return i
+	}
+	f, _ := n.Float64() // see finite
+	if f >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(f)
 }
 
 func (b *build) apply(c checks, o Output, outputs []Output) error {

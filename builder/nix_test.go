@@ -42,6 +42,14 @@ in {
     yes = true; no = false; big = 5000000000; negative = -3; text = "line\nline\ttab \"quoted\" back\\slash ü"; "odd name" = 1;
     floats = [ 1000000.0 1.5 15000000000.5 0.1 1.0e-4 1.0e-5 1.0e15 1.0e16 1.0e23 (-3.0e9) 1.0e100 ]; whole = 1000000.0; wide = 15000000000.0; half = 0.5; object2 = { x = 3.0e9; };
   };
+  loose = make "loose" "out=${builtins.placeholder "out"}; $b mkdir $out; $b cp .attrs.json .attrs.sh $out" {
+    __structuredAttrs = true;
+    exportReferencesGraph = { s = "${text}"; o = { x = text; a = "${busybox}"; }; n = null; };
+    outputChecks.out = {
+      allowedReferences = { a = text; b = "${busybox}"; c = "out"; }; disallowedReferences = null; disallowedRequisites = builtins.unsafeDiscardStringContext "${builtins.storeDir}/00000000000000000000000000000000-none";
+      maxSize = 1000000.5; maxClosureSize = 2.0e10;
+    };
+  };
   place = make "place" ("{ $b id; umask; $b hostname; $b cat /proc/sys/kernel/domainname; $b uname -m; $b pwd; echo $$; $b ls -A / /etc /dev /dev/shm /tmp /build; "
     + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "
     + "for l in /proc/self/fd/0 /dev/fd /dev/stdin /dev/stdout /dev/stderr /dev/ptmx; do $b readlink $l; done; $b cut -d: -f1 /proc/net/dev; $b ls -A ${builtins.storeDir}; "

@@ -45,7 +45,7 @@ func (b *build) addReferenceGraphs(attrs map[string]any) error {
 		return nil
 	}
 	for name, v := range graphs {
-		list, err := stringList(v)
+		list, err := looseList(v)
 		if err != nil {
 			return fail(store.CauseExpr, "exportReferencesGraph: %s: %v", name, err)
 		}

@@ -53,9 +53,13 @@ func attributeTests() tests {
 				`{"out":{"allowedReferences":[]}}`:           "(allowedReferences)",
 				`{"out":{"disallowedRequisites":["SHELL"]}}`: "(disallowedRequisites)",
 				`{"out":{"allowedRequisites":["SHELL"]}}`:    "(allowedRequisites)",
-				`{"out":{"allowedReferences":"not a list"}}`: "not a list",
+				`{"out":{"allowedReferences":1}}`:            "not a list",
+				`{"out":{"allowedReferences":null}}`:         "(allowedReferences)",
+				`{"out":{"disallowedReferences":"SHELL"}}`:   "(disallowedReferences)",
 				`{"out":{"maxSize":"much"}}`:                 "not a number",
-				`{"out":{"maxSize":100000,"allowedReferences":["SHELL","out"],"ignoreSelfRefs":true,"allowedRequisites":["SHELL"]}}`: "",
+				`{"out":{"maxSize":10.5}}`:                   "(maxSize)",
+				`{"out":{"maxSize":1e6,"maxClosureSize":1e30,"allowedReferences":{"a":"SHELL","b":"out"},"disallowedReferences":null}}`: "",
+				`{"out":{"maxSize":100000,"allowedReferences":["SHELL","out"],"ignoreSelfRefs":true,"allowedRequisites":["SHELL"]}}`:    "",
 				`{"dev":{"maxSize":1}}`: "",
 			} {
 				checks = strings.ReplaceAll(checks, "SHELL", string(w.Shell.Path))
@@ -103,10 +107,10 @@ func attributeTests() tests {
 			Setenv(job.Derivation, "exportReferencesGraph", "../one "+string(root.Path))
 			w.expect(w.Failed(job), store.CauseExpr, "file name")
 
-			job = structured(w, "graph-json", `{"exportReferencesGraph":{"g":["`+string(leaf.Path)+`"]}}`, `cat $NIX_ATTRS_JSON_FILE > $out`)
+			job = structured(w, "graph-json", `{"exportReferencesGraph":{"g":"`+string(leaf.Path)+`"}}`, `cat $NIX_ATTRS_JSON_FILE > $out`)
 			job.Inputs = append(job.Inputs, leaf, root)
 			w.same("graph", w.Text(w.Built(job)), fmt.Sprintf(
-				`{"exportReferencesGraph":{"g":["%[1]s"]},"g":[{"closureSize":%[2]d,"narHash":"%[3]s","narSize":%[2]d,"path":"%[1]s","references":[]}],"outputs":{"out":"%[4]s"}}`,
+				`{"exportReferencesGraph":{"g":"%[1]s"},"g":[{"closureSize":%[2]d,"narHash":"%[3]s","narSize":%[2]d,"path":"%[1]s","references":[]}],"outputs":{"out":"%[4]s"}}`,
 				leaf.Path, leaf.NarSize, leaf.NarHash, w.Path("graph-json")))
 		},
 		"refused": func(w *World) {
