@@ -65,7 +65,32 @@ func SplitTarget(arg string) (file, target string, ok bool) {
 
 // Eval evaluates opts.File. It reads files, and writes nothing. An error that
 // is the file's fault is an *Error.
+//
+// An evaluation that is to end, and is in a function of the interpreter, which
+// nothing can end, is left behind: it goes on until that returns.
 func Eval(ctx context.Context, opts Options) (*Plan, error) {
+	thread := &starlark.Thread{Name: opts.File}
+	stop := context.AfterFunc(ctx, func() { thread.Cancel(context.Cause(ctx).Error()) })
+	defer stop()
+
+	type result struct {
+		plan *Plan
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		plan, err := evaluate(ctx, thread, opts)
+		done <- result{plan, err}
+	}()
+	select {
+	case r := <-done:
+		return r.plan, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("evaluate %s: %w", opts.File, context.Cause(ctx))
+	}
+}
+
+func evaluate(ctx context.Context, thread *starlark.Thread, opts Options) (*Plan, error) {
 	if opts.System == "" {
 		opts.System = hostSystem()
 	}
@@ -89,11 +114,7 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 	}
 	e.builtins = e.predeclared()
 
-	thread := &starlark.Thread{
-		Name:  opts.File,
-		Load:  e.load,
-		Print: e.print,
-	}
+	thread.Load, thread.Print = e.load, e.print
 	thread.SetMaxExecutionSteps(opts.MaxSteps)
 	thread.OnMaxSteps = func(t *starlark.Thread) {
 		t.Cancel(fmt.Sprintf("more than %d steps", opts.MaxSteps))
@@ -101,8 +122,6 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 	// The context reaches the builtins through this field: Starlark calls them
 	// without one.
 	e.ctx = ctx
-	stop := context.AfterFunc(ctx, func() { thread.Cancel(context.Cause(ctx).Error()) })
-	defer stop()
 
 	m, err := e.exec(thread, filepath.Base(opts.File))
 	if ctx.Err() != nil {

@@ -322,6 +322,31 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A function that nothing can end is left when evaluation is to.
+func TestInterruptedInFunction(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"main.star": "print('x')"})
+	left := make(chan struct{})
+	defer close(left)
+	ended := make(chan error)
+	go func() {
+		_, err := Eval(ctx, Options{Dir: "/nix/store", File: filepath.Join(dir, "main.star"), Print: func(string) {
+			cancel()
+			<-left
+		}})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want %v", err, context.Canceled)
+		}
+	case <-time.After(time.Minute):
+		t.Error("evaluation goes on")
+	}
+}
+
 // A file sees its own neighbours, also when another file calls its functions.
 func TestRelativePaths(t *testing.T) {
 	var printed []string
