@@ -15,8 +15,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
-	"go.starlark.net/lib/json"
 	"go.starlark.net/starlark"
 	"go.starlark.net/starlarkstruct"
 
@@ -27,6 +27,9 @@ import (
 // DefaultMaxSteps is the number of Starlark steps that an evaluation may take
 // when Options.MaxSteps is 0: about ten seconds.
 const DefaultMaxSteps = 500_000_000
+
+// endPeriod is how long an evaluation that takes too much memory may take to end.
+const endPeriod = 100 * time.Millisecond
 
 // Options say what to evaluate.
 type Options struct {
@@ -49,6 +52,9 @@ type Options struct {
 	// MaxSteps ends an evaluation that takes more Starlark steps, with an
 	// error. Zero means DefaultMaxSteps.
 	MaxSteps uint64
+	// MaxMemory ends an evaluation during which the heap of the process grows by
+	// more bytes, with an error. Zero means DefaultMaxMemory.
+	MaxMemory uint64
 }
 
 // SplitTarget divides "FILE.star:TARGET" or "FILE.star"; ok is false when arg
@@ -69,9 +75,18 @@ func SplitTarget(arg string) (file, target string, ok bool) {
 // An evaluation that is to end, and is in a function of the interpreter, which
 // nothing can end, is left behind: it goes on until that returns.
 func Eval(ctx context.Context, opts Options) (*Plan, error) {
+	if opts.MaxMemory == 0 {
+		opts.MaxMemory = DefaultMaxMemory
+	}
 	thread := &starlark.Thread{Name: opts.File}
 	stop := context.AfterFunc(ctx, func() { thread.Cancel(context.Cause(ctx).Error()) })
 	defer stop()
+	over := make(chan string, 1)
+	stopWatch := watchMemory(opts.MaxMemory, func(reason string) {
+		thread.Cancel(reason)
+		over <- reason
+	})
+	defer stopWatch()
 
 	type result struct {
 		plan *Plan
@@ -87,6 +102,13 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 		return r.plan, r.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("evaluate %s: %w", opts.File, context.Cause(ctx))
+	case reason := <-over:
+		select {
+		case r := <-done: // it says where
+			return r.plan, r.err
+		case <-time.After(endPeriod):
+			return nil, &Error{Pos: opts.File, Msg: "evaluation cancelled: " + reason}
+		}
 	}
 }
 
@@ -111,6 +133,7 @@ func evaluate(ctx context.Context, thread *starlark.Thread, opts Options) (*Plan
 		sources: map[string]*Source{},
 		modulo:  map[store.Path]storeexpr.Modulo{},
 		asked:   map[string]bool{},
+		depths:  depths{map[any]bool{}},
 	}
 	e.builtins = e.predeclared()
 
@@ -150,12 +173,13 @@ type evaluation struct {
 	sources  map[string]*Source              // by what was asked for
 	external []string                        // absolute paths that were read
 	modulo   map[store.Path]storeexpr.Modulo // by derivation
-	asked    map[string]bool                 // arguments that arg() was asked for
+	depths   depths
+	asked    map[string]bool // arguments that arg() was asked for
 }
 
 func (e *evaluation) predeclared() starlark.StringDict {
 	d := starlark.StringDict{
-		"json":   json.Module,
+		"json":   jsonModule(),
 		"struct": starlark.NewBuiltin("struct", starlarkstruct.Make),
 	}
 	for name, fn := range map[string]func(*starlark.Thread, *starlark.Builtin, starlark.Tuple, []starlark.Tuple) (starlark.Value, error){

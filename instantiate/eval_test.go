@@ -322,6 +322,20 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// What takes too much memory ends.
+func TestMemory(t *testing.T) {
+	const most = 64 << 20
+	_, err := eval(t, map[string]string{"main.star": `
+def f():
+    all = []
+    for i in range(1000000000):
+        all.append("x" * 1000000 + str(i))
+f()`}, Options{MaxSteps: 50_000, MaxMemory: most})
+	if err == nil || !strings.HasPrefix(err.Error(), "main.star:") || !strings.Contains(err.Error(), "more than 64 MiB of memory") {
+		t.Errorf("got %v, want that it took too much memory", err)
+	}
+}
+
 // A function that nothing can end is left when evaluation is to.
 func TestInterruptedInFunction(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -345,6 +359,41 @@ func TestInterruptedInFunction(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("evaluation goes on")
 	}
+}
+
+// Go ends a process whose stack grows too large.
+func TestNestedTooDeeply(t *testing.T) {
+	const wrap = `
+def wrap(x, n):
+    for i in range(n):
+        x = WRAP
+    return x
+g = `
+	for name, c := range map[string][2]string{
+		"list":     {"[x]", "wrap([], 20000)"},
+		"dict":     {"{1: x}", "wrap([], 20000)"},
+		"struct":   {"struct(a = 1, b = x)", "wrap([], 20000)"},
+		"tuple":    {"(1, x)", "wrap((), 20000)"},
+		"key":      {"(1, x)", "{wrap((), 20000): 1}"},
+		"function": {"[x]", "(lambda x: lambda: x)(wrap([], 20000))"},
+		"default":  {"[x]", "(lambda y = wrap([], 20000): y)"},
+		"method":   {"[x]", "wrap([], 20000).append"},
+		"json":     {"x", `json.decode("[" * 20000 + "]" * 20000)`},
+	} {
+		_, err := eval(t, map[string]string{"main.star": strings.Replace(wrap, "WRAP", c[0], 1) + c[1]}, Options{})
+		if err == nil || !strings.Contains(err.Error(), "nested too deeply") {
+			t.Errorf("%s: got %v, want that it is nested too deeply", name, err)
+		}
+	}
+	// What is wide, or not in a global, or there many times, is not deep.
+	mustEval(t, strings.Replace(wrap, "WRAP", "[x]", 1)+`[[i, [i]] for i in range(20000)]
+n = len(wrap([], 20000))
+t = wrap([], 5000)
+u = [t, [t, wrap(t, 4000)]]
+self = []
+self.append(self)
+j = json.decode(json.encode({"a": ["[" * 20000, '\\"[{' * 20000]}))
+default = []`)
 }
 
 // A file sees its own neighbours, also when another file calls its functions.

@@ -40,13 +40,31 @@ func (e *evaluation) exec(t *starlark.Thread, rel string) (*module, error) {
 	shown := filepath.Join(filepath.Dir(e.opts.File), filepath.FromSlash(rel))
 	e.files[shown] = m
 	e.loading = append(e.loading, rel)
-	m.globals, err = starlark.ExecFileOptions(&dialect, t, shown, src, e.builtins)
+	m.globals, err = e.execFile(t, shown, src)
 	e.loading = e.loading[:len(e.loading)-1]
 	if err != nil {
 		return nil, err
 	}
 	e.modules[rel] = m
 	return m, nil
+}
+
+// execFile is starlark.ExecFileOptions with a look at the globals before they are
+// frozen.
+func (e *evaluation) execFile(t *starlark.Thread, name string, src []byte) (starlark.StringDict, error) {
+	_, program, err := starlark.SourceProgramOptions(&dialect, name, src, e.builtins.Has)
+	if err != nil {
+		return nil, err
+	}
+	globals, err := program.Init(t, e.builtins)
+	if err == nil {
+		err = e.depths.check(globals)
+	}
+	if err != nil {
+		return nil, err
+	}
+	globals.Freeze()
+	return globals, nil
 }
 
 // load serves load("//from/root.star", …) and load("beside.star", …).
