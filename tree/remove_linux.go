@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 
@@ -50,7 +51,6 @@ type remover struct {
 	top   int    // the directory that path is in
 	name  string // what is being removed now
 	moved []string
-	count int
 }
 
 // remove removes name in the directory dir.
@@ -100,14 +100,14 @@ func (r *remover) moveUp(dir int, name string) error {
 	}
 	f.Close()
 	for {
-		r.count++
-		to := fmt.Sprintf(".removing-%d-%d", os.Getpid(), r.count)
-		err := unix.Renameat2(dir, name, r.top, to, unix.RENAME_NOREPLACE)
+		// By chance nobody else's: not all file systems have RENAME_NOREPLACE.
+		to := fmt.Sprintf(".removing-%d-%x", os.Getpid(), rand.Uint64())
+		err := unix.Renameat(dir, name, r.top, to)
 		switch {
 		case err == nil:
 			r.moved = append(r.moved, to)
 			return nil
-		case !errors.Is(err, unix.EEXIST):
+		case !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTEMPTY):
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

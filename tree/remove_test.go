@@ -1,10 +1,13 @@
 package tree
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fs"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,24 +29,8 @@ func TestRemoveAll(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Deeper than a path may be long.
-	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2000 {
-		if err := unix.Mkdirat(fd, "deep", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		next, err := unix.Openat(fd, "deep", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		unix.Close(fd)
-		fd = next
-	}
-	unix.Close(fd)
-	for range 2 { // nothing to remove is as good
+	makeDeep(t, dir, 2000) // deeper than a path may be long
+	for range 2 {          // nothing to remove is as good
 		if err := RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -57,5 +44,67 @@ func TestRemoveAll(t *testing.T) {
 	}
 	if err := RemoveAll(filepath.Join(top, "no", "where")); err != nil {
 		t.Error(err)
+	}
+}
+
+// makeDeep makes levels directories in each other, in dir.
+func makeDeep(t *testing.T, dir string, levels int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range levels {
+		if err := unix.Mkdirat(fd, "deep", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(fd, "deep", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		fd = next
+	}
+	unix.Close(fd)
+}
+
+// plain is a file system whose renames have no flags.
+type plain struct{ *fs.LoopbackNode }
+
+func (p *plain) Rename(ctx context.Context, name string, to fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	if flags != 0 {
+		return syscall.EINVAL
+	}
+	return p.LoopbackNode.Rename(ctx, name, to, newName, flags)
+}
+
+func (p *plain) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &plain{child.(*fs.LoopbackNode)}
+}
+
+func TestRemoveAllWithPlainRenames(t *testing.T) {
+	mount, real := t.TempDir(), t.TempDir()
+	data := &fs.LoopbackRoot{Path: real}
+	root := &plain{&fs.LoopbackNode{RootData: data}}
+	data.RootNode = root
+	server, err := fs.Mount(mount, root, &fs.Options{})
+	if err != nil {
+		t.Skipf("no FUSE: %v", err)
+	}
+	defer func() {
+		if err := server.Unmount(); err != nil {
+			t.Error(err)
+		}
+	}()
+	dir := filepath.Join(mount, "tree")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	makeDeep(t, dir, 3*maxOpenDirs)
+	if err := RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(mount); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
