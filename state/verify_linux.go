@@ -349,11 +349,28 @@ func exchange(scratch, to string, kind store.Kind) error {
 			}
 		}
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, scratch, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE); err != nil {
+	err := unix.Renameat2(unix.AT_FDCWD, scratch, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		err = exchangeInSteps(scratch, to)
+	}
+	if err != nil {
 		return &os.LinkError{Op: "exchange", Old: scratch, New: to, Err: err}
 	}
 	if kind == store.KindDirectory {
 		return os.Chmod(to, 0o555)
 	}
 	return nil
+}
+
+// exchangeInSteps is for file systems whose renames have no flags. Killed in the midst
+// of it, there is no object, which is repaired the next time, too.
+func exchangeInSteps(scratch, to string) error {
+	aside := scratch + "-aside"
+	if err := os.Rename(to, aside); err != nil {
+		return err
+	}
+	if err := os.Rename(scratch, to); err != nil {
+		return errors.Join(err, os.Rename(aside, to))
+	}
+	return os.Rename(aside, scratch)
 }

@@ -126,3 +126,27 @@ func TestBuiltAgainWhileItIsRead(t *testing.T) {
 		verified(t, s)
 	}
 }
+
+func TestExchangeInSteps(t *testing.T) {
+	dir := t.TempDir()
+	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "to")
+	if err := errors.Join(os.MkdirAll(filepath.Join(scratch, "new"), 0o755), os.WriteFile(to, []byte("old"), 0o444)); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchangeInSteps(scratch, to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(to, "new")); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(scratch); err != nil || string(text) != "old" {
+		t.Errorf("%q %v", text, err)
+	}
+	// What cannot be put in place leaves what is there.
+	if err := exchangeInSteps(filepath.Join(dir, "none"), to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want that there is none", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
