@@ -423,6 +423,20 @@ def mine(): return read("data")`,
 	}
 }
 
+// Names need not be UTF-8.
+func TestGlobOfAnyName(t *testing.T) {
+	plan, err := eval(t, map[string]string{
+		"main.star": `default = text("t", "|".join(glob(["**"], exclude = ["**/out", "*.star"])))`,
+		"d\xff/f":   "", "d\xff/out/f": "", "é/\x80x": "", "é/l": "->gone", "top": "",
+	}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := plan.Texts[0].Content, "d\xff/f|top|é/l|é/\x80x"; got != want {
+		t.Errorf("the files are %q, want %q", got, want)
+	}
+}
+
 func TestArgs(t *testing.T) {
 	dir := t.TempDir()
 	writeFiles(t, dir, map[string]string{"sub/f": "given"})

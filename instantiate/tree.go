@@ -149,23 +149,7 @@ func (e *evaluation) globBuiltin(t *starlark.Thread, b *starlark.Builtin, args s
 		return nil, fmt.Errorf("glob: %w", err)
 	}
 	defer root.Close()
-	var names []string
-	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case p == ".":
-			return e.ctx.Err()
-		case f.excludes(p) || d.IsDir() && !f.mayHold(p):
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case !d.IsDir() && f.includes(p):
-			names = append(names, p)
-		}
-		return e.ctx.Err()
-	})
+	names, err := e.walk(root, ".", f, nil)
 	if err != nil {
 		return nil, fmt.Errorf("glob: %w", err)
 	}
@@ -175,4 +159,34 @@ func (e *evaluation) globBuiltin(t *starlark.Thread, b *starlark.Builtin, args s
 		list[i] = starlark.String(n)
 	}
 	return starlark.NewList(list), nil
+}
+
+// walk appends what f selects below the directory dir. (fs.WalkDir takes no names
+// but those in UTF-8.)
+func (e *evaluation) walk(root *os.Root, dir string, f *filter, names []string) ([]string, error) {
+	if err := e.ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := d.ReadDir(-1)
+	d.Close()
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		p := filepath.Join(dir, entry.Name())
+		switch {
+		case f.excludes(p) || entry.IsDir() && !f.mayHold(p):
+		case entry.IsDir():
+			if names, err = e.walk(root, p, f, names); err != nil {
+				return nil, err
+			}
+		case f.includes(p):
+			names = append(names, p)
+		}
+	}
+	return names, nil
 }
