@@ -148,8 +148,9 @@ func (b *batch) addMemberExpr(p store.Path, refs []store.Path, kind store.Kind, 
 		return false, err
 	}
 	if !p.IsDerivation() {
-		if _, err := storeexpr.Parse(text); err != nil {
-			return false, nil
+		e, err := storeexpr.Parse(text)
+		if err != nil || !b.isNamed(p, e, text) {
+			return false, nil // a source, or an output
 		}
 	}
 	if _, err := b.addExpr(NewExpr{Name: p.Base(), Text: text}); err != nil {
@@ -159,6 +160,21 @@ func (b *batch) addMemberExpr(p store.Path, refs []store.Path, kind store.Kind, 
 		return false, fmt.Errorf("its references are not what its text names: %w", store.ErrBadArchive)
 	}
 	return true, nil
+}
+
+// isNamed reports whether the name of p, which is no derivation of today, is that of
+// the expression e: sources and outputs may be called like expressions of 2004, and
+// even read like them.
+func (b *batch) isNamed(p store.Path, e storeexpr.Expr, text []byte) bool {
+	if p.Digest() == store.HashOf(store.MD5, text).Base16() {
+		return true
+	}
+	c, ok := e.(*storeexpr.Closure)
+	if !ok || c.Check(b.state.store) != nil {
+		return false
+	}
+	named, err := store.TextPath(b.state.store, p.Name(), text, c.References())
+	return err == nil && named == p
 }
 
 // readText reads the text of an expression.

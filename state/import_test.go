@@ -320,3 +320,37 @@ func TestImportExprsRefuses(t *testing.T) {
 	claimed := strings.Repeat("0", 32) + "-x.drv"
 	refuse("a digest that is not its own", store.ErrBadExpr, map[string][]byte{claimed: text, src.Path.Base(): []byte("hello")}, claimed)
 }
+
+// Sources may be called like expressions of 2004, and even read like them.
+func TestImportSourcesCalledStore(t *testing.T) {
+	ctx := context.Background()
+	from := newState(t)
+	texts := map[string]string{"conf.store": "hello", "closure.store": "Closure([],[])"}
+	dir := t.TempDir()
+	var sources []store.Path
+	for name, text := range texts {
+		p := must(from.AddText(ctx, name, []byte(text), nil))(t).Path
+		sources = append(sources, p)
+		if err := os.WriteFile(filepath.Join(dir, p.Base()), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := must(from.AddNAR(ctx, "dir.store", true, store.SHA256, bytes.NewReader(archive(t, true, "in a directory"))))(t).Path
+	sources = append(sources, tree)
+	if err := os.CopyFS(filepath.Join(dir, tree.Base()), os.DirFS(from.Real(tree))); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(sources)
+	drv, d := derivation(t, from, "x", []string{"out"}, nil, sources)
+	writeExprs(t, dir, map[store.Path]storeexpr.Expr{drv: d})
+	to := newState(t)
+	must(to.ImportExprs(ctx, []string{filepath.Join(dir, drv.Base())}))(t)
+	if !slices.Equal(allPaths(t, to), allPaths(t, from)) {
+		t.Errorf("imported %v", allPaths(t, to))
+	}
+	var b bytes.Buffer
+	if err := from.Export(ctx, &b, allPaths(t, from)); err != nil {
+		t.Fatal(err)
+	}
+	must(newState(t).Import(ctx, &b))(t)
+}

@@ -133,9 +133,12 @@ func (im *importer) push(ctx context.Context, path string, named bool) error {
 	}
 	f := &importFile{path: path, name: filepath.Base(path)}
 	var err error
-	if named || store.Path("/"+f.name).IsExpr() {
-		err = f.readExpr()
-	} else {
+	switch p := store.Path("/" + f.name); {
+	case named || p.IsDerivation():
+		_, err = f.readExpr()
+	case p.IsExpr():
+		err = im.readEither(ctx, f)
+	default:
 		err = im.readSource(ctx, f)
 	}
 	if err != nil {
@@ -144,6 +147,23 @@ func (im *importer) push(ctx context.Context, path string, named bool) error {
 	im.open[path] = true
 	im.stack = append(im.stack, f)
 	return nil
+}
+
+// readEither reads what may be an expression or a source, see isNamed.
+func (im *importer) readEither(ctx context.Context, f *importFile) error {
+	expr, err := f.readExpr()
+	if err == nil && im.batch.isNamed(store.Path(string(im.batch.state.store)+"/"+f.name), expr, f.text) {
+		return nil
+	}
+	source := importFile{path: f.path, name: f.name}
+	noSource := im.readSource(ctx, &source)
+	switch {
+	case noSource == nil:
+		*f = source
+	case err == nil: // an expression with another's name, which is refused when it is added
+		return nil
+	}
+	return noSource
 }
 
 // readSource finds out what a source refers to, which nothing but its name
@@ -205,14 +225,14 @@ func (im *importer) neighbours(dir string) ([]store.Path, error) {
 	return paths, nil
 }
 
-func (f *importFile) readExpr() error {
+func (f *importFile) readExpr() (storeexpr.Expr, error) {
 	text, err := readText(f.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	expr, err := storeexpr.Parse(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f.text = text
 	switch e := expr.(type) {
@@ -221,7 +241,7 @@ func (f *importFile) readExpr() error {
 	case *storeexpr.Closure:
 		f.needs, f.optional = e.References(), true
 	}
-	return nil
+	return expr, nil
 }
 
 // finish puts into the batch what is on the stack; all that it names is there
