@@ -31,10 +31,16 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	}
 	// All of them are looked for before any is read, which may take long.
 	for _, o := range d.Outputs {
-		if _, err := os.Lstat(b.scratchOf(o.Path)); errors.Is(err, fs.ErrNotExist) {
+		st, err := os.Lstat(b.scratchOf(o.Path))
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fail(store.CauseBuilder, "the builder succeeded, but did not make its output %s", o.Path)
-		} else if err != nil {
+		}
+		if err != nil {
 			return nil, err
+		}
+		// As Nix has it: then somebody else could have written there.
+		if st.Mode().Type() != fs.ModeSymlink && st.Mode()&0o022 != 0 {
+			return nil, fail(store.CauseRefused, "output %s is left writable for others than its owner (%s)", o.Path, st.Mode())
 		}
 	}
 	var outputs []Output

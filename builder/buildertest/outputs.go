@@ -42,6 +42,13 @@ func outputTests() tests {
 				}
 			}
 		},
+		"writable for others": func(w *World) {
+			for _, script := range []string{`mkdir $out; chmod 775 $out`, `echo > $out; chmod 606 $out`} {
+				w.expect(w.Failed(w.Job("writable", script, nil)), store.CauseRefused, "writable")
+			}
+			// What is inside does not matter.
+			w.Built(w.Job("writable-inside", `mkdir $out $out/d; echo > $out/f; chmod 777 $out/d $out/f`, nil))
+		},
 		"canonical form": func(w *World) {
 			r := w.Built(w.Job("canonical", `mkdir -p $out/a; echo x > $out/a/x; chmod 0600 $out/a/x; echo y > $out/y; chmod 700 $out/y; ln -s nowhere $out/l; chmod 0 $out/a`, nil))
 			o := r.Outputs[0]
