@@ -2,10 +2,13 @@ package builder
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"storefs/store"
 	"storefs/storeexpr"
@@ -25,10 +28,17 @@ func readAttributes(d *storeexpr.Derivation) (attributes, error) {
 	if !ok {
 		return a, nil
 	}
+	// What is no text in UTF-8 would be mended silently.
+	if !utf8.ValidString(text) {
+		return a, fail(store.CauseExpr, "structured attributes (__json): not UTF-8")
+	}
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	if err := dec.Decode(&a.structured); err != nil {
 		return a, fail(store.CauseExpr, "structured attributes (__json): %v", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return a, fail(store.CauseExpr, "structured attributes (__json): more than one value")
 	}
 	if a.structured == nil {
 		return a, fail(store.CauseExpr, "structured attributes (__json): not an object")

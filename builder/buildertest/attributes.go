@@ -72,7 +72,7 @@ func attributeTests() tests {
 			}
 		},
 		"malformed structured attributes": func(w *World) {
-			for _, json := range []string{`[1]`, `{"x":[1e400]}`} {
+			for _, json := range []string{`[1]`, `{"x":[1e400]}`, "{\"x\":\"a\xff\"}", `{} {}`} {
 				w.expect(w.Failed(structured(w, "malformed", json, `true`)), store.CauseExpr, "__json")
 			}
 		},
