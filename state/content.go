@@ -22,6 +22,10 @@ func (b *batch) checkContent(ctx context.Context, m nar.Member, refs []store.Pat
 		return "", err
 	}
 	if fixed != nil {
+		if len(refs) > 0 {
+			// Its name says nothing of them, and nothing built so has any.
+			return "", fmt.Errorf("it is a fixed output, and refers to %s: %w", refs[0], store.ErrBadArchive)
+		}
 		return checkFixed(*fixed, sum, path)
 	}
 	c := content{dir: b.state.store, path: m.Path, refs: refs, sum: sum, file: path}

@@ -354,3 +354,32 @@ func TestImportSourcesCalledStore(t *testing.T) {
 	}
 	must(newState(t).Import(ctx, &b))(t)
 }
+
+// A fixed output refers to nothing, whoever sends it.
+func TestImportFixedWithReferences(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	src := must(s.AddText(ctx, "src", []byte("hello"), nil))(t).Path
+	for _, algo := range []string{"md5", "r:md5", "r:sha256"} {
+		text := "see " + string(src)
+		data := []byte(text)
+		if strings.HasPrefix(algo, "r:") {
+			data = archive(t, false, text)
+		}
+		h := store.HashOf(store.Algo(strings.TrimPrefix(algo, "r:")), data)
+		d := &storeexpr.Derivation{
+			Outputs:  []storeexpr.Output{{Name: "out", Algo: algo, Hash: h.Base16()}},
+			Platform: "x", Builder: "/b",
+		}
+		if err := d.FillOutputs(testStore, "fixed", nil); err != nil {
+			t.Fatal(err)
+		}
+		must(s.AddExpr(ctx, "fixed.drv", d.AppendText(nil), nil))(t)
+		m := nar.Member{Path: d.Outputs[0].Path, References: []store.Path{src}}
+		if _, err := s.Import(ctx, bytes.NewReader(member(t, m, archive(t, false, text)))); !errors.Is(err, store.ErrBadArchive) {
+			t.Errorf("%s: got %v, want ErrBadArchive", algo, err)
+		}
+		m.References = nil
+		must(s.Import(ctx, bytes.NewReader(member(t, m, archive(t, false, text)))))(t)
+	}
+}
