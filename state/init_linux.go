@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/db"
 	"storefs/store"
 )
@@ -78,6 +80,11 @@ func initialise(dir string, sd store.Dir) error {
 		if err := os.Mkdir(p, d.mode); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+		for _, attr := range []string{accessACL, defaultACL} {
+			if err := removeACL(p, attr); err != nil {
+				return err
+			}
+		}
 		if err := os.Chmod(p, d.mode); err != nil { // whatever the umask is
 			return err
 		}
@@ -95,6 +102,22 @@ func initialise(dir string, sd store.Dir) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, "config.json"), append(b, '\n'), 0o644)
+}
+
+// What a directory has of access control lists: its own, and the one that is given to
+// whatever is made in it. Store objects have none, and scratch is made for the builder's
+// user alone, so the directories that they are made in must pass nothing on.
+const (
+	accessACL  = "system.posix_acl_access"
+	defaultACL = "system.posix_acl_default"
+)
+
+func removeACL(path, attr string) error {
+	err := unix.Removexattr(path, attr)
+	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return &os.PathError{Op: "remove the access control list of", Path: path, Err: err}
 }
 
 func isOurs(name string) bool {
@@ -178,6 +201,9 @@ func (s *State) checkLayout() error {
 		// would have the wrong owner, which shows in the mount.
 		if int(sys.Uid) != os.Geteuid() {
 			return fmt.Errorf("it belongs to uid %d, and this is uid %d", sys.Uid, os.Geteuid())
+		}
+		if err := removeACL(s.path(d.name), defaultACL); err != nil {
+			return err
 		}
 		switch d.name {
 		case "real":
