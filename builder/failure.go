@@ -51,12 +51,12 @@ func (b *build) failure(err error) *store.Failure {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		f.Cause = store.CauseNoSpace
 	case errors.Is(err, store.ErrUnfit):
-		f.Cause = store.CauseBuilder
+		f.Cause = store.CauseRefused
 	}
 	if b.log != nil && b.log.file != nil {
 		f.Log, f.LogFile = b.log.last(), b.log.path
 	}
-	if b.ran && f.Cause == store.CauseBuilder && diskFull(b.opts.Builds) {
+	if b.ran && (f.Cause == store.CauseBuilder || f.Cause == store.CauseRefused) && diskFull(b.opts.Builds) {
 		f.Cause = store.CauseNoSpace
 		f.Message += "; the disk is full"
 	}

@@ -30,6 +30,9 @@ func TestFullDisk(t *testing.T) {
 	if f := w.Failed(w.Job("full", fill+` || exit 1`, nil)); f.Cause != store.CauseNoSpace || f.Status != 1 {
 		t.Errorf("failure: %s", f.Text())
 	}
+	if f := w.Failed(w.Job("no-output", fill+`; true`, nil)); f.Cause != store.CauseNoSpace {
+		t.Errorf("failure: %s", f.Text())
+	}
 	if f := w.Failed(w.Job("room", fill+`; rm x; exit 1`, nil)); f.Cause != store.CauseBuilder {
 		t.Errorf("failure: %s", f.Text())
 	}

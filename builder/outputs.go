@@ -33,7 +33,7 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	for _, o := range d.Outputs {
 		st, err := os.Lstat(b.scratchOf(o.Path))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fail(store.CauseBuilder, "the builder succeeded, but did not make its output %s", o.Path)
+			return nil, fail(store.CauseRefused, "the builder succeeded, but did not make its output %s", o.Path)
 		}
 		if err != nil {
 			return nil, err
@@ -54,7 +54,7 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 			return nil, err
 		}
 		if want := b.job.Kinds[o.Path]; want != store.KindUnknown && want != got.Kind {
-			return nil, fail(store.CauseBuilder, "output %s is %s, and was declared to be %s", o.Path, describeKind(got.Kind), describeKind(want))
+			return nil, fail(store.CauseRefused, "output %s is %s, and was declared to be %s", o.Path, describeKind(got.Kind), describeKind(want))
 		}
 		info := store.Info{
 			Path: o.Path, Kind: got.Kind, NarHash: got.Hash, NarSize: got.Size,
@@ -82,7 +82,7 @@ func checkFixed(o storeexpr.Output, file string, got nar.Summary) (ca string, er
 		return "", fail(store.CauseExpr, "fixed output %s: %v", o.Path, err)
 	}
 	if !recursive && got.Kind != store.KindRegular {
-		return "", fail(store.CauseHash, "fixed output %s is %s, and its hash is that of one file that cannot be executed", o.Path, describeKind(got.Kind))
+		return "", fail(store.CauseRefused, "fixed output %s is %s, and its hash is that of one file that cannot be executed", o.Path, describeKind(got.Kind))
 	}
 	have, err := contentHash(want.Algo, recursive, file, got)
 	if err != nil {

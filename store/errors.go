@@ -25,7 +25,7 @@ var (
 	ErrReferenced = errors.New("still referred to")
 
 	// ErrBuildFailed: the builder ended with a status other than 0, was killed
-	// by a signal, or did not leave what it promised.
+	// by a signal, or wrote too much.
 	ErrBuildFailed = errors.New("build failed")
 	// ErrTimeout: a build or a substitution ran out of its time limit.
 	ErrTimeout = errors.New("timed out")
@@ -33,8 +33,8 @@ var (
 	ErrHashMismatch = errors.New("hash mismatch")
 	// ErrNotDeterministic: two builds of one derivation differ.
 	ErrNotDeterministic = errors.New("not deterministic")
-	// ErrRefused: not built by rule: another platform, a missing feature, a
-	// forbidden reference.
+	// ErrRefused: not built by rule, or not taken: another platform, a missing
+	// feature, a forbidden reference, an output that is missing or unfit.
 	ErrRefused = errors.New("refused")
 	// ErrCycle: expressions or substitutes that need themselves.
 	ErrCycle = errors.New("cycle")

@@ -13,11 +13,11 @@ type Cause string
 
 // The causes.
 const (
-	CauseBuilder     Cause = "builder"     // exit status, signal, missing output, log limit: ErrBuildFailed
+	CauseBuilder     Cause = "builder"     // exit status, signal, log limit: ErrBuildFailed
 	CauseTimeout     Cause = "timeout"     // ErrTimeout
 	CauseHash        Cause = "hash"        // ErrHashMismatch
 	CauseDeterminism Cause = "determinism" // ErrNotDeterministic
-	CauseRefused     Cause = "refused"     // ErrRefused
+	CauseRefused     Cause = "refused"     // by rule, before the builder ran or after, as a missing output: ErrRefused
 	CauseCycle       Cause = "cycle"       // ErrCycle
 	CauseExpr        Cause = "expression"  // ErrBadExpr
 	CauseUnknown     Cause = "unknown"     // ErrUnknown: an input that nothing can make

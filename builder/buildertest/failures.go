@@ -59,7 +59,7 @@ func failureTests() tests {
 		},
 		"missing output": func(w *World) {
 			f := w.Failed(w.Job("missing", `echo > $NIX_STORE/other`, nil))
-			w.expect(f, store.CauseBuilder, "did not make its output "+string(w.Path("missing")))
+			w.expect(f, store.CauseRefused, "did not make its output "+string(w.Path("missing")))
 		},
 		"missing builder": func(w *World) {
 			job := w.Job("no-builder", ``, func(j *builder.Job) { j.Derivation.Builder = "/bin/sh" })

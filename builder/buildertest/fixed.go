@@ -51,7 +51,7 @@ func fixedTests() tests {
 		},
 		"fixed flat but no plain file": func(w *World) {
 			for _, script := range []string{`echo fixed > $out; chmod +x $out`, `mkdir $out`, `echo fixed > x; ln -s x $out`, `ln -s /etc/passwd $out`} {
-				w.expect(w.Failed(fixed(w, "no-file", "sha256", flat, script)), store.CauseHash, "one file")
+				w.expect(w.Failed(fixed(w, "no-file", "sha256", flat, script)), store.CauseRefused, "one file")
 			}
 		},
 		"fixed with references": func(w *World) {

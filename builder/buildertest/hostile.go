@@ -103,7 +103,7 @@ func hostileTests() tests {
 			if strings.HasPrefix(what, "only") {
 				part = "fifo"
 			}
-			w.expect(f, store.CauseBuilder, part)
+			w.expect(f, store.CauseRefused, part)
 		}
 	}
 	return group

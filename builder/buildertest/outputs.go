@@ -106,7 +106,7 @@ func outputTests() tests {
 					continue
 				}
 				job.Kinds[w.Path(object)] = other.kind
-				w.expect(w.Failed(job), store.CauseBuilder, "was declared to be")
+				w.expect(w.Failed(job), store.CauseRefused, "was declared to be")
 			}
 		}
 	}
