@@ -160,6 +160,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		}
 		verifier = own.care
 	}
+	own.floor = make([]byte, floorSize)
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),
@@ -190,6 +191,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	if err := c.ready(link, server, lock); err != nil {
 		meter.Say("storefs: " + err.Error())
 	}
+	own.prepared.Go(warmUp)
 	if unable == nil {
 		own.prepared.Go(own.builder.Prepare) // whoever touches a path first does not wait for that
 	}

@@ -209,7 +209,9 @@ func (o *owner) foresee() {
 		if o.options.role != "mount" { // of which one build is wanted at a time
 			o.vigil.begin()
 		}
-		o.floor = make([]byte, floorSize)
+		if o.floor == nil { // of a mount, it is there
+			o.floor = make([]byte, floorSize)
+		}
 		o.prepared.Go(o.builder.Prepare)
 		o.prepared.Go(o.admitLater)
 		// The first registration would say what is wrong with it.
