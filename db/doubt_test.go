@@ -46,13 +46,18 @@ func failMetaSync(d *DB) (failed *atomic.Bool) {
 func failAssure(t *testing.T, d *DB) (mend func()) {
 	t.Helper()
 	whole := d.disk
-	readOnly, err := os.Open(d.path)
+	other, err := os.Open(d.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { readOnly.Close() })
-	d.disk = readOnly
-	return func() { d.disk = whole }
+	t.Cleanup(func() { other.Close() })
+	d.disk = other
+	// The committer may be about to use it: it stays the same file for him.
+	return func() {
+		if err := unix.Dup3(int(whole.Fd()), int(other.Fd()), unix.O_CLOEXEC); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // begun is a database that has a log, and so many paths, the first one in the file.
