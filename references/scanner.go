@@ -27,14 +27,14 @@ const (
 // It looks at one piece of eight bytes every 25 bytes, and asks a bitmap of all
 // pieces of all digests whether that piece occurs in any of them. Unlike a
 // search for long runs of digest characters, this goes equally fast through
-// machine code, hexadecimal and base-32 text. Only where a piece is known, each
-// of the 25 windows that hold it is compared, through a second bitmap of the
-// digests' heads.
+// machine code, hexadecimal and base-32 text. Only where a piece is known, a table
+// says where in a digest it may be, mostly in one place, and the window that would
+// be that digest is compared: if all of its quarters are known pieces.
 type Scanner struct {
 	digests  map[[window]byte]bool // whether it was found
 	missing  int                   // digests not found yet
 	grams    bitmap
-	heads    bitmap
+	places   places             // nil until a piece is known
 	tail     [2*window - 2]byte // the last bytes written, to be joined with the next ones
 	tailUsed int                // at most window-1 between calls
 }
@@ -47,7 +47,6 @@ func New(digests []string) *Scanner {
 		// 16 bits a piece: one false alarm in 16 at worst, and the bitmap of
 		// 100 digests stays in the first-level cache, of 10,000 in the second.
 		grams: newBitmap(len(digests) * stride * 16),
-		heads: newBitmap(len(digests) * 64),
 	}
 	for _, d := range digests {
 		if len(d) != window {
@@ -57,7 +56,6 @@ func New(digests []string) *Scanner {
 		for i := range stride {
 			s.grams.set(piece([]byte(d[i:])))
 		}
-		s.heads.set(piece([]byte(d)))
 	}
 	s.missing = len(s.digests)
 	return s
@@ -95,23 +93,34 @@ func (s *Scanner) Found() []string {
 // scan looks at the windows that are wholly in p.
 func (s *Scanner) scan(p []byte) {
 	for i := 0; i+window <= len(p); i += stride {
-		if s.grams.has(piece(p[i+window-gram:])) {
-			s.compare(p[i:min(len(p), i+stride+window-1)])
+		at := i + window - gram
+		h := piece(p[at:])
+		if !s.grams.has(h) {
+			continue
+		}
+		if s.places == nil {
+			s.places = newPlaces(s.digests)
+		}
+		for set := *s.places.at(h); set != 0; set &= set - 1 {
+			begin := at - bits.TrailingZeros32(set)
+			if begin+window <= len(p) {
+				s.compare(p[begin : begin+window])
+			}
 		}
 	}
 }
 
-// compare looks at every window of p, which is at most stride of them.
+// compare looks at one window.
 func (s *Scanner) compare(p []byte) {
-	for ; len(p) >= window; p = p[1:] {
-		if !s.heads.has(piece(p)) {
-			continue
+	for i := 0; i < window; i += gram {
+		if !s.grams.has(piece(p[i:])) {
+			return
 		}
-		d := [window]byte(p)
-		if found, ok := s.digests[d]; ok && !found {
-			s.digests[d] = true
-			s.missing--
-		}
+	}
+	d := [window]byte(p)
+	if found, ok := s.digests[d]; ok && !found {
+		s.digests[d] = true
+		s.missing--
 	}
 }
 
@@ -119,6 +128,26 @@ func (s *Scanner) compare(p []byte) {
 // them.
 func piece(p []byte) uint64 {
 	return binary.LittleEndian.Uint64(p) * 0x9E3779B97F4A7C15
+}
+
+// places say where in a digest the pieces with a hash are: a bit for each place. Most
+// archives are short, and have no piece that is known: so they are made when one is.
+type places []uint32
+
+func newPlaces(digests map[[window]byte]bool) places {
+	t := make(places, 1<<bits.Len(uint(len(digests)*stride*2)))
+	for d := range digests {
+		for i := range stride {
+			*t.at(piece(d[i:])) |= 1 << i
+		}
+	}
+	return t
+}
+
+// at is the entry of a hash. It depends on other bits of that than a bitmap does.
+func (t places) at(h uint64) *uint32 {
+	h = bits.RotateLeft64(h, 32) * 0xD6E8FEB86659FD93
+	return &t[h>>32&uint64(len(t)-1)]
 }
 
 // bitmap is a set of hashes, told apart by their high bits.
