@@ -442,6 +442,8 @@ func TestHolderCannotBecome(t *testing.T) {
 	m.start()
 	m.noted(1, "lives")
 	pid := m.cmd.Process.Pid
+	// The server lives when it has sent that, and perhaps before it has come.
+	m.until("the mount is held", func() bool { return strings.Count(opened(pid), "held") == 2 })
 	before := opened(pid)
 	m.upgrade(m.install("new"))
 	m.says("storefs: the holder goes on as the program before: no such file or directory\n")
