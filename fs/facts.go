@@ -74,8 +74,16 @@ func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint3
 	for _, k := range keys {
 		list = append(append(append(list, attrPrefix...), k...), 0)
 	}
+	if len(dest) < len(list) {
+		return uint32(len(list) + listRoom), fuse.ERANGE
+	}
 	return fill(dest, list)
 }
+
+// listRoom is how much more room a list is said to need than it does: there may be one
+// name more before it is asked for, as of the first use, and overlayfs, which copies a
+// file up, asks only once.
+const listRoom = 64
 
 // fill answers with v, or says how much room it needs.
 func fill(dest, v []byte) (uint32, fuse.Status) {

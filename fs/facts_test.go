@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/fs"
 	"storefs/store"
 )
@@ -68,6 +70,14 @@ func TestFactsOfObjects(t *testing.T) {
 		line := "user.storefs.state=realised user.storefs.text=words of " + n
 		must(t, dir, attrs+`$S/$1`, line+"\n"+line, n)
 		must(t, dir, `cat $S/.storefs/info/$1`, "state: realised\ntext: words of "+n, n)
+		// There is room for a name that comes while somebody asks, as of the first use.
+		need, err := unix.Listxattr(filepath.Join(dir, n), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is, err := unix.Listxattr(filepath.Join(dir, n), make([]byte, need)); err != nil || is+len("user.storefs.last-use")+1 > need {
+			t.Errorf("%d bytes of names, room for %d: %v", is, need, err)
+		}
 	}
 	// Inner files, the root and the control directory have none; nobody has
 	// others.

@@ -187,7 +187,6 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		return err
 	}
 	own.setMounted(server)
-	server.Changed() // something may have, while it was not known here
 	if err := c.ready(link, server, lock); err != nil {
 		meter.Say("storefs: " + err.Error())
 	}
@@ -269,6 +268,9 @@ func (o *owner) setMounted(s *fs.Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mounted, o.at = s, string(o.state.Store())
+	if o.untold {
+		s.Changed()
+	}
 }
 
 // tellMount tells the mount of what became valid, before whoever waited for that hears
@@ -277,6 +279,7 @@ func (o *owner) tellMount(e event.Event) bool {
 	if e.Kind == event.Valid {
 		o.mu.Lock()
 		mounted := o.mounted
+		o.untold = mounted == nil
 		o.mu.Unlock()
 		if mounted != nil {
 			mounted.Changed()

@@ -69,6 +69,7 @@ type owner struct {
 	mu      sync.Mutex
 	mounted *fs.Server // nil unless mounted
 	at      string     // the mount point
+	untold  bool       // something became valid while nothing was mounted
 }
 
 // openOwner takes the state over and begins to serve its socket.
