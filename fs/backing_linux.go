@@ -95,14 +95,25 @@ func openRetry(dir int, path string, how *unix.OpenHow) (int, error) {
 	}
 }
 
-// reach opens n by its path. What has that path when n is gone is another object's.
+// reach opens n by its path. What has that path when n is gone is another object's,
+// if that is not the same. Then the kernel must be right about its size.
 func (b *backing) reach(n *node, flags uint64) (int, error) {
 	fd, err := openBeneath(b.real, n.path(), flags)
-	if err == nil && n.stale() {
-		unix.Close(fd)
-		return -1, unix.ENOENT
+	if err != nil {
+		return -1, err
 	}
-	return fd, err
+	if !n.object().gone.Load() {
+		return fd, nil
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size+1 != n.size.Load() || n.stale() {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // acquire returns an open descriptor of n, which must be real. The caller

@@ -189,7 +189,7 @@ func (s *Server) resume() error {
 	for _, name := range s.nodes.named() {
 		e, err := s.raw.store.Lookup(name)
 		if Errno(err) == unix.ENOENT || err == nil && !e.Valid {
-			s.nodes.unname(name)
+			s.nodes.unname(name, false)
 		}
 	}
 	// Those too that were gone before: the other server may have had no time to tell.

@@ -73,7 +73,7 @@ func TestResumeTellsWhatIsGone(t *testing.T) {
 	keep(t, table)
 	table.object("valid", unix.S_IFDIR)
 	want := []uint64{table.object("deleted", unix.S_IFDIR).id, table.object("gone", unix.S_IFDIR).id}
-	table.unname("gone")
+	table.unname("gone", false)
 	table.object("gone", unix.S_IFDIR) // it is there again
 	next, err := again(t, table)
 	if err != nil {

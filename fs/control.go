@@ -69,7 +69,8 @@ func (r *raw) restoreText(n *node) {
 	if err != nil {
 		r.log.Debug("an open control file is empty now", "name", n.name, "error", err)
 	}
-	n.text = string(text)
+	s := string(text)
+	n.text = &s
 }
 
 func (r *raw) controlEntry(out *fuse.EntryOut, n *node) {
@@ -85,7 +86,7 @@ func (r *raw) controlAttr(a *fuse.Attr, n *node) {
 		now := time.Now()
 		a.Mode = syscall.S_IFREG | 0o444
 		a.Nlink = 1
-		a.Size = uint64(len(n.text))
+		a.Size = uint64(len(n.content()))
 		a.Blocks = (a.Size + 511) / 512
 		a.SetTimes(&now, &now, &now)
 	}

@@ -300,7 +300,7 @@ func TestNodes(t *testing.T) {
 		t.Error("a valid object became a promise")
 	}
 	inner := table.child(p, "y", kindObject)
-	if table.unname("z") != p || !inner.stale() {
+	if table.unname("z", false) != p || !inner.stale() {
 		t.Error("a deleted object is not gone")
 	}
 	q, _ := table.promise("z", unix.S_IFDIR)
@@ -309,6 +309,40 @@ func TestNodes(t *testing.T) {
 	}
 	if table.settled(q) {
 		t.Error("a broken promise is kept")
+	}
+}
+
+// What has taken the place of a damaged object answers for it as long as it is there.
+func TestReplacedNodes(t *testing.T) {
+	table := newNodes()
+	old := table.object("x", unix.S_IFDIR)
+	inner := table.child(old, "y", kindObject)
+	if table.unname("x", true) != old || !old.gone.Load() || inner.stale() {
+		t.Error("one that was replaced by its like is stale, or not gone")
+	}
+	second := table.object("x", unix.S_IFDIR)
+	if second == old {
+		t.Error("it is found still")
+	}
+	table.unname("x", true)
+	if inner.stale() || second.stale() {
+		t.Error("replaced twice, one of them is stale")
+	}
+	// The kernel may forget the object before what is in it.
+	forgotten(table, old)
+	table.unname("x", false)
+	if !inner.stale() || !second.stale() {
+		t.Error("others have their place, and they are not stale")
+	}
+	third := table.object("x", unix.S_IFDIR)
+	table.unname("x", true)
+	for _, n := range []*node{third, inner, second} {
+		if !forgotten(table, n) {
+			t.Error("not forgotten")
+		}
+	}
+	if len(table.replaced) != 0 || table.size() != 1 {
+		t.Errorf("%d names, %d nodes left", len(table.replaced), table.size())
 	}
 }
 
@@ -340,7 +374,7 @@ func TestLatePromise(t *testing.T) {
 	if st := r.promise(nil, "x", unix.S_IFDIR|0o555, &out); !st.Ok() || out.NodeId == n.id || !n.stale() {
 		t.Errorf("it was deleted: %v, node %d, gone: %v", st, out.NodeId, n.stale())
 	}
-	if r.nodes.unname("x") == n {
+	if r.nodes.unname("x", false) == n {
 		t.Error("what is gone has its name")
 	}
 }

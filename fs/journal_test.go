@@ -98,7 +98,7 @@ func TestJournalKeepsNodes(t *testing.T) {
 			"control": func(rt *rapid.T) {
 				table.single(table.child(table.root, controlName, kindControlDir), controlStatus, kindControlFile, "")
 			},
-			"delete": func(rt *rapid.T) { table.unname(name.Draw(rt, "name")) },
+			"delete": func(rt *rapid.T) { table.unname(name.Draw(rt, "name"), rapid.Bool().Draw(rt, "same")) },
 			"settle": func(rt *rapid.T) { table.settled(pick(rt, func(n *node) bool { return n.pending.Load() })) },
 			"backing": func(rt *rapid.T) {
 				table.keepBacking(pick(rt, inner).id, rapid.Int32Range(0, 9).Draw(rt, "backing"))

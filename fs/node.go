@@ -45,31 +45,50 @@ type node struct {
 	// gone is true for a store object that was deleted or replaced: what is there
 	// by its name, if anything is, is not what the kernel knows this node as.
 	gone atomic.Bool
+	// same is true for one that is gone, in whose place is another with the same
+	// contents: who has some of it open goes on in that one.
+	same atomic.Bool
 	// verified is true for a file or link that was compared with what was
 	// registered, and need not be again.
 	verified atomic.Bool
+	// size is what the kernel was told, plus 1: it reads so far. 0 if a server before
+	// this one told it.
+	size atomic.Int64
 	// lookups is how often the kernel was told of the node, minus what it
 	// forgot. Guarded by nodes.mu.
 	lookups uint64
 	// children is how many nodes have this one as their parent: it is kept in
 	// the journal for their sake, too. Guarded by nodes.mu.
 	children int32
-	slot     uint32 // in the journal, 0 if it is not there; guarded by nodes.mu
-	dropped  bool   // neither the kernel nor a child needs it; guarded by nodes.mu
-	text     string // kindControlFile
+	slot     uint32  // in the journal, 0 if it is not there; guarded by nodes.mu
+	dropped  bool    // neither the kernel nor a child needs it; guarded by nodes.mu
+	text     *string // kindControlFile
+}
+
+// content is the text of a control file.
+func (n *node) content() string {
+	if n.text == nil {
+		return ""
+	}
+	return *n.text
 }
 
 // top reports whether n is a store object itself.
 func (n *node) top() bool { return n.parent != nil && n.parent.kind == kindRoot }
 
-// stale reports whether the store object that n is, or is in, is gone.
+// stale reports whether the store object that n is, or is in, is gone, and what has
+// its place, if anything, is not the same.
 func (n *node) stale() bool {
-	for ; n.parent != nil; n = n.parent {
-		if n.gone.Load() {
-			return true
-		}
+	top := n.object()
+	return top.gone.Load() && !top.same.Load()
+}
+
+// object is the node of the store object that n is, or is in: the root for others.
+func (n *node) object() *node {
+	for n.parent != nil && n.parent.kind != kindRoot {
+		n = n.parent
 	}
-	return false
+	return n
 }
 
 // path is n's path from the directory of objects down, as components.
@@ -101,6 +120,8 @@ type nodes struct {
 	last     uint64
 	byID     map[uint64]*node
 	children map[childKey]*node
+	// replaced are the nodes that are gone and the same, by their names.
+	replaced map[string][]*node
 	// most is the greatest length of byID since the maps were made.
 	most    int
 	journal *journal // nil if nothing is kept for a later server
@@ -119,6 +140,7 @@ func newNodes() *nodes {
 		last:     fuse.FUSE_ROOT_ID,
 		byID:     make(map[uint64]*node),
 		children: make(map[childKey]*node),
+		replaced: make(map[string][]*node),
 	}
 	// The kernel never looks the root up and never forgets it.
 	t.root.lookups = 1
@@ -196,7 +218,7 @@ func (t *nodes) single(parent *node, name string, kind nodeKind, text string) *n
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.add(parent, name, kind)
-	n.text = text
+	n.text = &text
 	t.count(n)
 	return n
 }
@@ -234,10 +256,21 @@ func (t *nodes) settled(n *node) bool {
 
 // unname makes the next lookup of the store object called name find a new
 // node. It returns the one that the kernel may know by now, which is gone, or nil.
-func (t *nodes) unname(name string) *node {
+// What that and those before were is the same as what has the name now, or not.
+func (t *nodes) unname(name string, same bool) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.children[childKey{t.root.id, name}]
+	switch {
+	case !same:
+		for _, n := range t.replaced[name] {
+			n.same.Store(false)
+		}
+		delete(t.replaced, name)
+	case n != nil:
+		n.same.Store(true)
+		t.replaced[name] = append(t.replaced[name], n)
+	}
 	t.free(n)
 	return n
 }
@@ -326,6 +359,13 @@ func (t *nodes) drop(n *node) {
 	for n != t.root && n.lookups == 0 && n.children == 0 && !n.dropped {
 		n.dropped = true
 		t.journal.remove(n)
+		if n.same.Load() {
+			if left := slices.DeleteFunc(t.replaced[n.name], func(m *node) bool { return m == n }); len(left) > 0 {
+				t.replaced[n.name] = left
+			} else {
+				delete(t.replaced, n.name)
+			}
+		}
 		n = n.parent
 		n.children--
 	}

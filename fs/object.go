@@ -53,6 +53,7 @@ func (r *raw) attr(a *fuse.Attr, n *node, st *unix.Stat_t) {
 	if n.top() {
 		a.Ino = topIno(n.name)
 	}
+	n.size.Store(st.Size + 1)
 }
 
 // listInner lists the real directory n: "." at offset 1, ".." at 2, and the

@@ -214,3 +214,80 @@ func TestObjectIsMadeAgain(t *testing.T) {
 		}
 	})
 }
+
+// While a damaged object is replaced by what it should be, those who are at work in it
+// see nothing of that: they go on in the new one. A file whose size was wrong is an error
+// where the old one is not open, and nothing is cut off.
+func TestObjectIsReplaced(t *testing.T) {
+	eachData(t, func(t *testing.T, data fs.Data) {
+		s := newFakeStore(t)
+		dir, server := mount(t, s, func(o *fs.Options) { o.Data = data })
+		const size = 4 << 20
+		like := func(cut string) func(string) error {
+			return func(p string) error {
+				return errors.Join(tree(p), regular(strings.Repeat("a", size))(p+"/share/large"), regular(cut)(p+"/share/cut"), regular("other\n")(p+"/share/other"))
+			}
+		}
+		n := name(1, "x")
+		if err := s.put(n, like("")); err != nil {
+			t.Fatal(err)
+		}
+		replace := func(name string, make func(string) error) {
+			t.Helper()
+			if err := os.Rename(filepath.Join(s.real, name), filepath.Join(t.TempDir(), "old")); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.put(name, make); err != nil {
+				t.Fatal(err)
+			}
+			server.Replaced(name)
+			<-server.Told()
+		}
+		replace(n, like("some\n")) // as if its file had lost its bytes
+		replace(n, like("so\n"))
+		must(t, dir, `stat -c %s $S/$1/share/cut`, "3", n)
+
+		left := filepath.Join(t.TempDir(), "left")
+		out := filepath.Join(t.TempDir(), "out")
+		_, wait := spawn(t, dir, `bash -c '
+			exec 3<$S/$1/share/doc 4<$S/$1/share/large 5<$S/$1/share/cut 6<$S/$1/share; cd $S/$1/share
+			head -c 4096 <&4 >/dev/null
+			touch $2.open; until [ -e $2 ]; do sleep 0.01; done
+			{ head -c 2 <&5; echo; cat <&3; cat <&4 | wc -c; ls | xargs; ls /proc/self/fd/6 | xargs; cat other; } >$3 2>&1
+			touch $2.again; until [ ! -e $2 ]; do sleep 0.01; done
+			stat nothing >$3 2>&1; true' bash "$@"`, n, left, out)
+		until(t, "open", func() bool { _, err := os.Stat(left + ".open"); return err == nil })
+		replace(n, like("longer\n"))
+		must(t, dir, `cat $S/$1/share/cut`, "longer", n)
+		if err := os.WriteFile(left, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "read", func() bool { _, err := os.Stat(left + ".again"); return err == nil })
+		got, err := os.ReadFile(out)
+		want := fmt.Sprint("\ndoc\n", size-4096, "\ncut doc large other\ncut doc large other\nother\n")
+		rest, ok := strings.CutSuffix(string(got), want)
+		if err != nil || !ok {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+		if data == fs.DataNoOpen {
+			ok = strings.Contains(rest, "Stale file handle")
+		} else {
+			ok = rest == "so"
+		}
+		if !ok {
+			t.Errorf("of the file whose size was wrong: %q", rest)
+		}
+		// One that is not its like has its place.
+		again(t, s, server, n, func(p string) error { return errors.Join(tree(p), regular("others\n")(p+"/share/other")) })
+		if err := os.Remove(left); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(); err != nil {
+			t.Error(err)
+		}
+		if end, err := os.ReadFile(out); err != nil || !strings.Contains(string(end), "Stale file handle") {
+			t.Errorf("it goes on in another one: %q, %v", end, err)
+		}
+		must(t, dir, `cat $S/$1/share/other`, "others", n)
+	})
+}

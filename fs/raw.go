@@ -132,6 +132,9 @@ func (r *raw) getAttr(q *request, out *fuse.AttrOut) fuse.Status {
 			return st
 		}
 		st, err := r.backing.stat(n)
+		if err == nil && n.gone.Load() {
+			err = unix.ENOENT // what has its place is another node
+		}
 		if err != nil {
 			if st, ok := r.data.stat(n); ok {
 				r.attr(&out.Attr, n, &st)
@@ -211,7 +214,7 @@ func (r *raw) readable(q *request) (*node, fuse.Status) {
 // read reads from the readable file n to buf and returns how much there was.
 func (r *raw) read(n *node, offset uint64, buf []byte) (int, fuse.Status) {
 	if n.kind == kindControlFile {
-		return copy(buf, n.text[min(offset, uint64(len(n.text))):]), fuse.OK
+		return copy(buf, n.content()[min(offset, uint64(len(n.content()))):]), fuse.OK
 	}
 	return r.data.read(n, offset, buf)
 }
@@ -223,7 +226,7 @@ func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	}
 	if n.kind == kindControlFile {
 		// ENOSYS would end SEEK_HOLE for the whole mount.
-		size := uint64(len(n.text))
+		size := uint64(len(n.content()))
 		switch {
 		case in.Offset >= size:
 			return fuse.Status(syscall.ENXIO)

@@ -214,9 +214,26 @@ func (s *Server) Changed() {
 func (s *Server) Deleted(names []string) {
 	var gone []*node
 	for _, name := range names {
-		if n := s.nodes.unname(name); n != nil {
+		if n := s.nodes.unname(name, false); n != nil {
 			gone = append(gone, n)
 		}
+	}
+	s.raw.changed.advance()
+	s.notes.add(gone)
+}
+
+// Replaced says that the store object of this name (DIGEST-NAME) was damaged, and
+// another one with the contents that it should have has its place. Whoever looks the
+// name up finds that one, and who has files of the old one open goes on in the new, unless
+// they have another size. Before, it is Deleted for the kernel. It never blocks.
+func (s *Server) Replaced(name string) {
+	n := s.nodes.unname(name, true)
+	if n == nil {
+		return
+	}
+	gone := []*node{n}
+	for _, id := range s.nodes.below(gone) {
+		s.raw.backing.forget(id)
 	}
 	s.raw.changed.advance()
 	s.notes.add(gone)

@@ -25,6 +25,9 @@ func (r *raw) verify(q *request, n *node) fuse.Status {
 		return fuse.Status(syscall.ESTALE) // it is another object that would be compared
 	}
 	st := r.compare(q, n.path())
+	if st.Ok() && n.stale() {
+		return fuse.Status(syscall.ESTALE) // it was replaced, and that was compared
+	}
 	switch st {
 	case fuse.OK:
 		n.verified.Store(true)

@@ -52,6 +52,7 @@ type Checker struct {
 	closed   bool
 	running  map[question]*check
 	bad      map[question]verdict
+	held     map[store.Path]chan struct{}
 	young    map[objectKey]*Files // records that were used lately
 	old      map[objectKey]*Files
 	youngLen int // bytes of young
@@ -76,7 +77,7 @@ type verdict struct {
 
 // New makes a checker, to be closed.
 func New(o Options) *Checker {
-	c := &Checker{o: o, running: make(map[question]*check), bad: make(map[question]verdict)}
+	c := &Checker{o: o, running: make(map[question]*check), bad: make(map[question]verdict), held: make(map[store.Path]chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -102,6 +103,59 @@ func (c *Checker) Verify(ctx context.Context, name, path string) error {
 	if err != nil {
 		return err
 	}
+	for {
+		if err := c.await(ctx, p); err != nil {
+			return err
+		}
+		// What was compared while the object was replaced may be of either.
+		if err := c.verify(ctx, p, path); err != nil || !c.isHeld(p) {
+			return err
+		}
+	}
+}
+
+// Hold lets nobody have an answer about p until release is called: it is replaced,
+// and until those who have looked it up know that, what they read of the new one
+// would be taken for the old one's. One caller at a time may hold an object.
+func (c *Checker) Hold(p store.Path) (release func()) {
+	free := make(chan struct{})
+	c.mu.Lock()
+	c.held[p] = free
+	c.mu.Unlock()
+	return func() {
+		c.mu.Lock()
+		delete(c.held, p)
+		c.mu.Unlock()
+		close(free)
+	}
+}
+
+func (c *Checker) isHeld(p store.Path) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held[p] != nil
+}
+
+// await waits until nobody holds p.
+func (c *Checker) await(ctx context.Context, p store.Path) error {
+	for {
+		c.mu.Lock()
+		free := c.held[p]
+		c.mu.Unlock()
+		if free == nil {
+			return nil
+		}
+		select {
+		case <-free:
+		case <-ctx.Done():
+			return fmt.Errorf("verify %s: %w", p, context.Cause(ctx))
+		case <-c.ctx.Done():
+			return fmt.Errorf("verify %s: %w", p, context.Canceled)
+		}
+	}
+}
+
+func (c *Checker) verify(ctx context.Context, p store.Path, path string) error {
 	info, err := c.o.Records.Info(p)
 	if err != nil {
 		return err
@@ -217,8 +271,10 @@ func (c *Checker) run(q question, r *check, p store.Path, path string, f func(co
 	err := f(c.ctx)
 	found := err != nil && c.ctx.Err() == nil && !transient(err)
 	if found {
-		// Whoever deletes an object makes it invalid first.
-		if info, e := c.o.Records.Info(p); e != nil || keyOf(info) != q.key {
+		// Whoever deletes an object makes it invalid first, and who replaces it holds it.
+		if e := c.await(c.ctx, p); e != nil {
+			found = false
+		} else if info, e := c.o.Records.Info(p); e != nil || keyOf(info) != q.key {
 			found, err = false, fmt.Errorf("%w: %w", store.ErrNotValid, err)
 		}
 	}

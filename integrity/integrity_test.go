@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,7 @@ type world struct {
 	infos map[store.Path]store.Info
 	files map[store.Path][]byte
 	asked int // for records
+	asks  func()
 }
 
 func newWorld(t testing.TB) *world {
@@ -60,6 +62,9 @@ func (w *world) Files(i store.Info) (*Files, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++
+	if w.asks != nil {
+		w.asks()
+	}
 	f, err := DecodeFiles(bytes.Clone(w.files[i.Path]), i.NarHash)
 	if err != nil {
 		return nil, nil
@@ -279,6 +284,66 @@ func TestCheckerRecords(t *testing.T) {
 		if w.files[p] != nil {
 			t.Error("damage was recorded")
 		}
+	}
+}
+
+// Nobody is told anything of what is being replaced, also if the comparison began
+// before that, of the old one or the new.
+func TestCheckerHold(t *testing.T) {
+	for _, damaged := range []bool{false, true} {
+		t.Run(fmt.Sprint("damaged=", damaged), func(t *testing.T) {
+			w := newWorld(t)
+			c := w.checker(w.memory())
+			p := w.add("large", true)
+			if damaged {
+				w.change(p, "a/b/7", write("other"))
+			}
+			var release func()
+			held := make(chan struct{})
+			w.asks = func() {
+				w.asks = nil
+				release = c.Hold(p)
+				close(held)
+			}
+			answers := make(chan error, 2)
+			ask := func() { answers <- c.Verify(t.Context(), p.Base(), "a/b/7") }
+			go ask()
+			<-held
+			go ask()
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if err := c.Verify(ctx, p.Base(), "a/b/7"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v; want to wait", err)
+			}
+			select {
+			case err := <-answers:
+				t.Errorf("answered meanwhile: %v", err)
+			default:
+			}
+
+			w.change(p, "a/b/7", write("new"))
+			w.change(p, "a/b/7", func(f string) error { return os.Chmod(f, 0o444) })
+			at := filepath.Join(w.real, p.Base())
+			var r Recorder
+			sum, err := nar.Ingest(t.Context(), at, nar.IngestOptions{UID: -1, GID: -1, File: r.File})
+			must(t, err)
+			info := store.Info{Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, Registered: 2}
+			must(t, w.SetFiles(info, r.Files(sum)))
+			w.mu.Lock()
+			w.infos[p] = info
+			w.mu.Unlock()
+			release()
+			for range 2 {
+				// Who had begun with the old one may be told that it is no more.
+				if err := <-answers; err != nil && !(damaged && errors.Is(err, store.ErrNotValid)) {
+					t.Error(err)
+				}
+			}
+			must(t, c.Verify(t.Context(), p.Base(), "a/b/7"))
+			if len(w.found) != 0 {
+				t.Errorf("found %+v", w.found)
+			}
+		})
 	}
 }
 

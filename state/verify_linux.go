@@ -22,6 +22,10 @@ type VerifyOptions struct {
 	// Repair, if set, makes a damaged object anew, in scratch. What it returns
 	// takes the object's place; release, if not nil, is called afterwards.
 	Repair func(ctx context.Context, damaged store.Info) (o Output, release func(), err error)
+	// Replacing, if set, is called before the new one takes the place of the old,
+	// and what it returns is called afterwards, with whether it did. Nobody can
+	// delete or make the object meanwhile.
+	Replacing func(ctx context.Context, old, made store.Info) (done func(replaced bool))
 	// Progress, if set, hears how many of how many paths were looked at.
 	Progress func(done, total int)
 }
@@ -278,7 +282,13 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 		return err
 	}
 	defer unlock()
-	if err := s.replace(ctx, info, o); err != nil {
+	done := func(bool) {}
+	if v.options.Replacing != nil {
+		done = v.options.Replacing(ctx, info, o.Info)
+	}
+	err = s.replace(ctx, info, o)
+	done(err == nil)
+	if err != nil {
 		return diskError(err)
 	}
 	s.publish(event.Event{Kind: event.Deleted, Paths: []store.Path{info.Path}})

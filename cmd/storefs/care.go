@@ -106,7 +106,9 @@ func (c *care) repair(p store.Path) error {
 	if err != nil {
 		return err
 	}
-	problem, err := s.VerifyPath(c.ctx, p, state.VerifyOptions{Contents: true, Repair: c.library.repair})
+	problem, err := s.VerifyPath(c.ctx, p, state.VerifyOptions{
+		Contents: true, Repair: c.library.repair, Replacing: c.library.replacing,
+	})
 	switch {
 	case err != nil:
 		return err
@@ -117,13 +119,25 @@ func (c *care) repair(p store.Path) error {
 		}
 		c.say(fmt.Sprintf("storefs: not damaged after all: %s", p))
 	case problem.Repaired:
-		c.library.forget(c.ctx, []store.Path{p})
 		c.say(fmt.Sprintf("storefs: repaired: %s", p))
 	default:
 		return errors.New(problem.Message)
 	}
 	c.Forget(info)
 	return nil
+}
+
+// replacing lets nobody have an answer about what is replaced until the kernel has
+// heard of it: whoever gets the new content of one file must not get the old of another
+// then.
+func (l *library) replacing(ctx context.Context, old, made store.Info) (done func(replaced bool)) {
+	release := l.hold(old.Path)
+	return func(replaced bool) {
+		defer release()
+		if replaced {
+			l.replaced(ctx, old.Path, made.NarHash.Equal(old.NarHash))
+		}
+	}
 }
 
 // repair makes what is damaged again, in scratch: as a substitute yields it, or

@@ -21,9 +21,12 @@ import (
 type library struct {
 	state      *state.State
 	normaliser *normaliser.Normaliser
-	// forget tells the builder, and the mount, if there is one, of what was deleted or
-	// replaced.
-	forget func(ctx context.Context, deleted []store.Path)
+	// forget tells the builder, and the mount, if there is one, of what was deleted,
+	// replaced of what was made anew, with the same contents or with others.
+	forget   func(ctx context.Context, deleted []store.Path)
+	replaced func(ctx context.Context, p store.Path, same bool)
+	// hold keeps what is replaced from being compared until release is called.
+	hold func(p store.Path) (release func())
 }
 
 var (
@@ -256,12 +259,9 @@ func (l *library) Delete(ctx context.Context, paths []store.Path) ([]store.Path,
 func (l *library) Verify(ctx context.Context, o daemon.VerifyOptions, report func(daemon.Damage)) (daemon.Verified, error) {
 	so := state.VerifyOptions{Contents: o.Contents}
 	if o.Repair {
-		so.Repair = l.repair
+		so.Repair, so.Replacing = l.repair, l.replacing
 	}
 	sum, err := l.state.Verify(ctx, so, func(p state.Problem) {
-		if p.Repaired {
-			l.forget(ctx, []store.Path{p.Path})
-		}
 		report(daemon.Damage{Path: p.Path, Problem: p.Message, Repaired: p.Repaired})
 	})
 	return daemon.Verified(sum), err

@@ -155,10 +155,14 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	known := facts{own.state, own.normaliser}
 	var verifier fs.Verifier
 	if c.Verify == "open" {
-		if own.care, err = newCare(own.library, meter.Say); err != nil {
+		care, err := newCare(own.library, meter.Say)
+		if err != nil {
 			return err
 		}
-		verifier = own.care
+		own.mu.Lock()
+		own.care = care
+		own.mu.Unlock()
+		verifier = care
 	}
 	own.floor = make([]byte, floorSize)
 	server, err := fs.Mount(fs.Options{

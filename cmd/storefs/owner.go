@@ -63,10 +63,10 @@ type owner struct {
 	prepared   sync.WaitGroup // what was begun ahead of builds
 	watching   chan struct{}  // closed when nobody watches the machine any more
 	unwatch    func()
-	care       *care             // nil unless what is read is to be verified
 	learner    *prefetch.Learner // nil unless something is to be prefetched
 
 	mu      sync.Mutex
+	care    *care      // nil unless what is read is to be verified
 	mounted *fs.Server // nil unless mounted
 	at      string     // the mount point
 	untold  bool       // something became valid while nothing was mounted
@@ -124,7 +124,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 
 		BackgroundJobs: o.backgroundJobs,
 	})
-	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget}
+	own.library = &library{state: own.state, normaliser: own.normaliser, forget: own.forget, replaced: own.replaced, hold: own.hold}
 	own.denials = newDenials(own.state.Store(), o.say)
 	upgrade := own.upgrade
 	if o.upgrade == nil {
@@ -224,10 +224,29 @@ func (o *owner) foresee() {
 // who wait in a LOOKUP (mount --wait=lookup) keep it from that.
 const forgetTime = time.Second
 
-// forget tells the builder and the mount of paths that were deleted or replaced, and
+// forget tells the builder and the mount of paths that were deleted, and
 // waits until the kernel has heard of it: whoever deletes a path and touches it then
 // must not get the old one.
 func (o *owner) forget(ctx context.Context, deleted []store.Path) {
+	names := make([]string, len(deleted))
+	for i, p := range deleted {
+		names[i] = p.Base()
+	}
+	o.tell(ctx, func(mounted *fs.Server) { mounted.Deleted(names) })
+}
+
+// replaced is forget for a path that was made anew, with the same contents or with others.
+func (o *owner) replaced(ctx context.Context, p store.Path, same bool) {
+	o.tell(ctx, func(mounted *fs.Server) {
+		if same {
+			mounted.Replaced(p.Base())
+		} else {
+			mounted.Deleted([]string{p.Base()})
+		}
+	})
+}
+
+func (o *owner) tell(ctx context.Context, news func(*fs.Server)) {
 	o.builder.Forget()
 	o.mu.Lock()
 	mounted := o.mounted
@@ -235,16 +254,23 @@ func (o *owner) forget(ctx context.Context, deleted []store.Path) {
 	if mounted == nil {
 		return
 	}
-	names := make([]string, len(deleted))
-	for i, p := range deleted {
-		names[i] = p.Base()
-	}
-	mounted.Deleted(names)
+	news(mounted)
 	select {
 	case <-mounted.Told():
 	case <-time.After(forgetTime):
 	case <-ctx.Done():
 	}
+}
+
+// hold keeps what is replaced from being compared until release is called.
+func (o *owner) hold(p store.Path) (release func()) {
+	o.mu.Lock()
+	care := o.care
+	o.mu.Unlock()
+	if care == nil {
+		return func() {}
+	}
+	return care.Hold(p)
 }
 
 // watchMachine lets the normaliser start less while the machine is short of
