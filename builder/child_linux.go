@@ -78,6 +78,7 @@ func noInterpreter(err error) error {
 // needs capabilities, then dropping them, then what a change of credentials
 // would undo.
 func (s *spec) setUp() error {
+	beBatch()
 	syscall.Umask(0)
 	if err := s.setUpHost(); err != nil {
 		return err

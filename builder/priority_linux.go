@@ -11,6 +11,54 @@ import (
 // lowest is the lowest priority of ordinary processes.
 const lowest = 19
 
+// batchPolicy is the policy by which builds, and what serves them, are scheduled:
+// SCHED_BATCH, unless whoever has started this process chose one. A thread that wakes
+// up by SCHED_BATCH has the usual share of the processors, but does not take one from
+// another that is at work: so builds disturb nobody, and those that take a millisecond
+// are not torn by what begins and ends others. See sched(7).
+func batchPolicy() uint32 {
+	a, err := unix.SchedGetAttr(0, 0)
+	if err != nil || a.Policy == unix.SCHED_NORMAL {
+		return unix.SCHED_BATCH
+	}
+	return a.Policy
+}
+
+// beBatch schedules this thread, and all that it starts, as builds are. Where that
+// cannot be changed, it stays as it is.
+func beBatch() {
+	if a, err := unix.SchedGetAttr(0, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
+		a.Policy = unix.SCHED_BATCH
+		_ = unix.SchedSetAttr(0, a, 0)
+	}
+}
+
+// Batch schedules all threads of this process as builds are: it is for one that does
+// nothing but build. Who answers others should not.
+func Batch() {
+	// Whoever has the old policy meanwhile may make another thread that has it.
+	for known, rounds := 0, 0; rounds < 10; rounds++ {
+		dir, err := os.Open("/proc/self/task")
+		if err != nil {
+			return
+		}
+		threads, _ := dir.Readdirnames(-1)
+		dir.Close()
+		if len(threads) == known {
+			return
+		}
+		known = len(threads)
+		for _, t := range threads {
+			if tid, err := strconv.Atoi(t); err == nil {
+				if a, err := unix.SchedGetAttr(tid, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
+					a.Policy = unix.SCHED_BATCH
+					_ = unix.SchedSetAttr(tid, a, 0)
+				}
+			}
+		}
+	}
+}
+
 // stepBack gives everything that runs in the sandbox the processors that nobody
 // else wants, or the usual share again. What cannot be changed stays as it is.
 //
@@ -28,7 +76,7 @@ func (c *child) stepBack(back bool) {
 	if c.pid == 0 {
 		return
 	}
-	nice, policy := 0, uint32(unix.SCHED_NORMAL)
+	nice, policy := 0, batchPolicy()
 	if back {
 		nice, policy = lowest, unix.SCHED_IDLE
 	}

@@ -1,10 +1,16 @@
 package builder_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 	"storefs/builder/buildertest"
@@ -12,7 +18,7 @@ import (
 
 // What nobody waits for has the lowest priority, until somebody does.
 func TestPriority(t *testing.T) {
-	// Field 41 of stat is the policy: 0 is the usual one, 5 SCHED_IDLE. What is
+	// Field 41 of stat is the policy: 3 is SCHED_BATCH, the one of builds, 5 SCHED_IDLE. What is
 	// below another shell, which was there before, counts.
 	const script = `
 nested() {
@@ -27,7 +33,7 @@ for i in $(seq 500); do
 	echo >ask; read below <tell
 	group=$(cat /proc/self/autogroup 2>/dev/null || echo none nice 0)
 	echo process $policy below $below session ${group##* }
-	test "$policy $below ${group##* }" = "0 0 0" && break
+	test "$policy $below ${group##* }" = "3 3 0" && break
 	sleep 0.02
 done
 kill $!
@@ -53,7 +59,7 @@ echo > $out`
 		mu.Lock()
 		first, last := lines[0], lines[len(lines)-1]
 		mu.Unlock()
-		if last != "process 0 below 0 session 0" {
+		if last != "process 3 below 3 session 0" {
 			t.Errorf("background %v: in the end: %q", background, last)
 		}
 		switch {
@@ -71,4 +77,75 @@ echo > $out`
 func sessions() bool {
 	_, err := os.Stat("/proc/self/autogroup")
 	return err == nil
+}
+
+// policies are those of all threads of this process.
+func policies(t *testing.T) map[uint32]int {
+	t.Helper()
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[uint32]int{}
+	for _, thread := range threads {
+		tid, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := unix.SchedGetAttr(tid, 0); err == nil {
+			found[a.Policy]++
+		}
+	}
+	return found
+}
+
+// A process that does nothing but build is scheduled as what it builds is, in all of its
+// threads, unless whoever has started it chose something else.
+func TestBatch(t *testing.T) {
+	const env = "STOREFS_TEST_BATCH"
+	if os.Getenv(env) == "" {
+		for _, policy := range []uint32{unix.SCHED_NORMAL, unix.SCHED_IDLE} {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestBatch$")
+			cmd.Env = append(os.Environ(), fmt.Sprint(env, "=", policy))
+			runtime.LockOSThread() // and never again another's
+			a, err := unix.SchedGetAttr(0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Policy = policy
+			if err := unix.SchedSetAttr(0, a, 0); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("policy %d: %v: %s", policy, err, out)
+			}
+		}
+		return
+	}
+	want := uint32(unix.SCHED_BATCH)
+	if os.Getenv(env) != fmt.Sprint(unix.SCHED_NORMAL) {
+		want = unix.SCHED_IDLE
+	}
+	var there, done sync.WaitGroup
+	leave := make(chan struct{})
+	threads := func() {
+		for range 8 {
+			there.Add(1)
+			done.Go(func() {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				there.Done()
+				<-leave
+			})
+		}
+		there.Wait()
+	}
+	threads()
+	builder.Batch()
+	threads()
+	if found := policies(t); len(found) != 1 || found[want] < 16 {
+		t.Errorf("threads by their policies: %v, want all %d", found, want)
+	}
+	close(leave)
+	done.Wait()
 }

@@ -122,6 +122,7 @@ func serveOwner(conn ownerConn) error {
 	if err := setSlack(config.Slack); err != nil {
 		return err
 	}
+	beBatch()
 	maker, err := newSandboxMaker(&config)
 	if err != nil {
 		return err

@@ -209,6 +209,7 @@ func (o *owner) foresee() {
 	o.foreseen.Do(func() {
 		if o.options.role != "mount" { // of which one build is wanted at a time
 			o.vigil.begin()
+			builder.Batch()
 		}
 		if o.floor == nil { // of a mount, it is there
 			o.floor = make([]byte, floorSize)
