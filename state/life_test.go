@@ -376,3 +376,43 @@ func TestOwnerThatChangesNothing(t *testing.T) {
 		t.Errorf("something was changed, and the mark is %q, %v", mark, err)
 	}
 }
+
+// What was settled is as Close leaves it, and whoever changes something nevertheless says
+// so first.
+func TestSettle(t *testing.T) {
+	dir := openDir(t)
+	if err := Init(dir, testStore); err != nil {
+		t.Fatal(err)
+	}
+	s := openState(t, dir)
+	for _, name := range []string{"x", "y"} {
+		if _, err := registerNew(s, name); err != nil {
+			t.Fatal(err)
+		}
+		if mark, err := s.db.Mark(); err != nil || mark != "" {
+			t.Errorf("something was changed, and the mark is %q, %v", mark, err)
+		}
+		for range 2 {
+			if err := s.Settle(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now, err := s.realTime()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mark, err := s.db.Mark(); err != nil || mark != now {
+			t.Errorf("settled, the mark is %q, %v; want %q", mark, err, now)
+		}
+		log, err := os.ReadFile(s.path("db.bolt.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Settle(); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := os.ReadFile(s.path("db.bolt.log")); err != nil || !bytes.Equal(again, log) {
+			t.Errorf("what is settled was written again: %v", err)
+		}
+	}
+}

@@ -136,15 +136,23 @@ func (s *State) takeOver(command string) error {
 	return nil
 }
 
+// Settle does what of Close takes longest, beside what else an owner does at its end:
+// the state is used no more.
+func (s *State) Settle() error {
+	if err := s.Swept(); err != nil {
+		return err
+	}
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	return s.markClean()
+}
+
 // Close leaves the state in order and lets another owner in. It waits for
 // registrations that have begun, and for Swept.
 func (s *State) Close() error {
-	err := s.Swept()
+	err := s.Settle()
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	if err == nil {
-		err = s.markClean()
-	}
 	// The name of the owner goes first: while the database is locked nobody
 	// else can have written it.
 	if e := os.Remove(s.path("owner")); e != nil && !errors.Is(e, os.ErrNotExist) {

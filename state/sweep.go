@@ -173,7 +173,12 @@ func (s *State) markClean() error {
 	if err != nil || s.mark == now {
 		return err
 	}
-	return s.db.SetMark(context.Background(), now)
+	if err := s.db.SetMark(context.Background(), now); err != nil {
+		return err
+	}
+	s.mark = now
+	s.unclean.Store(false)
+	return nil
 }
 
 // realTime tells states of real/ apart: its time changes with every name that

@@ -354,7 +354,11 @@ func (o *owner) stop(hard context.Context) error {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
 	o.prepared.Wait()
+	// Nobody uses the state any more. What is in the way of that is found by Close, too.
+	var settled sync.WaitGroup
+	settled.Go(func() { _ = o.state.Settle() })
 	o.builder.Close()
+	settled.Wait()
 	return err
 }
 
