@@ -45,6 +45,8 @@ type network struct {
 	// late says that something may be sent in it after the end of the build that
 	// asked for it: nobody else gets it.
 	late bool
+	// ipc goes with it; nil: builds have their own.
+	ipc *ipc
 }
 
 // newNetworks starts the thread that makes namespaces, in one of its own: it
@@ -63,10 +65,11 @@ func newNetworks(spare bool, home int) (*networks, error) {
 	go func() {
 		runtime.LockOSThread()
 		failed := goHome(home)
+		withIPC := failed == nil && spare && tellsIPC()
 		for range n.wanted {
 			network, err := (*network)(nil), failed
 			if err == nil {
-				network, err = makeNetwork(spare)
+				network, err = makeNetwork(spare, withIPC)
 			}
 			n.made <- made{network, err}
 			n.ring()
@@ -197,12 +200,16 @@ func countersOf() []string {
 	return []string{"dev", "snmp", "snmp6", "sockstat", "sockstat6", "ip6_flowlabel"}
 }
 
-// makeNetwork moves this thread to a new network namespace. Without counters,
-// untouched cannot say anything of it.
-func makeNetwork(counters bool) (n *network, err error) {
+// makeNetwork moves this thread to a new network namespace and, withIPC, to a new IPC
+// namespace. Without counters, untouched cannot say anything of it.
+func makeNetwork(counters, withIPC bool) (n *network, err error) {
+	flags := unix.CLONE_NEWNET
+	if withIPC {
+		flags |= unix.CLONE_NEWIPC
+	}
 	// The runtime must know that this waits: it stops the spawner's thread, too, to
 	// collect garbage, until all others have stopped.
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	if err := unix.Unshare(flags); err != nil {
 		return nil, fmt.Errorf("make a network: %w", namespaceErrno(unix.SYS_UNSHARE, errnoOf(err)))
 	}
 	if err := raiseLoopback(); err != nil {
@@ -238,7 +245,10 @@ func makeNetwork(counters bool) (n *network, err error) {
 		}
 		n.baseline = append(n.baseline, text)
 	}
-	return n, nil
+	if withIPC {
+		n.ipc, err = makeIPC()
+	}
+	return n, err
 }
 
 // readCounter reads a file of /proc from its beginning.
@@ -309,10 +319,13 @@ func (n *network) untouched(buf []byte) bool {
 			return false
 		}
 	}
-	return true
+	return n.ipc == nil || n.ipc.untouched()
 }
 
 func (n *network) close() {
+	if n.ipc != nil {
+		n.ipc.close()
+	}
 	for _, fd := range append(n.counters, n.ns) {
 		unix.Close(fd)
 	}

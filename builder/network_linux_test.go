@@ -137,7 +137,7 @@ func TestMulticastIsNotLate(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unix.Close(home)
-			n, err := makeNetwork(true)
+			n, err := makeNetwork(true, false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -107,7 +107,11 @@ func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 	}
 	s.control = pair[0]
 	m.compile(s, pair[1])
-	s.pid, err = s.program.start(unix.CLONE_NEWPID | unix.CLONE_NEWIPC)
+	flags := uint64(unix.CLONE_NEWPID)
+	if s.network.ipc == nil {
+		flags |= unix.CLONE_NEWIPC
+	}
+	s.pid, err = s.program.start(flags)
 	unix.Close(pair[1])
 	if err != nil {
 		return s, fmt.Errorf("start a process: %w", err)
@@ -207,6 +211,9 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 		}
 	}
 	p.call("enter the network", unix.SYS_SETNS, uintptr(s.network.ns), unix.CLONE_NEWNET)
+	if s.network.ipc != nil {
+		p.call("enter an IPC namespace", unix.SYS_SETNS, uintptr(s.network.ipc.ns), unix.CLONE_NEWIPC)
+	}
 	for _, f := range own {
 		fstype := p.text(f.fstype)
 		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))

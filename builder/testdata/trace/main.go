@@ -120,6 +120,25 @@ func main() {
 		if _, _, errno := syscall.Syscall6(syscall.SYS_MQ_OPEN, ptr(bytes("left")), syscall.O_CREAT|syscall.O_RDWR, 0o600, 0, 0, 0); errno != 0 {
 			panic(fmt.Sprint(errno, attr))
 		}
+	case "memory that was": // with nothing left of it, and so below
+		object(syscall.SYS_SHMGET, 0, 1, 0o1600)
+	case "semaphores that were":
+		object(syscall.SYS_SEMGET, 0, 1, 0o1600)
+	case "messages that were":
+		object(syscall.SYS_MSGGET, 0, 0o1600, 0)
+	case "queue that was":
+		if _, _, errno := syscall.Syscall6(syscall.SYS_MQ_OPEN, ptr(bytes("was")), syscall.O_CREAT|syscall.O_RDWR, 0o600, 0, 0, 0); errno != 0 {
+			panic(errno)
+		}
+		if _, _, errno := syscall.Syscall(syscall.SYS_MQ_UNLINK, ptr(bytes("was")), 0, 0); errno != 0 {
+			panic(errno)
+		}
+	case "no objects": // what is refused leaves nothing
+		for _, call := range []uintptr{syscall.SYS_SHMGET, syscall.SYS_SEMGET} {
+			if _, _, errno := syscall.Syscall(call, 0, 0, 0o1600); errno != syscall.EINVAL {
+				panic(errno)
+			}
+		}
 	case "files":
 		for _, dir := range dirs() {
 			check(os.WriteFile(dir+"/.left", []byte("secret"), 0o666))
@@ -167,6 +186,21 @@ func dirs() []string { return []string{"/build", "/tmp", os.Getenv("NIX_STORE")}
 
 // look prints what there is, but for times, and for numbers that count namespaces
 // and processes.
+// object makes one of System V's, looks which number it has, and removes it.
+func object(call uintptr, args ...uintptr) {
+	id, _, errno := syscall.Syscall(call, args[0], args[1], args[2])
+	if errno != 0 {
+		panic(errno)
+	}
+	if id != 0 {
+		panic(fmt.Sprint("the first object has the number ", id))
+	}
+	control := map[uintptr]uintptr{syscall.SYS_SHMGET: syscall.SYS_SHMCTL, syscall.SYS_SEMGET: syscall.SYS_SEMCTL, syscall.SYS_MSGGET: syscall.SYS_MSGCTL}[call]
+	if _, _, errno := syscall.Syscall(control, id, 0, 0); errno != 0 { // IPC_RMID
+		panic(errno)
+	}
+}
+
 func look() {
 	for _, dir := range append(dirs(), "/", "/dev", "/dev/shm", "/dev/pts", "/etc") {
 		var st syscall.Stat_t
