@@ -255,24 +255,27 @@ func (t *nodes) settled(n *node) bool {
 }
 
 // unname makes the next lookup of the store object called name find a new
-// node. It returns the one that the kernel may know by now, which is gone, or nil.
-// What that and those before were is the same as what has the name now, or not.
-func (t *nodes) unname(name string, same bool) *node {
+// node. It returns those that the kernel may know by now, which are gone: the one that a
+// lookup would have found, and those before it that were replaced by their like. What all
+// of them were is the same as what has the name now, or not.
+func (t *nodes) unname(name string, same bool) []*node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.children[childKey{t.root.id, name}]
-	switch {
-	case !same:
-		for _, n := range t.replaced[name] {
-			n.same.Store(false)
-		}
-		delete(t.replaced, name)
-	case n != nil:
-		n.same.Store(true)
-		t.replaced[name] = append(t.replaced[name], n)
+	gone := t.replaced[name]
+	if n != nil {
+		gone = append(gone, n)
+	}
+	for _, m := range gone {
+		m.same.Store(same) // first: none is stale in between
 	}
 	t.free(n)
-	return n
+	if same && len(gone) > 0 {
+		t.replaced[name] = gone
+		return slices.Clone(gone)
+	}
+	delete(t.replaced, name)
+	return gone
 }
 
 // replace is unname of n, if a lookup of its name would find n.

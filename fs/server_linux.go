@@ -214,9 +214,7 @@ func (s *Server) Changed() {
 func (s *Server) Deleted(names []string) {
 	var gone []*node
 	for _, name := range names {
-		if n := s.nodes.unname(name, false); n != nil {
-			gone = append(gone, n)
-		}
+		gone = append(gone, s.nodes.unname(name, false)...)
 	}
 	s.raw.changed.advance()
 	s.notes.add(gone)
@@ -227,11 +225,10 @@ func (s *Server) Deleted(names []string) {
 // name up finds that one, and who has files of the old one open goes on in the new, unless
 // they have another size. Before, it is Deleted for the kernel. It never blocks.
 func (s *Server) Replaced(name string) {
-	n := s.nodes.unname(name, true)
-	if n == nil {
+	gone := s.nodes.unname(name, true)
+	if len(gone) == 0 {
 		return
 	}
-	gone := []*node{n}
 	for _, id := range s.nodes.below(gone) {
 		s.raw.backing.forget(id)
 	}

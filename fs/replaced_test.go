@@ -1,0 +1,107 @@
+package fs_test
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"storefs/fs"
+)
+
+// session runs one script after the other in one process, which keeps its working
+// directory and what it has open.
+func session(t *testing.T, dir string) (do func(script string) string) {
+	t.Helper()
+	cmd := exec.Command("bash")
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "S="+dir)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() { in.Close(); cmd.Wait(); r.Close() })
+	out := bufio.NewReader(r)
+	return func(script string) string {
+		t.Helper()
+		if _, err := io.WriteString(in, "{ "+script+"; } 2>&1; echo; echo '#'\n"); err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		for {
+			line, err := out.ReadString('\n')
+			if err != nil {
+				t.Fatalf("%s: %q, %v", script, text.String()+line, err)
+			}
+			if line == "#\n" {
+				return strings.TrimSuffix(strings.TrimSuffix(text.String(), "\n"), "\n")
+			}
+			text.WriteString(line)
+		}
+	}
+}
+
+// replaced is a directory with the given files that replaces another one.
+func replaced(t *testing.T, s *fakeStore, server *fs.Server, name string, files map[string]string) {
+	t.Helper()
+	if p := filepath.Join(s.real, name); server != nil {
+		old := filepath.Join(t.TempDir(), "old")
+		if err := os.Rename(p, old); err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(old)
+	}
+	if err := s.put(name, func(p string) error {
+		err := os.MkdirAll(p+"/share", 0o755)
+		for f, text := range files {
+			err = errors.Join(err, os.WriteFile(p+"/share/"+f, []byte(text), 0o644))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if server != nil {
+		server.Replaced(name)
+		<-server.Told()
+	}
+}
+
+// An object may be damaged, and replaced, again: who is at work in the first one goes on in
+// the third, also if nobody has looked up the second.
+func TestReplacedTwice(t *testing.T) {
+	for _, lookUp := range []string{"true", "stat $S/$n"} {
+		t.Run(lookUp, func(t *testing.T) {
+			s := newFakeStore(t)
+			dir, server := mount(t, s, nil)
+			n := name(1, "x")
+			files := func(c string) map[string]string {
+				return map[string]string{"large": strings.Repeat(c, 4<<20), "other": "other\n"}
+			}
+			replaced(t, s, nil, n, files("a"))
+			do := session(t, dir)
+			do(`n=` + n + `; cd $S/$n/share; exec 5<large`)
+			replaced(t, s, server, n, files("b"))
+			if got := do(`head -c 4096 <&5 | tail -c 1; cat other`); got != "bother" {
+				t.Errorf("replaced once: %q", got)
+			}
+			do(lookUp)
+			replaced(t, s, server, n, files("c"))
+			if got := do(`tail -c 1 <&5; ls; cat other`); got != "clarge\nother\nother" {
+				t.Errorf("replaced twice: %q", got)
+			}
+		})
+	}
+}
