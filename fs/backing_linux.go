@@ -106,7 +106,7 @@ func (b *backing) reach(n *node, flags uint64) (int, error) {
 		return fd, nil
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size+1 != n.size.Load() || n.stale() {
+	if err = unix.Fstat(fd, &st); err == nil && (n.differs(&st) || n.stale()) {
 		err = unix.ENOENT
 	}
 	if err != nil {

@@ -83,6 +83,14 @@ func (n *node) stale() bool {
 	return top.gone.Load() && !top.same.Load()
 }
 
+// differs reports whether the file that st describes, which has n's path, is another than
+// the kernel knows as n: its size is not what it was told, and it reads so far. Then the
+// old one was damaged, and may be open still.
+func (n *node) differs(st *unix.Stat_t) bool {
+	size := n.size.Load()
+	return st.Mode&unix.S_IFMT == unix.S_IFREG && size != st.Size+1 && (size != 0 || n.object().gone.Load())
+}
+
 // object is the node of the store object that n is, or is in: the root for others.
 func (n *node) object() *node {
 	for n.parent != nil && n.parent.kind != kindRoot {
@@ -164,6 +172,22 @@ func (t *nodes) child(parent *node, name string, kind nodeKind) *node {
 	n := t.children[key]
 	if n == nil {
 		n = t.add(parent, name, kind)
+		t.children[key] = n
+	}
+	t.count(n)
+	return n
+}
+
+// inner is child for what st describes in the real directory parent. A node that is known as
+// another file loses its name.
+func (t *nodes) inner(parent *node, name string, st *unix.Stat_t) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := childKey{parent.id, name}
+	n := t.children[key]
+	if n == nil || n.differs(st) {
+		n = t.add(parent, name, kindObject)
+		n.size.Store(st.Size + 1)
 		t.children[key] = n
 	}
 	t.count(n)

@@ -21,7 +21,7 @@ func (r *raw) lookupInner(q *request, n *node, name string, out *fuse.EntryOut) 
 	if st := r.verifyEmpty(q, n, name, &st); !st.Ok() {
 		return st
 	}
-	r.entry(out, r.nodes.child(n, name, kindObject), &st)
+	r.entry(out, r.nodes.inner(n, name, &st), &st)
 	return fuse.OK
 }
 
@@ -101,7 +101,7 @@ func (r *raw) listInner(q *request, l *listing, n *node, offset uint64) fuse.Sta
 		if !r.verifyEmpty(q, n, d.name, st).Ok() {
 			continue // without attributes: who wants them gets the error
 		}
-		r.entry(out, r.nodes.child(n, d.name, kindObject), st)
+		r.entry(out, r.nodes.inner(n, d.name, st), st)
 	}
 	return fuse.OK
 }

@@ -132,7 +132,7 @@ func (r *raw) getAttr(q *request, out *fuse.AttrOut) fuse.Status {
 			return st
 		}
 		st, err := r.backing.stat(n)
-		if err == nil && n.gone.Load() {
+		if err == nil && (n.gone.Load() || n.object().gone.Load() && n.differs(&st)) {
 			err = unix.ENOENT // what has its place is another node
 		}
 		if err != nil {

@@ -79,6 +79,39 @@ func replaced(t *testing.T, s *fakeStore, server *fs.Server, name string, files 
 	}
 }
 
+// What the kernel knows in a size that was wrong is not given another one while somebody
+// has the old file open: that would be cut off where the new one ends.
+func TestReplacedSize(t *testing.T) {
+	for _, how := range []string{`ls -l`, `stat --cached=never cut`, `stat --cached=never - <&5`} {
+		t.Run(how, func(t *testing.T) {
+			eachData(t, func(t *testing.T, data fs.Data) {
+				s := newFakeStore(t)
+				dir, server := mount(t, s, func(o *fs.Options) { o.Data = data })
+				n := name(1, "x")
+				replaced(t, s, nil, n, map[string]string{"cut": "longer\n", "other": "other\n"})
+				do := session(t, dir)
+				do(`cd $S/` + n + `/share; exec 5<cut`)
+				replaced(t, s, server, n, map[string]string{"cut": "so\n", "other": "other\n"})
+				do(how)
+				old := do(`cat <&5`)
+				if data == fs.DataNoOpen {
+					if !strings.Contains(old, "Stale file handle") {
+						t.Errorf("the old file is %q", old)
+					}
+				} else if old != "longer" {
+					t.Errorf("the old file is %q", old)
+				}
+				if got := do(`ls -l; cat cut`); !strings.HasSuffix(got, "\nso") {
+					t.Errorf("opened in the old directory: %q", got)
+				}
+				if got := do(`cat $S/` + n + `/share/cut other`); got != "so\nother" {
+					t.Errorf("looked up anew: %q", got)
+				}
+			})
+		})
+	}
+}
+
 // An object may be damaged, and replaced, again: who is at work in the first one goes on in
 // the third, also if nobody has looked up the second.
 func TestReplacedTwice(t *testing.T) {
