@@ -238,6 +238,13 @@ func (b *backing) stat(n *node) (unix.Stat_t, error) {
 
 // statIn describes what is called name in the directory n, if it is there.
 func (b *backing) statIn(n *node, name string) (st unix.Stat_t, there bool, err error) {
+	if n.kind == kindRoot {
+		st, err = statAt(b.real, name)
+		if err == unix.ENOENT {
+			return st, false, nil
+		}
+		return st, err == nil, err
+	}
 	for {
 		f, err := b.acquire(n)
 		if err != nil {

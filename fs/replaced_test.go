@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -135,6 +136,51 @@ func TestReplacedTwice(t *testing.T) {
 			if got := do(`tail -c 1 <&5; ls; cat other`); got != "clarge\nother\nother" {
 				t.Errorf("replaced twice: %q", got)
 			}
+		})
+	}
+}
+
+// heldVerifier finds nothing damaged, and takes its time for that.
+type heldVerifier struct{ asked, free chan struct{} }
+
+func (v heldVerifier) Verify(context.Context, string, string) error {
+	v.asked <- struct{}{}
+	<-v.free
+	return nil
+}
+
+// A file without bytes that is replaced while it is compared is not shown as empty.
+func TestEmptyIsReplaced(t *testing.T) {
+	for _, inside := range []string{"", "/share/file"} {
+		t.Run("at"+inside, func(t *testing.T) {
+			s := newFakeStore(t)
+			v := heldVerifier{make(chan struct{}, 10), make(chan struct{})}
+			dir, server := mount(t, s, func(o *fs.Options) { o.Verifier = v })
+			n := name(1, "x")
+			put := func(text string) {
+				t.Helper()
+				if inside != "" {
+					replaced(t, s, server, n, map[string]string{"file": text})
+					return
+				}
+				if err := errors.Join(os.RemoveAll(filepath.Join(s.real, n)), s.put(n, regular(text))); err != nil {
+					t.Fatal(err)
+				}
+				server.Replaced(n)
+				<-server.Told()
+			}
+			if err := os.Mkdir(filepath.Join(s.real, n), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			put("")
+			_, wait := spawn(t, dir, `bash -c 'test "$(cat $S/$1)" = text' bash "$1"`, n+inside)
+			<-v.asked
+			put("text\n")
+			close(v.free)
+			if err := wait(); err != nil {
+				t.Errorf("who waited: %v", err)
+			}
+			must(t, dir, `cat $S/$1`, "text", n+inside)
 		})
 	}
 }

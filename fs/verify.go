@@ -48,7 +48,18 @@ func (r *raw) verifyEmpty(q *request, parent *node, name string, st *unix.Stat_t
 	if parent.stale() {
 		return fuse.Status(syscall.ESTALE)
 	}
-	return r.compare(q, append(parent.path(), name))
+	if st := r.compare(q, append(parent.path(), name)); !st.Ok() {
+		return st
+	}
+	// It may have been replaced meanwhile, and that was compared: the kernel asks again.
+	now, there, err := r.backing.statIn(parent, name)
+	switch {
+	case err != nil:
+		return lost(err)
+	case !there || now.Size != 0 || now.Mode&unix.S_IFMT != unix.S_IFREG || parent.stale():
+		return fuse.Status(syscall.ESTALE)
+	}
+	return fuse.OK
 }
 
 func (r *raw) compare(q *request, path []string) fuse.Status {
