@@ -23,8 +23,8 @@ type VerifyOptions struct {
 	// takes the object's place; release, if not nil, is called afterwards.
 	Repair func(ctx context.Context, damaged store.Info) (o Output, release func(), err error)
 	// Replacing, if set, is called before the new one takes the place of the old,
-	// and what it returns is called afterwards, with whether it did. Nobody can
-	// delete or make the object meanwhile.
+	// and what it returns is called afterwards, with whether it did: it may have, and not
+	// be registered. Nobody can delete or make the object meanwhile.
 	Replacing func(ctx context.Context, old, made store.Info) (done func(replaced bool))
 	// Progress, if set, hears how many of how many paths were looked at.
 	Progress func(done, total int)
@@ -169,6 +169,9 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 		}
 	}
 	v.found(problem)
+	if problem.Repaired {
+		ctx = context.WithoutCancel(ctx)
+	}
 	if err := v.state.db.SetDamage(ctx, damage); err != nil && !errors.Is(err, store.ErrNotValid) {
 		return err
 	}
@@ -286,8 +289,8 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 	if v.options.Replacing != nil {
 		done = v.options.Replacing(ctx, info, o.Info)
 	}
-	err = s.replace(ctx, info, o)
-	done(err == nil)
+	replaced, err := s.replace(ctx, info, o)
+	done(replaced)
 	if err != nil {
 		return diskError(err)
 	}
@@ -299,17 +302,18 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 // replace exchanges the object on disk and what is registered of it: builders
 // need not be deterministic, and what was found out of the old one says nothing
 // of the new one. Killed between the two, the object is damaged as it was before,
-// or differs from what is registered, and is repaired the next time.
-func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
+// or differs from what is registered, and is repaired the next time. So it is after an
+// error if it was replaced nevertheless.
+func (s *State) replace(ctx context.Context, old store.Info, o Output) (replaced bool, err error) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	// It may have been deleted while it was made anew, and even been built again.
 	is, err := s.db.Info(old.Path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if is.Registered != old.Registered || !is.NarHash.Equal(old.NarHash) {
-		return fmt.Errorf("%s: %w", old.Path, errBeaten)
+		return false, fmt.Errorf("%s: %w", old.Path, errBeaten)
 	}
 	n := o.Info
 	if n.NarHash.Equal(old.NarHash) {
@@ -317,36 +321,37 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) error {
 	}
 	// And so may what it refers to have been.
 	if missing, err := s.db.NotValid(baseNames(n.References)); err != nil {
-		return err
+		return false, err
 	} else if len(missing) > 0 {
-		return fmt.Errorf("what was made refers to %s: %w", missing[0], store.ErrNotValid)
+		return false, fmt.Errorf("what was made refers to %s: %w", missing[0], store.ErrNotValid)
 	}
 	if err := s.Touch(); err != nil {
-		return err
+		return false, err
 	}
 	s.era++
 	s.roots.spoil(old.Path)
 	// What is valid stays complete: the new object is on disk before it takes the
 	// place of the old one.
 	if err := s.syncObjects(); err != nil {
-		return err
+		return false, err
 	}
 	to := s.Real(old.Path)
 	if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
 		if err := rename(o.Scratch, to, o.Info.Kind); err != nil {
-			return err
+			return false, err
 		}
 	} else if err := exchange(o.Scratch, to, o.Info.Kind); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.syncObjects(); err != nil {
-		return err
+		return true, err
 	}
 	if err := s.writeFiles(old.Path, o.Files); err != nil {
-		return err
+		return true, err
 	}
 	n.Registered = max(now(), old.Registered+1) // never that of the old one
-	return s.db.Replace(ctx, n)
+	// A caller that goes away now changes nothing.
+	return true, s.db.Replace(context.WithoutCancel(ctx), n)
 }
 
 // exchange swaps two objects; the damaged one ends in scratch, writable for its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,53 @@ func TestRepairComesTooLate(t *testing.T) {
 				verified(t, s)
 			}
 		})
+	}
+}
+
+// Once the new one has the place of the old, a caller that goes away changes nothing; and
+// what is there and could not be registered is known to be there.
+func TestRepairIsNotDoneByHalves(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		s := newState(t)
+		drv, d := derivation(t, s, "x", []string{"out"}, nil, nil)
+		out := d.Outputs[0].Path
+		if _, _, err := s.Register(t.Context(), Outcome{Drv: drv, Derivation: d, Outputs: build(t, s, d)}); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(s.Real(out), "file")
+		right := must(os.ReadFile(file))(t)
+		overwrite(t, file, "damaged")
+		ctx, cancel := context.WithCancel(t.Context())
+		inTheWay := filepath.Join(s.filesOf(out), "a", "directory")
+		var told []bool
+		_, err := s.VerifyPath(ctx, out, VerifyOptions{
+			Contents: true,
+			Repair:   func(context.Context, store.Info) (Output, func(), error) { return build(t, s, d)[0], nil, nil },
+			Replacing: func(context.Context, store.Info, store.Info) func(bool) {
+				if fails {
+					if err := os.MkdirAll(inTheWay, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					cancel()
+				}
+				return func(replaced bool) { told = append(told, replaced) }
+			},
+		})
+		cancel()
+		if err != nil {
+			t.Errorf("fails %v: %v", fails, err)
+		}
+		if text, err := os.ReadFile(file); err != nil || string(text) != string(right) {
+			t.Errorf("fails %v: %q, %v", fails, text, err)
+		}
+		if !slices.Equal(told, []bool{true}) {
+			t.Errorf("fails %v: told %v", fails, told)
+		}
+		damage := must(s.db.Damage(out))(t)
+		if damage == nil || damage.Repaired.IsZero() != fails {
+			t.Errorf("fails %v: what is noted is %+v", fails, damage)
+		}
 	}
 }
 
