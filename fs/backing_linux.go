@@ -26,6 +26,7 @@ type backing struct {
 	mu   sync.Mutex
 	open map[uint64]*list.Element // of *openFile, by node id
 	lru  *list.List               // most recently used first
+	era  uint64                   // changed when objects were replaced: see renew
 }
 
 // openFile is a descriptor of a node's file or directory. It is closed when it
@@ -119,24 +120,34 @@ func (b *backing) reach(n *node, flags uint64) (int, error) {
 // acquire returns an open descriptor of n, which must be real. The caller
 // releases it.
 func (b *backing) acquire(n *node) (*openFile, error) {
-	b.mu.Lock()
-	if f := b.cached(n.id); f != nil {
+	for {
+		b.mu.Lock()
+		f, era := b.cached(n.id), b.era
 		b.mu.Unlock()
-		return f, nil
+		if f != nil {
+			return f, nil
+		}
+		fd, err := b.reach(n, unix.O_RDONLY|unix.O_NONBLOCK)
+		if err != nil {
+			return nil, err
+		}
+		if f = b.keep(n, fd, era); f != nil {
+			return f, nil
+		}
 	}
-	b.mu.Unlock()
+}
 
-	fd, err := b.reach(n, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
+// keep puts what was opened for n, in that era, into the cache, if there is nothing. It
+// returns nil if it may be of an object that was replaced meanwhile.
+func (b *backing) keep(n *node, fd int, era uint64) *openFile {
 	b.mu.Lock()
-	if f := b.cached(n.id); f != nil {
+	f := b.cached(n.id)
+	if f != nil || b.era != era {
 		b.mu.Unlock()
 		unix.Close(fd)
-		return f, nil
+		return f
 	}
-	f := &openFile{fd: fd, id: n.id, users: 1}
+	f = &openFile{fd: fd, id: n.id, users: 1}
 	b.open[n.id] = b.lru.PushFront(f)
 	var unused []int
 	for b.lru.Len() > maxOpen {
@@ -144,7 +155,7 @@ func (b *backing) acquire(n *node) (*openFile, error) {
 	}
 	b.mu.Unlock()
 	closeAll(unused)
-	return f, nil
+	return f
 }
 
 // cached is one more use of what the cache has, or nil. b.mu is held.
@@ -187,6 +198,21 @@ func (b *backing) forget(id uint64) {
 	var unused []int
 	if e := b.open[id]; e != nil {
 		unused = b.remove(e)
+	}
+	b.mu.Unlock()
+	closeAll(unused)
+}
+
+// renew closes what is open for nodes whose object was replaced: each is opened anew, and
+// so is what is being opened now.
+func (b *backing) renew(ids []uint64) {
+	b.mu.Lock()
+	b.era++
+	var unused []int
+	for _, id := range ids {
+		if e := b.open[id]; e != nil {
+			unused = append(unused, b.remove(e)...)
+		}
 	}
 	b.mu.Unlock()
 	closeAll(unused)

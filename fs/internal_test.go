@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -343,6 +344,51 @@ func TestReplacedNodes(t *testing.T) {
 	if len(table.replaced) != 0 || table.size() != 1 {
 		t.Errorf("%d names, %d nodes left", len(table.replaced), table.size())
 	}
+}
+
+// What was opened before an object was replaced is not kept afterwards.
+func TestBackingIsRenewed(t *testing.T) {
+	dir := t.TempDir()
+	b, err := openBacking(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	table := newNodes()
+	n := table.object("x", unix.S_IFDIR)
+	made := func() {
+		t.Helper()
+		if err := os.Mkdir(dir+"/x", 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made()
+	era := b.era
+	fd, err := b.reach(n, unix.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir+"/x", dir+"/old"); err != nil {
+		t.Fatal(err)
+	}
+	made()
+	table.unname("x", true)
+	b.renew(table.below([]*node{n}))
+	if f := b.keep(n, fd, era); f != nil {
+		t.Error("the old one is kept")
+	}
+	f, err := b.acquire(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.release(f)
+	if !b.still(n, f) {
+		t.Error("it is the old one")
+	}
+	if again := b.keep(n, -1, b.era); again != f {
+		t.Error("there are two")
+	}
+	b.release(f)
 }
 
 // oneEntry is a store that says the same of each name.

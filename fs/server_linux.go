@@ -229,9 +229,7 @@ func (s *Server) Replaced(name string) {
 	if len(gone) == 0 {
 		return
 	}
-	for _, id := range s.nodes.below(gone) {
-		s.raw.backing.forget(id)
-	}
+	s.raw.backing.renew(s.nodes.below(gone))
 	s.raw.changed.advance()
 	s.notes.add(gone)
 }
