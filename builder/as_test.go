@@ -71,11 +71,15 @@ func TestSuiteAsOrdinaryUser(t *testing.T) {
 // Root in a container may be no more than one ordinary user of the host.
 func TestSuiteAsRootOfOneUser(t *testing.T) {
 	t.Parallel()
-	pass(t, again(t, "^TestSuite$", 0, &syscall.SysProcAttr{
+	pass(t, again(t, "^TestSuite$", 0, rootOfOneUser()))
+}
+
+func rootOfOneUser() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
-	}))
+	}
 }
 
 // A state directory may lie where root gets by its capabilities only.

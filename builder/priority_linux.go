@@ -1,9 +1,12 @@
 package builder
 
 import (
+	"errors"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,21 +14,12 @@ import (
 // lowest is the lowest priority of ordinary processes.
 const lowest = 19
 
-// batchPolicy is the policy by which builds, and what serves them, are scheduled:
-// SCHED_BATCH, unless whoever has started this process chose one. A thread that wakes
-// up by SCHED_BATCH has the usual share of the processors, but does not take one from
-// another that is at work: so builds disturb nobody, and those that take a millisecond
-// are not torn by what begins and ends others. See sched(7).
-func batchPolicy() uint32 {
-	a, err := unix.SchedGetAttr(0, 0)
-	if err != nil || a.Policy == unix.SCHED_NORMAL {
-		return unix.SCHED_BATCH
-	}
-	return a.Policy
-}
-
-// beBatch schedules this thread, and all that it starts, as builds are. Where that
-// cannot be changed, it stays as it is.
+// beBatch schedules this thread, and all that it starts, as builds are: by SCHED_BATCH,
+// unless whoever has started this process chose a policy. A thread that wakes up by
+// SCHED_BATCH has the usual share of the processors, but does not take one from another
+// that is at work: so builds disturb nobody, and those that take a millisecond are not
+// torn by what begins and ends others. See sched(7). Where the policy cannot be changed,
+// it stays as it is.
 func beBatch() {
 	if a, err := unix.SchedGetAttr(0, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
 		a.Policy = unix.SCHED_BATCH
@@ -59,8 +53,14 @@ func Batch() {
 	}
 }
 
+// stepBackAgain is how long to wait before what the kernel was too busy for is tried again:
+// others than the superuser change the priority of a session ten times a second, all of
+// them together.
+const stepBackAgain = 100 * time.Millisecond
+
 // stepBack gives everything that runs in the sandbox the processors that nobody
-// else wants, or the usual share again. What cannot be changed stays as it is.
+// else wants, or the usual share again. What cannot be changed stays as it is; false says
+// that it can be later.
 //
 // It takes two means. Where sessions are scheduled against each other (the
 // kernel's autogroup), the priority of processes counts within their session
@@ -72,25 +72,55 @@ func Batch() {
 // and the kernel counts one that runs nothing else as free: beside a process that
 // only has a low priority, whoever wakes up is sent to where others are, and waits
 // for them. Its disk accesses come last, too.
-func (c *child) stepBack(back bool) {
+func (c *child) stepBack(back bool) bool {
 	if c.pid == 0 {
-		return
+		return true
 	}
-	nice, policy := 0, batchPolicy()
+	nice, policy := 0, uint32(unix.SCHED_BATCH)
 	if back {
 		nice, policy = lowest, unix.SCHED_IDLE
 	}
-	if f, err := os.OpenFile("/proc/"+strconv.Itoa(c.pid)+"/autogroup", os.O_WRONLY, 0); err == nil {
-		_, _ = f.WriteString(strconv.Itoa(nice))
-		f.Close()
+	if back && !c.idle {
+		// Whoever has started this process may have chosen that for everything.
+		a, err := unix.SchedGetAttr(c.pid, 0)
+		c.idle = err == nil && a.Policy != unix.SCHED_IDLE && os.Geteuid() == 0 && mayRaise()
 	}
-	if os.Geteuid() != 0 {
-		return
+	if c.idle {
+		// Again, for what was begun meanwhile by others that had the old one.
+		for changed, rounds := true, 0; changed && rounds < 10; rounds++ {
+			changed = schedule(c.pid, policy)
+		}
 	}
-	// Again, for what was begun meanwhile by others that had the old one.
-	for changed, rounds := true, 0; changed && rounds < 10; rounds++ {
-		changed = schedule(c.pid, policy)
+	if nice == c.nice {
+		return true
 	}
+	err := os.WriteFile("/proc/"+strconv.Itoa(c.pid)+"/autogroup", []byte(strconv.Itoa(nice)), 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return false
+	}
+	c.nice = nice
+	return true
+}
+
+// mayRaise reports whether this process has the right to raise the priority of others:
+// the superuser of a container often does not. What asks for it, and for nothing else,
+// is to take back that a thread's children have the usual policy.
+func mayRaise() bool {
+	answer := make(chan bool)
+	go func() {
+		runtime.LockOSThread() // it ends with the goroutine
+		a, err := unix.SchedGetAttr(0, 0)
+		if err == nil {
+			a.Flags |= unix.SCHED_FLAG_RESET_ON_FORK
+			err = unix.SchedSetAttr(0, a, 0)
+		}
+		if err == nil {
+			a.Flags &^= unix.SCHED_FLAG_RESET_ON_FORK
+			err = unix.SchedSetAttr(0, a, 0)
+		}
+		answer <- err == nil
+	}()
+	return <-answer
 }
 
 // schedule makes the kernel schedule all threads of a process, and of all below

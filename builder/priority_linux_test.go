@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,11 +66,40 @@ echo > $out`
 		switch {
 		case !background && len(lines) > 1:
 			t.Errorf("one that is waited for began with %q", first)
-		case background && os.Geteuid() == 0 && !strings.HasPrefix(first, "process 5 below 5 "):
+		case background && os.Geteuid() == 0 && os.Getenv(againVariable) == "" && !strings.HasPrefix(first, "process 5 below 5 "):
 			t.Errorf("one that nobody waits for began with %q", first)
 		case background && !strings.HasSuffix(first, " session 19") && sessions():
 			t.Errorf("one that nobody waits for began with %q", first)
 		}
+	}
+}
+
+// The superuser of a container may lower a priority, and not raise it again.
+func TestPriorityAsRootOfOneUser(t *testing.T) {
+	pass(t, again(t, "^TestPriority$", 0, rootOfOneUser()))
+}
+
+// What somebody wants at once gets its share although the kernel changes the priority of
+// a session only once in a while.
+func TestPriorityWantedAtOnce(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		const uid = 12345
+		pass(t, again(t, "^TestPriorityWantedAtOnce$", uid, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}))
+		return
+	}
+	const script = `
+for i in $(seq 100); do
+	group=$(cat /proc/self/autogroup 2>/dev/null || echo none nice 0)
+	test "${group##* }" = 0 && break
+	sleep 0.05
+done
+echo "${group##* }" > $out`
+	w := buildertest.NewWorld(t, local)
+	wanted := make(chan struct{})
+	close(wanted)
+	r := w.Built(w.Job("wanted", script, func(j *builder.Job) { j.Wanted = wanted }))
+	if got := w.Text(r); got != "0\n" {
+		t.Errorf("the priority of its session is %s", got)
 	}
 }
 

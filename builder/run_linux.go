@@ -35,8 +35,15 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 		return started, 0, err
 	}
 	wanted := b.job.Wanted
+	var again timer
+	defer again.stop()
+	step := func() {
+		if !c.stepBack(wanted != nil) {
+			again.set(stepBackAgain)
+		}
+	}
 	if wanted != nil {
-		c.stepBack(true)
+		step()
 	}
 	buf, _ := b.buffers.Get().(*logBuffer)
 	if buf == nil {
@@ -140,7 +147,9 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 			}
 		case <-wanted:
 			wanted = nil
-			c.stepBack(false)
+			step()
+		case <-again.ended():
+			step()
 		case <-cancelled:
 			cancelled = nil
 			stop(ctx.Err())

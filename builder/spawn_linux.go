@@ -27,6 +27,9 @@ type child struct {
 	grant func()
 	relay func(Relay)
 	pid   int // 0 if it is a spawner's
+	// See stepBack.
+	idle bool // its policy is changed, too
+	nice int  // of its session
 }
 
 // report is what is heard of a child.
