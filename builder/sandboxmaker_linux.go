@@ -20,6 +20,7 @@ type sandboxMaker struct {
 	null     int
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
+	settings bool        // builders may change those of their namespaces
 	networks *networks
 	spare    bool  // what a build left as it was may be of use again
 	keep     bool  // mount namespaces, for trees
@@ -290,6 +291,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if m.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open the mount namespace: %w", err)
 	}
+	m.settings = ownSettings()
 	if err := m.restrict(); err != nil {
 		return nil, err
 	}
@@ -297,7 +299,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := m.last.finish(addrNoRandomize); err != nil {
 		return nil, err
 	}
-	if m.networks, err = newNetworks(c.Spare, m.home); err != nil {
+	if m.networks, err = newNetworks(c.Spare && !m.settings, m.home); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -318,6 +320,14 @@ func foundFileLimit() (limit unix.Rlimit, err error) {
 		return limit, fmt.Errorf("set limit of open files: %w", err)
 	}
 	return limit, nil
+}
+
+// ownSettings reports whether builders, whose user this process has, may change the
+// kernel's settings in /proc/sys, those of their namespaces among them: it takes no right,
+// but to be root outside of all containers, which whoever is alone in one may be. No
+// counter tells of it.
+func ownSettings() bool {
+	return unix.Faccessat(unix.AT_FDCWD, "/proc/sys/kernel/hostname", unix.W_OK, unix.AT_EACCESS) == nil
 }
 
 // restrict puts the filter of system calls on all threads, whose children it stays

@@ -147,6 +147,25 @@ func testNothingIsCarried(t *testing.T, trace string, more int) {
 	}
 }
 
+// Builders that are root outside of a container change settings of the kernel: others do
+// not find them changed.
+func TestNoSettingIsCarried(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		pass(t, again(t, "^TestNoSettingIsCarried$", 0, rootOfOneUser()))
+		return
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	for range 10 {
+		r := w.Built(w.Job("settings", `
+for f in kernel/shmmax fs/mqueue/msg_max net/core/somaxconn kernel/hostname; do
+	if grep '^77$' /proc/sys/$f; then exit 1; fi
+	echo 77 > /proc/sys/$f || true
+done
+echo > $out`, nil))
+		r.Release()
+	}
+}
+
 // difference are the lines of b that a does not have, and the reverse.
 func difference(a, b string) string {
 	var d strings.Builder
