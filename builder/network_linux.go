@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -27,6 +28,7 @@ type networks struct {
 	idle    []*network
 	stock   int    // of idle ones that are made before anybody needs them
 	max     int    // idle ones
+	room    int    // descriptors below which they get an IPC namespace
 	buf     []byte // for counters, of any network
 }
 
@@ -62,6 +64,11 @@ func newNetworks(spare bool, home int) (*networks, error) {
 	if spare {
 		n.max = maxIdle
 	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("get limit of open files: %w", err)
+	}
+	n.room = int(min(limit.Cur, math.MaxInt32) / 8)
 	go func() {
 		runtime.LockOSThread()
 		failed := goHome(home)
@@ -69,13 +76,24 @@ func newNetworks(spare bool, home int) (*networks, error) {
 		for range n.wanted {
 			network, err := (*network)(nil), failed
 			if err == nil {
-				network, err = makeNetwork(spare, withIPC)
+				network, err = makeNetwork(spare, withIPC && n.hasRoom())
 			}
 			n.made <- made{network, err}
 			n.ring()
 		}
 	}()
 	return n, nil
+}
+
+// hasRoom reports whether few of the descriptors that this process may have are in use.
+// A network with an IPC namespace takes five more, and a build can make its own.
+func (n *networks) hasRoom() bool {
+	free, err := unix.FcntlInt(uintptr(n.bell), unix.F_DUPFD_CLOEXEC, 0) // the lowest
+	if err != nil {
+		return false
+	}
+	unix.Close(free)
+	return free < n.room
 }
 
 // goHome brings this thread, which must be locked, to a mount namespace.

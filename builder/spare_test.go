@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 	"storefs/builder/buildertest"
@@ -164,6 +169,40 @@ done
 echo > $out`, nil))
 		r.Release()
 	}
+}
+
+// Where few files may be open, what waits for the next builds does not keep many from
+// running at a time.
+func TestFewDescriptors(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		pass(t, again(t, "^TestFewDescriptors$", 0, nil))
+		return
+	}
+	const limit, builds = 512, 34
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		t.Fatal(err)
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all sync.WaitGroup
+	var running atomic.Int32
+	for i := range builds {
+		job := w.Job(fmt.Sprintf("job-%d", i), `echo; sleep 60`, func(j *builder.Job) {
+			j.Log = func([]byte) {
+				if running.Add(1) == builds {
+					cancel()
+				}
+			}
+		})
+		all.Go(func() {
+			defer cancel()
+			if _, err := w.Builder.Build(ctx, job); !errors.Is(err, store.ErrCancelled) {
+				t.Errorf("beside %d others: %v", running.Load(), err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // difference are the lines of b that a does not have, and the reverse.
