@@ -352,6 +352,7 @@ func TestUpgradeHangs(t *testing.T) {
 		if got := exe(m.one("server")); got != "new" {
 			t.Errorf("then %s serves", got)
 		}
+		m.until("the holder is the new program", func() bool { return exe(m.cmd.Process.Pid) == "new" })
 		unix.Kill(m.listening(), unix.SIGTERM)
 		m.ends(5)
 	})

@@ -365,7 +365,7 @@ func (m *mount) one(name string) (pid int) {
 }
 
 // listening is the holder, once it hears signals: a program that has only just begun
-// dies of them. It takes its name first, and listens then.
+// dies of them. It takes its name when it hears them.
 func (m *mount) listening() int {
 	m.t.Helper()
 	pid := m.one(holder.Name)
@@ -373,7 +373,6 @@ func (m *mount) listening() int {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		return string(b) == holder.Name+"\n"
 	})
-	time.Sleep(100 * time.Millisecond)
 	return pid
 }
 

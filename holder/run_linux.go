@@ -70,8 +70,9 @@ func Run(o Options) int {
 		signals: make(chan os.Signal, 8),
 	}
 	h.UpgradeTime = cmp.Or(h.UpgradeTime, upgradeTime)
-	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
 	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// Who is called so hears signals: those before this would have ended it.
+	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
 	// Whether anybody reads what it says or not, it lives.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	adopt, state := os.Getenv(envAdopt), os.Getenv(envState)
