@@ -23,10 +23,16 @@ func (*umountCmd) Help() string {
 }
 
 func (c *umountCmd) Run(ctx context.Context, a *app) error {
+	began := time.Now()
 	for {
 		client, err := a.dial(ctx, true)
 		if errors.Is(err, daemon.ErrNoServer) {
 			return c.clear(ctx, a)
+		}
+		if errors.Is(err, daemon.ErrGone) && time.Since(began) < patience {
+			// It was killed, and its socket goes last: then there are the remains of its mount.
+			time.Sleep(10 * time.Millisecond)
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("umount: %w", err)
