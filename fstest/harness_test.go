@@ -318,15 +318,24 @@ func (l *lab) stop() {
 	l.mount = nil
 }
 
-// inShell runs a script that sees $STORE and $STATE.
+// inShell runs a script that sees $STORE and $STATE, for two minutes at most.
 func (l *lab) inShell(script string) result {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	return l.inShellWithin(2*time.Minute, script)
+}
+
+func (l *lab) inShellWithin(limit time.Duration, script string) result {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Env = append(l.env, "STORE="+l.Store)
 	cmd.Dir = l.Dir
-	return run(l.t, cmd)
+	r := run(l.t, cmd)
+	if ctx.Err() != nil {
+		r.stderr += fmt.Sprintf("killed after %v\n", limit)
+	}
+	return r
 }
 
 // together runs n functions at once and waits for all.
