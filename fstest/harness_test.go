@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -246,16 +247,17 @@ func (l *lab) mounted() bool {
 // server and what would start it again. The mount is stale then.
 func (l *lab) kill() {
 	// All stand still before the first dies: none sees another's death.
+	// What has forked looks like a server until it has become another program: it
+	// may stand still by then, and would for ever.
 	var all []int
-	for {
-		found := append(l.serving(false), l.serving(true)...)
-		for _, pid := range found {
-			unix.Kill(pid, unix.SIGSTOP)
+	for more := true; more; {
+		more = false
+		for _, pid := range append(l.serving(false), l.serving(true)...) {
+			if !slices.Contains(all, pid) {
+				unix.Kill(pid, unix.SIGSTOP)
+				all, more = append(all, pid), true
+			}
 		}
-		if len(found) == len(all) {
-			break
-		}
-		all = found
 	}
 	for _, pid := range all {
 		unix.Kill(pid, unix.SIGKILL)
