@@ -67,7 +67,29 @@ func (s *spec) makeSystem() error {
 			return err
 		}
 	}
+	if !ownSettings() {
+		return nil
+	}
+	for _, place := range machineSettings() {
+		for _, flags := range readOnlyBind() {
+			if err := unix.Mount(place, place[1:], "", flags, ""); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("protect %s: %w", place, err)
+			}
+		}
+	}
 	return nil
+}
+
+// machineSettings are what is the machine's in /proc, and the superuser's to write without
+// any right. Where that is who builders are, they get it read-only. (Who makes a container
+// of his own in such a sandbox cannot mount another /proc there.)
+func machineSettings() []string {
+	return []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"}
+}
+
+// readOnlyBind are the flags of two calls of mount(2) that make something read-only.
+func readOnlyBind() [2]uintptr {
+	return [2]uintptr{unix.MS_BIND, unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC}
 }
 
 // fsMount is a file system that every sandbox has an instance of its own of.

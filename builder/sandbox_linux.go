@@ -80,7 +80,7 @@ const (
 
 // Bounds on what compile and launch add, beside maxLastCalls.
 const (
-	compiledCalls = 40
+	compiledCalls = 60
 	launchCalls   = 10
 )
 
@@ -220,6 +220,14 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	for _, f := range own {
 		fstype := p.text(f.fstype)
 		p.call("mount "+f.fstype+" on "+f.target[1:], unix.SYS_MOUNT, fstype, p.text(f.target), fstype, f.flags, p.text(f.data))
+	}
+	if m.settings {
+		for _, place := range machineSettings() {
+			name := p.text(place)
+			for _, flags := range readOnlyBind() {
+				p.call("protect "+place[1:], unix.SYS_MOUNT, name, name, 0, flags, 0).unless(unix.ENOENT)
+			}
+		}
 	}
 	p.call("set umask", unix.SYS_UMASK, 0o022)
 	// The namespace that the rest is owned by is another one: in this, the

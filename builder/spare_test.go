@@ -154,6 +154,37 @@ func testNothingIsCarried(t *testing.T, trace string, more int) {
 	}
 }
 
+// Builders that are root outside of a container can change no setting of the machine, which
+// has no namespace. It is only tried to open them.
+func TestMachineSettings(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		pass(t, again(t, "^TestMachineSettings$", 0, rootOfOneUser()))
+		return
+	}
+	if f, err := os.OpenFile("/proc/sys/kernel/core_pattern", os.O_WRONLY, 0); err != nil {
+		t.Errorf("what this is about is closed to everybody: %v", err)
+	} else {
+		f.Close()
+	}
+	for way, edit := range ways() {
+		t.Run(way, func(t *testing.T) {
+			w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+				edit(o)
+				return local(t, o)
+			})
+			for range 3 {
+				r := w.Built(w.Job("machine", `
+for f in sys/kernel/core_pattern sys/kernel/modprobe sys/kernel/shmmax sys/net/core/somaxconn sysrq-trigger; do
+	if [ -e /proc/$f ] && ( : >> /proc/$f ); then echo $f; exit 1; fi
+done
+echo 5 > /proc/self/oom_score_adj
+echo > $out`, nil))
+				r.Release()
+			}
+		})
+	}
+}
+
 // Builders that are root outside of a container change settings of the kernel: others do
 // not find them changed.
 func TestNoSettingIsCarried(t *testing.T) {
