@@ -111,9 +111,6 @@ func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 	if s.network.ipc == nil {
 		flags |= unix.CLONE_NEWIPC
 	}
-	if m.settings {
-		flags |= unix.CLONE_NEWUTS
-	}
 	s.pid, err = s.program.start(flags)
 	unix.Close(pair[1])
 	if err != nil {

@@ -20,7 +20,7 @@ type sandboxMaker struct {
 	null     int
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
-	settings bool        // builders may change those of their namespaces
+	settings bool        // of the kernel are builders' to change: see machineSettings
 	networks *networks
 	spare    bool  // what a build left as it was may be of use again
 	keep     bool  // mount namespaces, for trees
@@ -299,7 +299,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := m.last.finish(addrNoRandomize); err != nil {
 		return nil, err
 	}
-	if m.networks, err = newNetworks(c.Spare && !m.settings, m.home); err != nil {
+	if m.networks, err = newNetworks(c.Spare, m.home); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -322,10 +322,9 @@ func foundFileLimit() (limit unix.Rlimit, err error) {
 	return limit, nil
 }
 
-// ownSettings reports whether builders, whose user this process has, may change the
+// ownSettings reports whether builders, whose user this process has, could change the
 // kernel's settings in /proc/sys, those of their namespaces among them: it takes no right,
-// but to be root outside of all containers, which whoever is alone in one may be. No
-// counter tells of it.
+// but to be root outside of all containers, which whoever is alone in one may be.
 func ownSettings() bool {
 	return unix.Faccessat(unix.AT_FDCWD, "/proc/sys/kernel/hostname", unix.W_OK, unix.AT_EACCESS) == nil
 }
