@@ -20,10 +20,12 @@ const lowest = 19
 // that is at work: so builds disturb nobody, and those that take a millisecond are not
 // torn by what begins and ends others. See sched(7). Where the policy cannot be changed,
 // it stays as it is.
-func beBatch() {
-	if a, err := unix.SchedGetAttr(0, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
+func beBatch() { batchThread(0) }
+
+func batchThread(tid int) {
+	if a, err := unix.SchedGetAttr(tid, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
 		a.Policy = unix.SCHED_BATCH
-		_ = unix.SchedSetAttr(0, a, 0)
+		_ = unix.SchedSetAttr(tid, a, 0)
 	}
 }
 
@@ -44,10 +46,7 @@ func Batch() {
 		known = len(threads)
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t); err == nil {
-				if a, err := unix.SchedGetAttr(tid, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
-					a.Policy = unix.SCHED_BATCH
-					_ = unix.SchedSetAttr(tid, a, 0)
-				}
+				batchThread(tid)
 			}
 		}
 	}

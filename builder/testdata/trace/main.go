@@ -184,8 +184,6 @@ func main() {
 
 func dirs() []string { return []string{"/build", "/tmp", os.Getenv("NIX_STORE")} }
 
-// look prints what there is, but for times, and for numbers that count namespaces
-// and processes.
 // object makes one of System V's, looks which number it has, and removes it.
 func object(call uintptr, args ...uintptr) {
 	id, _, errno := syscall.Syscall(call, args[0], args[1], args[2])
@@ -201,6 +199,8 @@ func object(call uintptr, args ...uintptr) {
 	}
 }
 
+// look prints what there is, but for times, and for numbers that count namespaces
+// and processes.
 func look() {
 	for _, dir := range append(dirs(), "/", "/dev", "/dev/shm", "/dev/pts", "/etc") {
 		var st syscall.Stat_t
