@@ -1,7 +1,10 @@
 package builder_test
 
 import (
+	"fmt"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 	"storefs/builder/buildertest"
@@ -44,5 +47,33 @@ func TestSuite(t *testing.T) {
 				return local(t, o)
 			})
 		})
+	}
+}
+
+// What builders see has the same modes whatever the umask is of whoever has them
+// built: an administrator's may close everything to others.
+func TestClosedUmask(t *testing.T) {
+	var modes string
+	for _, umask := range []int{0o022, 0o077} {
+		for way, edit := range ways() {
+			t.Run(fmt.Sprintf("%s %03o", way, umask), func(t *testing.T) {
+				w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+					edit(o)
+					return local(t, o)
+				})
+				before := unix.Umask(umask)
+				t.Cleanup(func() { unix.Umask(before) })
+				job := w.Job("modes", `stat -c '%a %n' / /* /dev/* /etc/* /gnu/store.d .attr-* > $out`, nil)
+				buildertest.Setenv(job.Derivation, "passAsFile", "name")
+				buildertest.Setenv(job.Derivation, "name", "modes")
+				got := w.Text(w.Built(job))
+				if modes == "" {
+					modes = got
+				}
+				if got != modes {
+					t.Errorf("modes are\n%s, were\n%s", got, modes)
+				}
+			})
+		}
 	}
 }

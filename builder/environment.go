@@ -103,11 +103,19 @@ func (b *build) classicEnvironment(env *variables) error {
 	return nil
 }
 
-// writeFile makes a file in the build directory that belongs to the builder.
+// writeFile makes a file in the build directory that belongs to the builder, with the
+// same mode whatever our umask is.
 func (b *build) writeFile(name string, text []byte) error {
-	p := b.scratch.path("build", name)
-	if err := os.WriteFile(p, text, 0o644); err != nil {
+	f, err := os.OpenFile(b.scratch.path("build", name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
 		return err
 	}
-	return b.ids.give(p)
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	return b.ids.giveOpen(f)
 }

@@ -28,6 +28,8 @@ func (c *spawnerConfig) template() (ns int, err error) {
 	if err := leaveMounts(); err != nil {
 		return -1, err
 	}
+	// With the mounts, the thread has left the umask of the others.
+	unix.Umask(0)
 	if c.Nobody {
 		// Raw calls are of this thread alone. These return what was before.
 		_, _, _ = unix.RawSyscall(unix.SYS_SETFSGID, sandboxNobody, 0, 0)
