@@ -119,8 +119,10 @@ func (s *spec) makeFixed() error {
 	}
 	for _, d := range s.Devices {
 		// Read-only does not concern what is written to a device, but its mode
-		// and owner, which in a container may be the builder's to change.
-		if err := bindFile("/dev/"+d, "dev/"+d, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC); err != nil {
+		// and owner, which in a container may be the builder's to change. Not to
+		// be executed would concern /dev/zero: old programs map it for code that
+		// they make as they run.
+		if err := bindFile("/dev/"+d, "dev/"+d, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package buildertest
 import (
 	"encoding/binary"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -153,6 +154,13 @@ writable
 		},
 		"terminals": func(w *World) {
 			w.Built(w.Job("terminals", `exec 3<>/dev/ptmx && ls /dev/pts | grep -q 0 && ! (: < /dev/tty) 2>/dev/null && echo > $out`, nil))
+		},
+		"memory for code": func(w *World) {
+			probe := filepath.Join(w.Options.Real, w.Probe.Path.Base())
+			if out, err := exec.Command(probe, "code", "/dev/zero").CombinedOutput(); err != nil {
+				w.T.Skipf("not from /dev/zero on this host: %v: %s", err, out)
+			}
+			w.Built(w.Job("code", `$probe code /dev/zero && echo > $out`, nil))
 		},
 		"network is absent": func(w *World) {
 			r := w.Built(w.Job("network", `exec > $out; readlink /proc/self/ns/net; grep -c : /proc/net/dev; nc -w 1 -l -p 1234 127.0.0.1 </dev/null & sleep 0.2; nc -w 1 127.0.0.1 1234 </dev/null && echo loopback`, nil))

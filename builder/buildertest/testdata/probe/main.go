@@ -45,6 +45,11 @@ func main() {
 		call4(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGSEGV), uintptr(unsafe.Pointer(&dfl)), 0, 8)
 		var p *int
 		*p = 1
+	case "code": // memory for it, of a device
+		f, err := os.OpenFile(os.Args[2], os.O_RDWR, 0)
+		check(err)
+		_, err = syscall.Mmap(int(f.Fd()), 0, 4096, syscall.PROT_READ|syscall.PROT_WRITE|syscall.PROT_EXEC, syscall.MAP_PRIVATE)
+		check(err)
 	case "dial": // the host's network, by an address that only it has
 		_, err := net.DialTimeout("tcp", os.Args[2], time.Second)
 		fmt.Println(err)
