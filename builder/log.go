@@ -91,7 +91,7 @@ func (l *buildLog) write(p []byte) error {
 		p = p[len(piece):]
 	}
 	if over {
-		return fail(store.CauseBuilder, "the log is longer than %d bytes", l.max)
+		return fail(store.CauseLog, "the log is longer than %d bytes", l.max)
 	}
 	return nil
 }

@@ -59,9 +59,8 @@ func ownLimit(f *store.Failure, own, owners builder.Limits) bool {
 	switch f.Cause {
 	case store.CauseTimeout:
 		return stricter(own.Timeout, owners.Timeout) || stricter(own.MaxSilent, owners.MaxSilent)
-	case store.CauseBuilder:
-		// Which ended by itself had no log that was too long.
-		return f.Status == 0 && f.Signal == "" && stricter(own.MaxLog, owners.MaxLog)
+	case store.CauseLog:
+		return stricter(own.MaxLog, owners.MaxLog)
 	}
 	return false
 }

@@ -13,7 +13,8 @@ type Cause string
 
 // The causes.
 const (
-	CauseBuilder     Cause = "builder"     // exit status, signal, log limit: ErrBuildFailed
+	CauseBuilder     Cause = "builder"     // exit status, signal: ErrBuildFailed
+	CauseLog         Cause = "log"         // it wrote too much: ErrBuildFailed
 	CauseTimeout     Cause = "timeout"     // ErrTimeout
 	CauseHash        Cause = "hash"        // ErrHashMismatch
 	CauseDeterminism Cause = "determinism" // ErrNotDeterministic
@@ -30,6 +31,7 @@ const (
 
 var causeErrors = map[Cause]error{
 	CauseBuilder:     ErrBuildFailed,
+	CauseLog:         ErrBuildFailed,
 	CauseTimeout:     ErrTimeout,
 	CauseHash:        ErrHashMismatch,
 	CauseDeterminism: ErrNotDeterministic,

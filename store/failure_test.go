@@ -17,7 +17,7 @@ func TestFailureIsItsCause(t *testing.T) {
 		ErrBadExpr, ErrUnknown, ErrNoSpace, ErrUnreachable, ErrCancelled,
 	}
 	for cause, want := range map[Cause]error{
-		CauseBuilder: ErrBuildFailed, CauseTimeout: ErrTimeout, CauseHash: ErrHashMismatch, CauseDeterminism: ErrNotDeterministic,
+		CauseBuilder: ErrBuildFailed, CauseLog: ErrBuildFailed, CauseTimeout: ErrTimeout, CauseHash: ErrHashMismatch, CauseDeterminism: ErrNotDeterministic,
 		CauseRefused: ErrRefused, CauseCycle: ErrCycle, CauseExpr: ErrBadExpr, CauseUnknown: ErrUnknown, CauseNoSpace: ErrNoSpace,
 		CauseUnreachable: ErrUnreachable, CauseCancelled: ErrCancelled, CauseSystem: nil,
 	} {

@@ -170,7 +170,7 @@ func limitTests() tests {
 		},
 		"log limit": func(w *World) {
 			f := w.Failed(w.Job("log-limit", `yes`, func(j *builder.Job) { j.Limits.MaxLog = 100_000 }))
-			w.expect(f, store.CauseBuilder, "the log is longer than 100000 bytes")
+			w.expect(f, store.CauseLog, "the log is longer than 100000 bytes")
 			if info, err := os.Stat(f.LogFile); err != nil || info.Size() != 100_000 {
 				w.T.Errorf("log file: %v %v", info, err)
 			}

@@ -31,7 +31,7 @@ const (
 )
 
 // statusHelp is the end of `storefs --help`.
-const statusHelp = `Exit status: 0 done; 1 refused (another platform, a forbidden reference, a missing output), or another error; 2 wrong usage or unreadable input; 130 interrupted; ` +
+const statusHelp = `Exit status: 0 done; 1 refused (another platform, a forbidden reference, a missing output, too long a log), or another error; 2 wrong usage or unreadable input; 130 interrupted; ` +
 	`141 nobody reads what it prints. ` +
 	`When builds failed: 100 a builder failed, 101 it ran out of time, 102 the hash of a fixed output differs, ` +
 	`104 two builds differ; or-ed together when there were several.`

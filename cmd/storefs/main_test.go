@@ -44,6 +44,7 @@ func TestExitStatus(t *testing.T) {
 		{fmt.Errorf("x: %w", store.ErrBadExpr), 2},
 		{fmt.Errorf("x: %w", store.ErrBadArchive), 2},
 		{failure(store.CauseBuilder), 100},
+		{failure(store.CauseLog), 1}, // as in Nix
 		{failure(store.CauseTimeout), 101},
 		{failure(store.CauseHash), 102},
 		{failure(store.CauseDeterminism), 104},
