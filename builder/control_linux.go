@@ -26,8 +26,13 @@ const (
 	saysNoExec = 'x' // the builder cannot be executed
 )
 
-// saysEnded is what is said of a child that is reaped.
-const saysEnded = 'e'
+// What is said of a child.
+const (
+	saysEnded = 'e' // it is reaped
+	// Its spawner is dead, and all that it had started:
+	saysUnbegun = 'u' // the builder has not begun, or
+	saysLost    = 'l' // it may have
+)
 
 // maxMessage is the length in bytes of the longest message. A longer text is
 // cut.
@@ -55,8 +60,13 @@ func errnoOf(err error) unix.Errno {
 
 // err is the failure that m tells of.
 func (m message) err(builder string) error {
-	if m.says == saysNoExec {
+	switch m.says {
+	case saysNoExec:
 		return fail(store.CauseBuilder, "cannot execute the builder %s: %s", builder, m.text)
+	case saysUnbegun:
+		return errSpawnerDied
+	case saysLost:
+		return errors.New("the process that starts builders has died, and with it this builder, which may have begun")
 	}
 	if m.errno == unix.ENOSPC || m.errno == unix.EDQUOT {
 		return fmt.Errorf("set up the sandbox: %s (%w)", m.text, m.errno)

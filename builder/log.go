@@ -43,8 +43,12 @@ func newLog(logs string, job Job) *buildLog {
 	return &buildLog{path: filepath.Join(logs, "drvs", base[:2], base[2:]), line: job.Log, max: job.Limits.MaxLog}
 }
 
-// create makes the file, in the place of that of an earlier build.
+// create makes the file, in the place of that of an earlier build. A build whose spawner
+// died before it began has it already.
 func (l *buildLog) create() error {
+	if l.file != nil {
+		return nil
+	}
 	const flags = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	var err error
 	if l.file, err = rawfile.Open(l.path, flags, 0o666); errors.Is(err, fs.ErrNotExist) {

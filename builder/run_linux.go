@@ -14,11 +14,23 @@ import (
 	"storefs/store"
 )
 
-// run runs the builder in a sandbox until it is reaped. Nothing of it is left
+// run runs the builder in a sandbox until it is reaped. One that was not begun by a
+// spawner that died is begun by the next, or without one: it might be what ends them.
+func (b *build) run(ctx context.Context, env []string) (started time.Time, took time.Duration, err error) {
+	for range 2 {
+		if started, took, err = b.attempt(ctx, env, true); !errors.Is(err, errSpawnerDied) {
+			return started, took, err
+		}
+		b.phase(event.PhaseSandbox)
+	}
+	return b.attempt(ctx, env, false)
+}
+
+// attempt runs the builder in a sandbox until it is reaped. Nothing of it is left
 // then: it is the first process of its pid namespace, which dies with it. The
 // end of its output means nothing: a builder may close it and go on, and the
 // output may have got into the hands of others.
-func (b *build) run(ctx context.Context, env []string) (started time.Time, took time.Duration, err error) {
+func (b *build) attempt(ctx context.Context, env []string, spawned bool) (started time.Time, took time.Duration, err error) {
 	output, w, err := logPipe()
 	if err != nil {
 		return started, 0, err
@@ -29,7 +41,7 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 		w.Close()
 		return started, 0, fmt.Errorf("give the builder its log: %w", err)
 	}
-	c, err := b.spawn(ctx, env, w)
+	c, err := b.spawn(ctx, env, w, spawned)
 	w.Close()
 	if err != nil {
 		return started, 0, err
@@ -176,21 +188,16 @@ func (b *build) run(ctx context.Context, env []string) (started time.Time, took 
 	return started, took, err
 }
 
-// spawn starts the child, by a spawner if it can. What nobody waits for is a
-// child of our own, whose priority can be changed.
-func (b *build) spawn(ctx context.Context, env []string, log *os.File) (*child, error) {
-	if _, fixed := b.job.Derivation.Fixed(); !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
-		for again := true; ; again = false {
-			spawner := b.spawner.get()
-			if spawner == nil {
-				break
-			}
+// spawn starts the child, if spawned by a spawner where it can. What nobody waits for
+// is a child of our own, whose priority can be changed.
+func (b *build) spawn(ctx context.Context, env []string, log *os.File, spawned bool) (*child, error) {
+	if _, fixed := b.job.Derivation.Fixed(); spawned && !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
+		if spawner := b.spawner.get(); spawner != nil {
 			c, err := spawner.spawn(b.job.Drv, b.launch(env), log)
-			if !again || !errors.Is(err, errSpawnerDied) {
-				return c, err
+			if errors.Is(err, errSpawnerDied) {
+				spawner.close() // get starts another one then
 			}
-			// The next one starts it: this one has not, and never will.
-			spawner.close()
+			return c, err
 		}
 	}
 	if b.job.Turn != nil {

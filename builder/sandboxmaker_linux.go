@@ -81,21 +81,7 @@ func (m *sandboxMaker) beginSpare() bool {
 	return true
 }
 
-// start begins the build l in a sandbox. With l nil, it is tried what that takes, and
-// ends.
-func (m *sandboxMaker) start(l *launch, log int) (*sandbox, error) {
-	s, err := m.fit(l)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.launch(l, log); err != nil {
-		m.abandon(s)
-		return nil, err
-	}
-	return s, nil
-}
-
-// fit returns a sandbox that waits, and has the inputs of l. See attach.
+// fit returns a sandbox that waits, and has the inputs of l, which may be nil. See attach.
 func (m *sandboxMaker) fit(l *launch) (s *sandbox, err error) {
 	var tree *inputTree
 	if l != nil && m.keep {

@@ -20,7 +20,8 @@ import (
 // and namespaces so far prepared, that a sandbox takes a tenth of the time that
 // it takes a child of this process.
 type spawner struct {
-	conn *net.UnixConn
+	conn  *net.UnixConn
+	table *begunTable // nil once it is dead
 
 	sending sync.Mutex
 
@@ -32,8 +33,8 @@ type spawner struct {
 	ended chan struct{} // closed when the process is dead and nobody reads conn
 }
 
-// errSpawnerDied is the error of a build that its spawner did not start and does not
-// know.
+// errSpawnerDied is the error of a build whose spawner is dead and did not let the
+// builder begin.
 var errSpawnerDied = errors.New("start a sandbox: the process that starts builders has died")
 
 // begun is a build that a spawner has.
@@ -66,9 +67,16 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	pid, dead, err := startSpawnerProcess(theirs, ids, slack)
+	table, tableFile, err := newBegunTable()
 	if err != nil {
 		conn.Close()
+		return nil, fmt.Errorf("start a spawner: %w", err)
+	}
+	defer tableFile.Close()
+	pid, dead, err := startSpawnerProcess(theirs, tableFile, ids, slack)
+	if err != nil {
+		conn.Close()
+		table.unmap()
 		return nil, diagnose("start a spawner: fork/exec /proc/self/exe: "+err.Error(), errnoOf(err))
 	}
 	theirs.Close()
@@ -83,10 +91,11 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err != nil {
 		conn.Close()
 		<-dead
+		table.unmap()
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
 	go slackenWatch(pid, slack) // builds need not wait for that
-	s := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
+	s := &spawner{conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
 	return s, nil
 }
@@ -104,7 +113,7 @@ func unixConn(fd int) (*net.UnixConn, error) {
 
 // startSpawnerProcess runs this program again. dead is closed when it has ended. This
 // process has the timer slack slack.
-func startSpawnerProcess(conn *os.File, ids identity, slack int) (pid int, dead <-chan struct{}, err error) {
+func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int, dead <-chan struct{}, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, nil, err
@@ -120,7 +129,7 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (pid int, dead 
 		defer runtime.UnlockOSThread()
 		// The new process has that of the thread which makes it, in all of its threads.
 		_ = setSlack(int(idleSlack))
-		files := []uintptr{0: null.Fd(), 1: null.Fd(), 2: os.Stderr.Fd(), spawnerFD: conn.Fd()}
+		files := []uintptr{0: null.Fd(), 1: null.Fd(), 2: os.Stderr.Fd(), spawnerFD: conn.Fd(), begunFD: table.Fd()}
 		// What comes to the files has descriptors behind them on the way.
 		if limit := (unix.Rlimit{}); unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spawnerTableFD {
 			files = append(files, slices.Repeat([]uintptr{^uintptr(0)}, spawnerTableFD-len(files))...) // none
@@ -150,6 +159,7 @@ func startSpawnerProcess(conn *os.File, ids identity, slack int) (pid int, dead 
 		_ = setSlack(slack)
 		runtime.KeepAlive(null)
 		runtime.KeepAlive(conn)
+		runtime.KeepAlive(table)
 		pid = child
 		started <- err
 		for err == nil {
@@ -177,11 +187,17 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
-	for _, b := range s.builds {
-		b.answer <- report{message: message{says: saysFailed, text: "the process that starts builders has died"}}
+	for id, b := range s.builds {
+		m := message{says: saysUnbegun}
+		if s.table.may(id) {
+			m.says = saysLost
+		}
+		b.answer <- report{message: m}
 		close(b.answer)
 	}
 	clear(s.builds)
+	s.table.unmap()
+	s.table = nil
 }
 
 // answer gives a build its report, unless it has one.

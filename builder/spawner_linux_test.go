@@ -443,8 +443,13 @@ func TestSpawnerIsDying(t *testing.T) {
 		if err := unix.Shutdown(pair[1], c.sides); err != nil {
 			t.Fatal(err)
 		}
+		table, file, err := newBegunTable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
 		dead := make(chan struct{})
-		dying := &spawner{conn: conn, builds: make(map[uint64]begun), ended: make(chan struct{})}
+		dying := &spawner{conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
 		go dying.listen(newFrameReader(conn), dead)
 		l.spawner.close()
 		l.spawner.off, l.spawner.spawner = false, dying

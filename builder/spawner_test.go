@@ -96,6 +96,58 @@ func TestSpawnerKilled(t *testing.T) {
 	}
 }
 
+// Whenever a spawner is killed, each build succeeds or says why it cannot, and no builder
+// begins twice in what is left of the first time.
+func TestSpawnerKilledAtAnyMoment(t *testing.T) {
+	w := buildertest.NewWorld(t, openSpare)
+	w.Built(w.Job("first", `echo > $out`, nil)).Release()
+	if len(spawners(t)) == 0 {
+		t.Skip("there is no spawner for this architecture")
+	}
+	granted := make(chan struct{})
+	close(granted)
+	built, lost := 0, 0
+	for i := range 60 {
+		job := w.Job("any", `if [ -e begun ]; then echo > twice; fi; echo > begun; echo > $out; if [ -e twice ]; then exit 22; fi`, func(j *builder.Job) {
+			if i%2 == 1 {
+				j.Turn = &builder.Turn{Granted: granted}
+			}
+		})
+		pids := spawnersNow(t)
+		ended := make(chan error, 1)
+		go func() {
+			r, err := w.Builder.Build(t.Context(), job)
+			if err == nil {
+				r.Release()
+			}
+			ended <- err
+		}()
+		// No moment is missed for ever: builds take a few milliseconds.
+		for end := time.Now().Add(time.Duration(i) * 100 * time.Microsecond); time.Now().Before(end); {
+		}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+		var f *store.Failure
+		switch err := <-ended; {
+		case err == nil:
+			built++
+		case errors.As(err, &f) && f.Cause == store.CauseSystem && strings.Contains(f.Message, "may have begun"):
+			lost++
+		default:
+			t.Errorf("after %d: %v", i, err)
+		}
+		// One that is there before the next is killed.
+		w.Built(w.Job("next", `echo > $out`, nil)).Release()
+	}
+	if built == 0 {
+		t.Errorf("none of %d was built", lost)
+	}
+	t.Logf("%d were built, %d were lost", built, lost)
+}
+
 // What is more than a spawner takes is refused as what the kernel refuses, and harms
 // nobody.
 func TestLaunchTooLong(t *testing.T) {

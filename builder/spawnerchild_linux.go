@@ -22,6 +22,9 @@ const maxLeft = 8
 // spawnerFD is the descriptor of a spawner's connection to its owner.
 const spawnerFD = 3
 
+// begunFD is the descriptor of the table in which a spawner marks builds.
+const begunFD = 4
+
 // spawnerTableFD is a descriptor that a spawner is started with, where so many are
 // allowed, and closes: so its table of descriptors is as large from the beginning as it
 // will have to be. A table that grows has who opens a file wait for RCU, 5 to 8 ms, if
@@ -48,6 +51,7 @@ type spawnerConfig struct {
 // take as long as most of it.
 type spawnerProcess struct {
 	conn   ownerConn
+	table  *begunTable
 	maker  *sandboxMaker
 	builds []*spawned
 	held   []*heldLaunch // in the order in which they came
@@ -82,6 +86,7 @@ func beSpawner() {
 		os.Exit(1)
 	}
 	unix.CloseOnExec(spawnerFD)
+	unix.CloseOnExec(begunFD)
 	unix.Close(spawnerTableFD)
 	// Children are waited for by those who have started them. Go's runtime would
 	// have a thread woken by the signal, for nothing. Not to be handled is not the
@@ -118,6 +123,11 @@ func serveOwner(conn ownerConn) error {
 	if err := json.Unmarshal(f.body, &config); err != nil {
 		return err
 	}
+	table, err := mapBegunTable(begunFD)
+	if err != nil {
+		return err
+	}
+	unix.Close(begunFD)
 	// Builders have what the thread has that makes them.
 	if err := setSlack(config.Slack); err != nil {
 		return err
@@ -127,7 +137,7 @@ func serveOwner(conn ownerConn) error {
 	if err != nil {
 		return err
 	}
-	p := &spawnerProcess{conn: conn, maker: maker}
+	p := &spawnerProcess{conn: conn, table: table, maker: maker}
 	if err := p.try(); err != nil {
 		return err
 	}
@@ -202,8 +212,12 @@ func (p *spawnerProcess) serve(reader *frameReader) error {
 
 // try makes a sandbox of which nothing comes.
 func (p *spawnerProcess) try() error {
-	s, err := p.maker.start(nil, p.maker.null)
+	s, err := p.maker.fit(nil)
 	if err != nil {
+		return err
+	}
+	if err := s.launch(nil, p.maker.null); err != nil {
+		p.maker.abandon(s)
 		return err
 	}
 	defer p.maker.reclaim(s)
@@ -331,12 +345,26 @@ func (p *spawnerProcess) fit() bool {
 // start starts a build, in the sandbox that it has been given if that still waits.
 func (p *spawnerProcess) start(h *heldLaunch) (*sandbox, error) {
 	if s := h.box; s != nil {
-		if s.waits() && s.launch(h.launch, h.log) == nil {
+		if s.waits() && p.begin(s, h) == nil {
 			return s, nil
 		}
 		p.maker.abandon(s)
 	}
-	return p.maker.start(h.launch, h.log)
+	s, err := p.maker.fit(h.launch)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.begin(s, h); err != nil {
+		p.maker.abandon(s)
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin lets a sandbox become the builder.
+func (p *spawnerProcess) begin(s *sandbox, h *heldLaunch) error {
+	p.table.mark(h.id)
+	return s.launch(h.launch, h.log)
 }
 
 // launch starts a build, and reports whether it could; if not, its owner has been
