@@ -47,9 +47,18 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	for _, o := range d.Outputs {
 		scratch := b.scratchOf(o.Path)
 		var files integrity.Recorder
-		got, err := nar.Ingest(ctx, scratch, nar.IngestOptions{
-			UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates, File: files.File,
-		})
+		options := nar.IngestOptions{UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates, File: files.File}
+		var got nar.Summary
+		var err error
+		if fixed {
+			// Its builder had the network, and may have given files to others that are
+			// open for writing. Nobody ever had one of the copy.
+			dest := b.scratch.copyOf(o.Path)
+			got, err = nar.IngestCopy(ctx, scratch, dest, options)
+			scratch = dest
+		} else {
+			got, err = nar.Ingest(ctx, scratch, options)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -19,9 +19,9 @@ const keptPrefix = "kept-"
 
 // scratch is a scratch directory: build (the builder's working directory), tmp,
 // store (its store directory, where it puts the outputs), root (where the child
-// mounts the builder's root) and parked (stubs that are not in use). It is closed
-// to other users, whatever the builder makes in it: what is bound from it is bound
-// before there is a builder.
+// mounts the builder's root, and copies of outputs are made) and parked (stubs that
+// are not in use). It is closed to other users, whatever the builder makes in it: what
+// is bound from it is bound before there is a builder.
 type scratch struct {
 	dir    string
 	number uint64 // of this one, for as long as there is the Local
@@ -35,7 +35,8 @@ type scratch struct {
 	inputs inputsKey // that they are for
 	// left are the directories that a builder can write to, open, and with what
 	// they were like when they were new.
-	left []*leftDir
+	left   []*leftDir
+	copied bool // there may be copies of outputs in root
 }
 
 // newScratch makes one in dir, with a name that begins with prefix.
@@ -105,6 +106,12 @@ func (s *scratch) reopen() error {
 
 func (s *scratch) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// copyOf is where a copy of an output may be made: no builder has ever seen the directory.
+func (s *scratch) copyOf(p store.Path) string {
+	s.copied = true
+	return s.path("root", p.Base())
 }
 
 // fit makes the stubs of inputs, where they can be mounted. To make and remove
@@ -228,6 +235,9 @@ func (s *scratch) rename(from, to string) error {
 // empty removes all that the build left, and reports whether the scratch
 // directory is then like a new one. All of the builder's processes must be dead.
 func (s *scratch) empty() (bool, error) {
+	if s.copied {
+		return false, nil
+	}
 	for _, d := range s.left {
 		keep := func([]byte, uint8) bool { return false }
 		stubs := 0

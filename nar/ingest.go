@@ -38,6 +38,28 @@ func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) 
 	return s, nil
 }
 
+// IngestCopy is Ingest of a copy that it makes at dest, where nothing may be yet: for what
+// somebody may have open, who could write into it afterwards. What is at path is in
+// canonical form then, too. After an error, dest may be there in part.
+func IngestCopy(ctx context.Context, path, dest string, o IngestOptions) (Summary, error) {
+	r, w := io.Pipe()
+	restored := make(chan error, 1)
+	go func() {
+		err := restore(NewReader(r, 0), dest, o.File)
+		r.CloseWithError(err) // ends the other side, if it has not ended
+		restored <- err
+	}()
+	s, err := summarise(ctx, path, reading{canon: &canon{o.UID, o.GID}}, o.Candidates, w)
+	w.CloseWithError(err)
+	if e := <-restored; err == nil {
+		err = e
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("copy %s: %w", path, err)
+	}
+	return s, nil
+}
+
 // HashPath hashes and scans what is at path, and changes nothing.
 func HashPath(ctx context.Context, path string, candidates ...store.Path) (Summary, error) {
 	s, err := summarise(ctx, path, reading{}, candidates)
@@ -100,8 +122,7 @@ func TextSummary(text []byte) Summary {
 	return Summary{Kind: store.KindRegular, Hash: d.sum(), Size: d.size}
 }
 
-func summarise(ctx context.Context, path string, how reading, candidates []store.Path) (Summary, error) {
-	var stages []io.Writer
+func summarise(ctx context.Context, path string, how reading, candidates []store.Path, stages ...io.Writer) (Summary, error) {
 	var scanner *references.Scanner
 	if len(candidates) > 0 {
 		digests := make([]string, len(candidates))

@@ -349,3 +349,54 @@ func TestTextSummary(t *testing.T) {
 		}
 	}
 }
+
+// A copy is what Ingest would have made, told alike, in other files.
+func TestIngestCopy(t *testing.T) {
+	for what, n := range map[string]node{
+		"a tree": folder(map[string]node{
+			"plain": fileMode("x", 0o600), "exec": fileMode("x", 0o711), "link": link("plain"),
+			"big": file(strings.Repeat("text", 3*blockSize)), "sub": folder(map[string]node{"f": file("")}),
+		}),
+		"a file": fileMode("x", 0o755),
+		"a link": link("x"),
+	} {
+		t.Run(what, func(t *testing.T) {
+			told := func(to *[]string) FileFunc {
+				return func(path string, kind store.Kind, sum [32]byte) {
+					*to = append(*to, fmt.Sprintf("%s %s %x", path, kind, sum))
+				}
+			}
+			var files, copied []string
+			path, same := inTemp(t, n), inTemp(t, n)
+			dest := filepath.Join(tempDir(t), "copy")
+			want, err := Ingest(t.Context(), same, IngestOptions{UID: -1, GID: -1, File: told(&files)})
+			must(t, err)
+			got, err := IngestCopy(t.Context(), path, dest, IngestOptions{UID: -1, GID: -1, File: told(&copied)})
+			must(t, err)
+			slices.Sort(files)
+			slices.Sort(copied)
+			if got.Kind != want.Kind || got.Hash != want.Hash || got.Size != want.Size || !slices.Equal(copied, files) {
+				t.Errorf("%+v of %q, want %+v of %q", got, copied, want, files)
+			}
+			if a, b := modes(t, dest), modes(t, same); !slices.Equal(a, b) {
+				t.Errorf("copied %q, want %q", a, b)
+			}
+			if sum := hashPath(t, dest); sum.Hash != want.Hash {
+				t.Error("the copy is another")
+			}
+			var a, b unix.Stat_t
+			must(t, unix.Lstat(path, &a))
+			must(t, unix.Lstat(dest, &b))
+			if a.Ino == b.Ino {
+				t.Error("it is the same file")
+			}
+		})
+	}
+	taken := inTemp(t, file("taken"))
+	if _, err := IngestCopy(t.Context(), inTemp(t, file(strings.Repeat("x", 9*blockSize))), taken, IngestOptions{UID: -1, GID: -1}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("over another file: %v", err)
+	}
+	if _, err := IngestCopy(t.Context(), filepath.Join(tempDir(t), "gone"), filepath.Join(tempDir(t), "copy"), IngestOptions{UID: -1, GID: -1}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of nothing: %v", err)
+	}
+}

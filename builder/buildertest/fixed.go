@@ -1,8 +1,12 @@
 package buildertest
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"strings"
+	"syscall"
+	"time"
 
 	"storefs/builder"
 	"storefs/store"
@@ -49,6 +53,30 @@ func fixedTests() tests {
 			f = w.Failed(fixed(w, "other-recursive", "r:sha256", flat, `echo fixed > $out`))
 			w.expect(f, store.CauseHash, "want "+flat.SRI()+" got "+store.HashOf(store.SHA256, []byte(archive)).SRI())
 		},
+		// Who has the network can give its files to others, who outlive it.
+		"fixed and open elsewhere": func(w *World) {
+			name := fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
+			l, err := net.Listen("unix", name)
+			w.must(err)
+			defer l.Close()
+			for _, c := range []struct {
+				algo string
+				hash store.Hash
+			}{{"sha256", flat}, {"r:sha256", store.HashOf(store.SHA256, []byte(archive))}} {
+				got := make(chan *os.File, 1)
+				go func() { got <- receive(l) }()
+				r := w.Built(fixed(w, "open-"+c.algo[:1], c.algo, c.hash, `echo fixed > $out; $probe send $out `+name))
+				f := <-got
+				if f == nil {
+					w.T.Fatal("no file came")
+				}
+				_, err := f.WriteAt([]byte("other"), 0)
+				w.must(err)
+				w.must(f.Close())
+				w.same("output after somebody wrote into what was its file", w.Text(r), text)
+				r.Release()
+			}
+		},
 		"fixed flat but no plain file": func(w *World) {
 			for _, script := range []string{`echo fixed > $out; chmod +x $out`, `mkdir $out`, `echo fixed > x; ln -s x $out`, `ln -s /etc/passwd $out`} {
 				w.expect(w.Failed(fixed(w, "no-file", "sha256", flat, script)), store.CauseRefused, "one file")
@@ -93,4 +121,28 @@ func fixedTests() tests {
 			}
 		},
 	}
+}
+
+// receive takes a file from who connects, nil if none comes.
+func receive(l net.Listener) *os.File {
+	c, err := l.Accept()
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	var b [1]byte
+	oob := make([]byte, syscall.CmsgSpace(4))
+	_, n, _, _, err := c.(*net.UnixConn).ReadMsgUnix(b[:], oob)
+	if err != nil {
+		return nil
+	}
+	messages, err := syscall.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return nil
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil
+	}
+	return os.NewFile(uintptr(fds[0]), "received")
 }

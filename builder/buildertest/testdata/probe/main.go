@@ -34,6 +34,16 @@ func main() {
 		l, err := net.Listen("unix", os.Args[2])
 		check(err)
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
+	case "vsock":
+		_, err := syscall.Socket(40, syscall.SOCK_STREAM, 0) // AF_VSOCK
+		fmt.Println(err)
+	case "send": // a file, open for writing, to whoever listens
+		f, err := os.OpenFile(os.Args[2], os.O_RDWR, 0)
+		check(err)
+		c, err := net.Dial("unix", os.Args[3])
+		check(err)
+		_, _, err = c.(*net.UnixConn).WriteMsgUnix([]byte("x"), syscall.UnixRights(int(f.Fd())), nil)
+		check(err)
 	case "deaf": // ends its output, goes on, and makes a file
 		for fd := range 3 {
 			check(syscall.Close(fd))
