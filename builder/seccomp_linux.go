@@ -16,6 +16,7 @@ type rule struct {
 const (
 	unsupported = -1 // by these files
 	absent      = -2 // from this kernel
+	socket      = -3 // the first argument is a family that must not be AF_VSOCK
 )
 
 // abi is one system call interface of a machine, which has a numbering of its
@@ -32,19 +33,19 @@ const x32Bit = 0x40000000
 // abis are those that a builder could call on this machine, or nil where none
 // are known.
 func abis(goarch string) []abi {
-	// The chmod family, the setxattr family, and add_key, request_key and keyctl.
+	// The chmod family, the setxattr family, add_key, request_key and keyctl, and socket.
 	// Numbers from 424 on are the same everywhere: fchmodat2 and setxattrat, and
 	// io_uring_setup, io_uring_enter and io_uring_register.
 	switch goarch {
 	case "amd64":
 		return []abi{
-			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}, {425, absent}, {426, absent}, {427, absent}}},
-			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}, {41, socket}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}, {359, socket}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	case "arm64":
 		return []abi{
-			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}, {425, absent}, {426, absent}, {427, absent}}},
-			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}, {198, socket}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}, {281, socket}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	}
 	return nil
@@ -65,6 +66,10 @@ const (
 // build, or to a builder from the user who started it. It hides io_uring too, as
 // container runtimes do: a ring ends later than the last process that has it, and
 // with it the files that were registered, which may be of what the next build gets.
+// There are no sockets of AF_VSOCK either: they lead past the network namespace to the
+// hypervisor and to services of the host, and their ports are the machine's, so that
+// builds see each other. (A 32-bit program of x86 can still get one by socketcall, whose
+// arguments are in memory, where no filter looks.)
 // A file can be given these bits in other ways (open
 // has a mode too): this filter tells honest builders early. What protects the
 // host is that scratch directories are closed to others, and that an output with
@@ -88,7 +93,7 @@ func filterProgram(all []abi) []unix.SockFilter {
 			block = append(block, unix.SockFilter{Code: and, K: ^a.mask})
 		}
 		for _, r := range a.rules {
-			if r.mode < 0 {
+			if r.mode == unsupported || r.mode == absent {
 				errno := unix.ENOTSUP
 				if r.mode == absent {
 					errno = unix.ENOSYS
@@ -96,11 +101,15 @@ func filterProgram(all []abi) []unix.SockFilter {
 				block = append(block, unix.SockFilter{Code: jeq, K: r.call, Jf: 1}, refuse(errno))
 				continue
 			}
+			argument, test, errno := r.mode, unix.SockFilter{Code: jset, K: unix.S_ISUID | unix.S_ISGID, Jf: 1}, unix.EPERM
+			if r.mode == socket {
+				argument, test, errno = 0, unix.SockFilter{Code: jeq, K: unix.AF_VSOCK, Jf: 1}, unix.EAFNOSUPPORT
+			}
 			block = append(block,
 				unix.SockFilter{Code: jeq, K: r.call, Jf: 4},
-				unix.SockFilter{Code: load, K: offsetArgs + 8*uint32(r.mode)},
-				unix.SockFilter{Code: jset, K: unix.S_ISUID | unix.S_ISGID, Jf: 1},
-				refuse(unix.EPERM),
+				unix.SockFilter{Code: load, K: offsetArgs + 8*uint32(argument)},
+				test,
+				refuse(errno),
 				allow)
 		}
 		block = append(block, allow)

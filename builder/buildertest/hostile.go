@@ -30,6 +30,11 @@ func hostileTests() tests {
 			r := w.Built(w.Job("xattr", `echo > x; $probe xattr x > $out`, nil))
 			w.same("setxattr", w.Text(r), syscall.ENOTSUP.Error()+"\n")
 		},
+		// They have the ports of the machine, whatever the network.
+		"sockets of virtual machines": func(w *World) {
+			r := w.Built(w.Job("vsock", `$probe vsock > $out`, nil))
+			w.same("socket", w.Text(r), syscall.EAFNOSUPPORT.Error()+"\n")
+		},
 		"a closed store directory": func(w *World) {
 			for _, mode := range []string{"0", "500"} {
 				r := w.Built(w.Job("closed", `echo text > $out; chmod `+mode+` $NIX_STORE 2>/dev/null; true`, nil))
