@@ -237,6 +237,7 @@ func makeNetwork(counters, withIPC bool) (n *network, err error) {
 	defer func() {
 		if err != nil {
 			n.close()
+			n = nil // nobody may close it again, or take it for one that is as it was
 		}
 	}()
 	const dir = "/proc/thread-self/"

@@ -171,3 +171,57 @@ func TestMulticastIsNotLate(t *testing.T) {
 		}()
 	}
 }
+
+// Where not all that belongs to a network can be opened there is none, and what was opened
+// is closed once.
+func TestNetworkWithoutDescriptors(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a network")
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	count := func() int {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	made := false
+	for more := uint64(1); !made && more < 50; more++ {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // it ends with the goroutine
+			lowest, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			unix.Close(lowest)
+			before := count()
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(lowest) + more, Max: limit.Max}); err != nil {
+				t.Error(err)
+				return
+			}
+			n, err := makeNetwork(true, true)
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+				t.Error(err)
+			}
+			if made = err == nil; made {
+				n.close()
+			} else if n != nil {
+				t.Errorf("with %d descriptors: %v, and a network", more, err)
+			}
+			if after := count(); after != before {
+				t.Errorf("with %d descriptors: %d are open, and were %d", more, after, before)
+			}
+		}()
+		<-done
+	}
+	if !made {
+		t.Error("none was made at all")
+	}
+}
