@@ -77,6 +77,19 @@ func (t *inputTrees) next(tree *inputTree) *sandbox {
 	return nil
 }
 
+// shed returns what waits in namespaces of trees, which is of none any more.
+func (t *inputTrees) shed() (waiting []*sandbox) {
+	for _, tree := range t.trees {
+		for _, s := range tree.ready {
+			t.lose(tree)
+			s.tree = nil
+			waiting = append(waiting, s)
+		}
+		tree.ready = nil
+	}
+	return waiting
+}
+
 // isFull reports whether a tree has all the namespaces that it may have.
 func (tree *inputTree) isFull() bool { return tree.spaces == maxTreeSpaces }
 

@@ -64,6 +64,9 @@ func open(list []binding) (mounts []attachment, err error) {
 	mounts = make([]attachment, 0, len(list))
 	for _, b := range list {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, b.outside, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			err = namespaceErrno(unix.SYS_OPEN_TREE, errnoOf(err))
+		}
 		if err != nil && b.what == "" {
 			return mounts, inputError(path.Base(b.outside), err)
 		}

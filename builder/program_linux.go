@@ -188,9 +188,9 @@ func (p *program) start(flags uint64) (pid int, err error) {
 }
 
 // namespaceErrno tells a limit on namespaces from a full disk, for which the
-// kernel has the same number.
+// kernel has the same number. A mount that nobody sees yet is in one of its own.
 func namespaceErrno(call uintptr, errno unix.Errno) unix.Errno {
-	if errno == unix.ENOSPC && (call == unix.SYS_CLONE3 || call == unix.SYS_UNSHARE) {
+	if errno == unix.ENOSPC && (call == unix.SYS_CLONE3 || call == unix.SYS_UNSHARE || call == unix.SYS_OPEN_TREE) {
 		return unix.EUSERS
 	}
 	return errno

@@ -16,14 +16,32 @@ import (
 
 // run runs the builder in a sandbox until it is reaped. One that was not begun by a
 // spawner that died is begun by the next, or without one: it might be what ends them.
+// What a spawner is short of, a child of our own may have.
 func (b *build) run(ctx context.Context, env []string) (started time.Time, took time.Duration, err error) {
 	for range 2 {
-		if started, took, err = b.attempt(ctx, env, true); !errors.Is(err, errSpawnerDied) {
+		started, took, err = b.attempt(ctx, env, true)
+		short := errors.As(err, new(shortage))
+		if !short && !errors.Is(err, errSpawnerDied) {
 			return started, took, err
 		}
 		b.phase(event.PhaseSandbox)
+		if short {
+			break
+		}
 	}
 	return b.attempt(ctx, env, false)
+}
+
+// shortage is the error of a build that a spawner did not begin, as it is short of
+// something.
+type shortage struct{ error }
+
+func (s shortage) Unwrap() error { return s.error }
+
+// isShort reports whether errno says that there is not enough of something, of which
+// more may be had elsewhere or later: descriptors, processes, memory, namespaces.
+func isShort(errno unix.Errno) bool {
+	return passes(errno) || errno == unix.EUSERS
 }
 
 // attempt runs the builder in a sandbox until it is reaped. Nothing of it is left
@@ -143,7 +161,11 @@ func (b *build) attempt(ctx context.Context, env []string, spawned bool) (starte
 				}
 			default:
 				b.ran = b.ran && r.says == saysNoExec
-				stop(r.err(b.job.Derivation.Builder))
+				why := r.err(b.job.Derivation.Builder)
+				if r.says == saysFailed && c.pid == 0 && isShort(r.errno) {
+					why = shortage{why}
+				}
+				stop(why)
 			}
 		case <-limit.ended():
 			at, why := b.limit(started)

@@ -172,6 +172,34 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 	m.leave(s.space)
 }
 
+// shed lets all go that waits for builds to come, or is left of some, and reports whether
+// there was anything: what it takes up, the next build may need.
+func (m *sandboxMaker) shed() bool {
+	for _, s := range m.left {
+		if m.reclaim(s) {
+			m.again = append(m.again, s)
+		}
+	}
+	for _, s := range m.again {
+		m.trees.lose(s.tree)
+		m.leave(s.space)
+	}
+	waiting := append(slices.Concat(m.begun, m.doomed), m.trees.shed()...)
+	for _, s := range waiting {
+		m.abandon(s)
+	}
+	found := len(m.left)+len(m.again)+len(waiting)+len(m.users)+len(m.networks.idle) > 0
+	m.left, m.again, m.begun, m.doomed = nil, nil, nil, nil
+	for _, fd := range m.users {
+		unix.Close(fd)
+	}
+	for _, n := range m.networks.idle {
+		n.close()
+	}
+	m.users, m.networks.idle = nil, nil
+	return found
+}
+
 // leave lets a space go, in which nobody is any more.
 func (m *sandboxMaker) leave(s space) {
 	if m.spare && s.users >= 0 && len(m.users) < maxIdle {

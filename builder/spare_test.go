@@ -219,6 +219,35 @@ func TestFewDescriptors(t *testing.T) {
 	all.Wait()
 }
 
+// Nor does it keep any from being built where there are less.
+func TestVeryFewDescriptors(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		pass(t, again(t, "^TestVeryFewDescriptors$", 0, nil))
+		return
+	}
+	const limit, slots, builds = 180, 8, 100
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		t.Fatal(err)
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	var all sync.WaitGroup
+	free := make(chan struct{}, slots)
+	for i := range builds {
+		job := w.Job(fmt.Sprintf("job-%d", i), `sleep 0.01; echo > $out`, nil)
+		free <- struct{}{}
+		all.Go(func() {
+			defer func() { <-free }()
+			r, err := w.Builder.Build(t.Context(), job)
+			if err != nil {
+				t.Errorf("build %d: %v", i, err)
+				return
+			}
+			r.Release()
+		})
+	}
+	all.Wait()
+}
+
 // difference are the lines of b that a does not have, and the reverse.
 func difference(a, b string) string {
 	var d strings.Builder

@@ -90,6 +90,9 @@ func TestNamespaceErrno(t *testing.T) {
 	defer p.free()
 	p.call("make a namespace", unix.SYS_UNSHARE)
 	p.call("write", unix.SYS_WRITE)
+	if errno := namespaceErrno(unix.SYS_OPEN_TREE, unix.ENOSPC); errno != unix.EUSERS {
+		t.Errorf("a mount: %v", errno)
+	}
 	if err := p.check(0, -int(unix.ENOSPC)); errnoOf(err) != unix.EUSERS {
 		t.Errorf("error %v", err)
 	}

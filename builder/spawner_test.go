@@ -237,8 +237,8 @@ func TestSpawnerWithFewFiles(t *testing.T) {
 	}
 }
 
-// A spawner that may have no descriptor more fails the builds that it would need one
-// for, and those alone.
+// What a spawner that may have no descriptor more would need one for is built without it,
+// and it harms nobody.
 func TestSpawnerWithoutDescriptors(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to set the limit")
@@ -267,11 +267,10 @@ func TestSpawnerWithoutDescriptors(t *testing.T) {
 	if err := unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4, Max: limit.Max}, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, turn := range []*builder.Turn{nil, {Granted: make(chan struct{})}} {
-		f := w.Failed(w.Job("job", `echo > $out`, func(j *builder.Job) { j.Turn = turn }))
-		if f.Cause != store.CauseSystem || !strings.Contains(f.Message, "too many open files") {
-			t.Errorf("failure: %s", f.Text())
-		}
+	granted := make(chan struct{})
+	close(granted)
+	for _, turn := range []*builder.Turn{nil, {Granted: granted}} {
+		w.Built(w.Job("job", `echo > $out`, func(j *builder.Job) { j.Turn = turn })).Release()
 	}
 	if err := unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, &limit, nil); err != nil {
 		t.Fatal(err)

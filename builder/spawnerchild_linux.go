@@ -343,48 +343,59 @@ func (p *spawnerProcess) fit() bool {
 }
 
 // start starts a build, in the sandbox that it has been given if that still waits.
-func (p *spawnerProcess) start(h *heldLaunch) (*sandbox, error) {
-	if s := h.box; s != nil {
-		if s.waits() && p.begin(s, h) == nil {
-			return s, nil
+func (p *spawnerProcess) start(h *heldLaunch) (*spawned, error) {
+	s := h.box
+	if s != nil && !s.waits() {
+		p.maker.abandon(s)
+		s = nil
+	}
+	h.box = nil
+	if s == nil {
+		var err error
+		if s, err = p.maker.fit(h.launch); err != nil {
+			return nil, err
 		}
-		p.maker.abandon(s)
 	}
-	s, err := p.maker.fit(h.launch)
+	end, err := unix.PidfdOpen(s.pid, 0)
 	if err != nil {
-		return nil, err
+		p.maker.abandon(s)
+		return nil, fmt.Errorf("watch the builder: %w", err)
 	}
-	if err := p.begin(s, h); err != nil {
+	p.table.mark(h.id)
+	if err := s.launch(h.launch, h.log); err != nil {
+		unix.Close(end)
 		p.maker.abandon(s)
 		return nil, err
 	}
-	return s, nil
+	s.log = h.log
+	return &spawned{id: h.id, box: s, end: end, pool: h.launch.pool, heir: h.launch.heir}, nil
 }
 
-// begin lets a sandbox become the builder.
-func (p *spawnerProcess) begin(s *sandbox, h *heldLaunch) error {
-	p.table.mark(h.id)
-	return s.launch(h.launch, h.log)
+// shed lets all go that waits for builds to come, and reports whether there was anything.
+func (p *spawnerProcess) shed() bool {
+	found := false
+	for _, h := range p.held {
+		if h.box != nil {
+			p.maker.abandon(h.box)
+			h.box, found = nil, true
+		}
+	}
+	return p.maker.shed() || found
 }
 
 // launch starts a build, and reports whether it could; if not, its owner has been
 // told.
 func (p *spawnerProcess) launch(h *heldLaunch) bool {
-	s, err := p.start(h)
-	var end int
-	if err == nil {
-		if end, err = unix.PidfdOpen(s.pid, 0); err != nil {
-			p.maker.abandon(s)
-			err = fmt.Errorf("watch the builder: %w", err)
-		}
+	b, err := p.start(h)
+	if err != nil && isShort(errnoOf(err)) && p.shed() {
+		b, err = p.start(h)
 	}
 	if err != nil {
 		unix.Close(h.log)
 		p.fail(h.id, err)
 		return false
 	}
-	s.log = h.log
-	p.builds = append(p.builds, &spawned{id: h.id, box: s, end: end, pool: h.launch.pool, heir: h.launch.heir})
+	p.builds = append(p.builds, b)
 	return true
 }
 
