@@ -35,8 +35,11 @@ type scratch struct {
 	inputs inputsKey // that they are for
 	// left are the directories that a builder can write to, open, and with what
 	// they were like when they were new.
-	left   []*leftDir
-	copied bool // there may be copies of outputs in root
+	left []*leftDir
+	// given says that its builder has the host's network, over which it may give
+	// directories that are open to processes that outlive it; and that there may be
+	// copies of outputs in root.
+	given bool
 }
 
 // newScratch makes one in dir, with a name that begins with prefix.
@@ -109,10 +112,7 @@ func (s *scratch) path(elem ...string) string {
 }
 
 // copyOf is where a copy of an output may be made: no builder has ever seen the directory.
-func (s *scratch) copyOf(p store.Path) string {
-	s.copied = true
-	return s.path("root", p.Base())
-}
+func (s *scratch) copyOf(p store.Path) string { return s.path("root", p.Base()) }
 
 // fit makes the stubs of inputs, where they can be mounted. To make and remove
 // files costs a hundred times as much as to rename them, on a file system that is
@@ -232,10 +232,11 @@ func (s *scratch) rename(from, to string) error {
 	return nil
 }
 
-// empty removes all that the build left, and reports whether the scratch
-// directory is then like a new one. All of the builder's processes must be dead.
+// empty removes all that the build left, and reports whether the scratch directory is
+// then like a new one. One that others may have open is not, and is left as it is. All of
+// the builder's processes must be dead.
 func (s *scratch) empty() (bool, error) {
-	if s.copied {
+	if s.given {
 		return false, nil
 	}
 	for _, d := range s.left {
@@ -288,8 +289,11 @@ func (s *scratch) close() {
 // makeScratch gives the build a scratch directory with the stubs of its inputs.
 func (b *build) makeScratch() error {
 	var err error
-	b.scratch, err = b.scratches.take(b)
-	return err
+	if b.scratch, err = b.scratches.take(b); err != nil {
+		return err
+	}
+	_, b.scratch.given = b.job.Derivation.Fixed()
+	return nil
 }
 
 // discard gives the scratch directory back, if there is one. What cannot be

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"storefs/builder"
+	"storefs/event"
 	"storefs/store"
 	"storefs/storeexpr"
 )
@@ -75,6 +76,35 @@ func fixedTests() tests {
 				w.must(f.Close())
 				w.same("output after somebody wrote into what was its file", w.Text(r), text)
 				r.Release()
+			}
+		},
+		"fixed, failed, and open elsewhere": func(w *World) {
+			name := fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
+			l, err := net.Listen("unix", name)
+			w.must(err)
+			defer l.Close()
+			for _, dir := range []string{"/build", "/tmp", "$NIX_STORE"} {
+				got := make(chan *os.File, 1)
+				go func() { got <- receive(l) }()
+				w.Failed(fixed(w, "dir", "sha256", flat, `$probe send `+dir+` `+name+`; exit 1`))
+				f := <-got
+				if f == nil {
+					w.T.Fatal("no directory came")
+				}
+				// As many as may have waited for others.
+				for range 3 {
+					w.Built(w.Job("next", `echo > `+dir+`/secret; echo > $out`, func(j *builder.Job) {
+						j.Phase = func(phase string) {
+							if _, err := f.Stat(); phase == event.PhaseScan && err == nil {
+								names, _ := f.Readdirnames(0)
+								_, err := f.Seek(0, 0)
+								w.must(err)
+								w.same("files of another build in "+dir, strings.Join(names, " "), "")
+							}
+						}
+					})).Release()
+				}
+				w.must(f.Close())
 			}
 		},
 		"fixed flat but no plain file": func(w *World) {

@@ -37,8 +37,11 @@ func main() {
 	case "vsock":
 		_, err := syscall.Socket(40, syscall.SOCK_STREAM, 0) // AF_VSOCK
 		fmt.Println(err)
-	case "send": // a file, open for writing, to whoever listens
+	case "send": // a directory, or a file that is open for writing, to whoever listens
 		f, err := os.OpenFile(os.Args[2], os.O_RDWR, 0)
+		if err != nil {
+			f, err = os.Open(os.Args[2]) // a directory
+		}
 		check(err)
 		c, err := net.Dial("unix", os.Args[3])
 		check(err)
