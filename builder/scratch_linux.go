@@ -321,10 +321,43 @@ func (b *build) keep() (string, error) {
 	if b.ids.uid == os.Geteuid() {
 		return kept, nil
 	}
-	return kept, filepath.WalkDir(kept, func(p string, d fs.DirEntry, err error) error {
+	return kept, own(kept)
+}
+
+// own makes this process's user the owner of a directory and all that is in it. Others may
+// have some of it open, and change it meanwhile: nothing outside is touched.
+func own(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return ownAll(root)
+}
+
+func ownAll(root *os.Root) error {
+	if err := root.Lchown(".", os.Geteuid(), os.Getegid()); err != nil {
+		return err
+	}
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	entries, err := dir.ReadDir(-1)
+	dir.Close()
+	for _, e := range entries {
 		if err != nil {
-			return err
+			break
 		}
-		return os.Lchown(p, os.Geteuid(), os.Getegid())
-	})
+		if !e.IsDir() {
+			err = root.Lchown(e.Name(), os.Geteuid(), os.Getegid())
+			continue
+		}
+		var sub *os.Root
+		if sub, err = root.OpenRoot(e.Name()); err == nil {
+			err = ownAll(sub)
+			sub.Close()
+		}
+	}
+	return err
 }

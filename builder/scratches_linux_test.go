@@ -1,9 +1,14 @@
 package builder
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"storefs/store"
 )
@@ -44,4 +49,64 @@ func TestIdleScratches(t *testing.T) {
 	if there, err := os.ReadDir(dir); err != nil || len(there) > 0 {
 		t.Errorf("left: %v, %v", there, err)
 	}
+}
+
+// What is kept becomes its user's, and nothing else, whatever others do with it meanwhile.
+func TestKeptIsChangedMeanwhile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to change owners")
+	}
+	const files, other = 500, 12345
+	top := t.TempDir()
+	outside, kept := filepath.Join(top, "outside"), filepath.Join(top, "kept")
+	sub, link := filepath.Join(kept, "build", "sub"), filepath.Join(top, "link")
+	for _, dir := range []string{outside, sub} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range files {
+			file := filepath.Join(dir, fmt.Sprint(i))
+			if err := errors.Join(os.WriteFile(file, nil, 0o644), os.Chown(file, other, other)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			// A directory, and a link to another, in turns.
+			err := errors.Join(os.Symlink(outside, link), unix.Renameat2(unix.AT_FDCWD, sub, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE))
+			time.Sleep(100 * time.Microsecond)
+			err = errors.Join(err, unix.Renameat2(unix.AT_FDCWD, sub, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE), os.Remove(link))
+			time.Sleep(100 * time.Microsecond)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 200 {
+		_ = own(kept) // it may be told that something is not there
+	}
+	close(stop)
+	<-stopped
+	owned := func(dir string, by uint32) {
+		for i := range files {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(dir, fmt.Sprint(i)), &st); err != nil || st.Uid != by {
+				t.Fatalf("%s/%d is of %d: %v", dir, i, st.Uid, err)
+			}
+		}
+	}
+	owned(outside, other)
+	if err := own(kept); err != nil {
+		t.Error(err)
+	}
+	owned(sub, 0)
 }
