@@ -18,6 +18,9 @@ import (
 // it is listed for as long as its master is open, which may be in a message between
 // sockets that the kernel looks for only when the last process is dead. The instance of
 // tmpfs has as many files and blocks as when it was new, or it is not as it was.
+//
+// (One thing differs from a new one: the number of the next file in /dev/shm, if there was
+// one without a name, by O_TMPFILE. The kernel tells it to nobody who does not make one.)
 type leftMounts struct {
 	fds   []int // of leftPlaces
 	fresh mountState
