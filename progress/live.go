@@ -67,20 +67,24 @@ func (l *Live) left(now time.Time) time.Duration {
 }
 
 // Paint implements Display. It writes nothing when nothing changed.
-func (l *Live) Paint(now time.Time) {
-	list := ""
+func (l *Live) Paint(now time.Time) time.Duration {
+	list, again := "", never
 	if l.tally.idle() {
 		l.ends = time.Time{}
 	}
-	if (!l.tally.idle() || len(l.waiters) > 0) && now.Sub(l.o.Start) >= l.o.Delay {
-		list = l.list(now)
+	if !l.tally.idle() || len(l.waiters) > 0 {
+		again = pace // it says since when
+		if now.Sub(l.o.Start) >= l.o.Delay {
+			list = l.list(now)
+		}
 	}
 	if l.above.Len() == 0 && list == l.painted {
-		return
+		return again
 	}
 	write(l.w, l.erase()+l.above.String()+list)
 	l.above.Reset()
 	l.painted, l.lines = list, strings.Count(list, "\n")
+	return again
 }
 
 // Close implements Display.

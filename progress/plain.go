@@ -64,16 +64,19 @@ func (p *Plain) Wait(waiters []Waiter) {
 
 // Paint implements Display: it lets go what was held back, and says now and
 // then what runs.
-func (p *Plain) Paint(now time.Time) {
+func (p *Plain) Paint(now time.Time) time.Duration {
 	if !p.shown {
-		if now.Sub(p.o.Start) < p.o.Delay {
-			return
+		if wait := p.o.Delay - now.Sub(p.o.Start); wait > 0 {
+			return wait
 		}
 		p.shown = true
 		write(p.w, p.held.String())
 		p.held.Reset()
 	}
-	if len(p.tally.running) > 0 && now.Sub(p.last) >= heartbeat {
+	if len(p.tally.running) == 0 {
+		return never
+	}
+	if now.Sub(p.last) >= heartbeat {
 		p.last = now
 		var names []string
 		for i, j := range p.tally.running {
@@ -85,6 +88,7 @@ func (p *Plain) Paint(now time.Time) {
 		}
 		write(p.w, fmt.Sprintf("[%d/%d] running: %s\n", p.tally.done, p.tally.total, strings.Join(names, ", ")))
 	}
+	return heartbeat - now.Sub(p.last)
 }
 
 // Close implements Display. What was held back is dropped: it did not take

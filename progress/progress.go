@@ -6,6 +6,7 @@ package progress
 
 import (
 	"io"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -26,9 +27,10 @@ type Display interface {
 	Expect(left time.Duration)
 	// Wait notes who waits now, those who came first are first.
 	Wait(waiters []Waiter)
-	// Paint brings the output up to date. It is called a few times a second,
-	// also when nothing happened.
-	Paint(now time.Time)
+	// Paint brings the output up to date, and returns after how long there is more
+	// to say although nothing happens. It is called then, and soon after something
+	// has happened.
+	Paint(now time.Time) (again time.Duration)
 	// Close removes what was for the moment only. Only Say follows it.
 	Close()
 }
@@ -82,36 +84,68 @@ func For(f *os.File, logs bool) Display {
 	return NewLive(f, o)
 }
 
-// Meter drives a Display: it passes events on and paints ten times a second.
-// Its methods may be called from any goroutine.
+const (
+	// pace is how soon what happened is painted, and how often what changes with
+	// the time is.
+	pace = 100 * time.Millisecond
+	// never is the answer of Paint when nothing changes until something happens.
+	never = time.Duration(math.MaxInt64)
+)
+
+// Meter drives a Display: it passes events on and paints, ten times a second at
+// most, and not at all while there is nothing new. Its methods may be called from
+// any goroutine.
 type Meter struct {
 	mu     sync.Mutex
 	d      Display
 	closed bool
+	asleep bool          // the next painting is not soon
+	news   chan struct{} // something happened while it was asleep
 	stop   chan struct{}
 	ended  chan struct{}
 }
 
 // Start begins to drive d, until Close.
 func Start(d Display) *Meter {
-	m := &Meter{d: d, stop: make(chan struct{}), ended: make(chan struct{})}
+	m := &Meter{d: d, news: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	go m.run()
 	return m
 }
 
 func (m *Meter) run() {
 	defer close(m.ended)
-	t := time.NewTicker(100 * time.Millisecond)
+	t := time.NewTimer(pace)
 	defer t.Stop()
 	for {
 		select {
 		case now := <-t.C:
-			m.mu.Lock()
-			m.d.Paint(now)
-			m.mu.Unlock()
+			t.Reset(m.paint(now))
+		case <-m.news:
+			t.Reset(pace)
 		case <-m.stop:
 			return
 		}
+	}
+}
+
+// paint returns when the next one is due.
+func (m *Meter) paint(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	again := max(pace, m.d.Paint(now))
+	m.asleep = again > pace
+	return again
+}
+
+// rouse sees to it that something new is painted soon.
+func (m *Meter) rouse() {
+	if !m.asleep {
+		return
+	}
+	m.asleep = false
+	select {
+	case m.news <- struct{}{}:
+	default: // it was painted before it heard of the last time
 	}
 }
 
@@ -121,6 +155,7 @@ func (m *Meter) Take(e event.Event) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Take(e)
+		m.rouse()
 	}
 }
 
@@ -137,6 +172,7 @@ func (m *Meter) Expect(left time.Duration) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Expect(left)
+		m.rouse()
 	}
 }
 
@@ -146,6 +182,7 @@ func (m *Meter) Wait(waiters []Waiter) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Wait(waiters)
+		m.rouse()
 	}
 }
 

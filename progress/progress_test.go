@@ -3,9 +3,11 @@ package progress
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -335,6 +337,71 @@ func TestMeter(t *testing.T) {
 	m.Close()
 	m.Close()
 	m.Take(done(0, "late", 0))
+}
+
+// counted is a display that counts its paintings.
+type counted struct {
+	Display
+	paints int
+}
+
+func (c *counted) Paint(now time.Time) time.Duration {
+	c.paints++
+	return c.Display.Paint(now)
+}
+
+// Nothing is painted while nothing happens and nothing changes with the time.
+func TestMeterSleeps(t *testing.T) {
+	size := func() (int, int) { return 80, 24 }
+	for name, display := range map[string]func(io.Writer, Options) Display{
+		"plain": func(w io.Writer, o Options) Display { return NewPlain(w, o) },
+		"live":  func(w io.Writer, o Options) Display { return NewLive(w, o) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out strings.Builder
+				c := &counted{Display: display(&out, Options{Start: time.Now(), Delay: Delay, Size: size})}
+				m := Start(c)
+				defer m.Close()
+				passes := func(d time.Duration, happens func()) (paints int, shown string) {
+					m.mu.Lock()
+					before := c.paints
+					out.Reset()
+					m.mu.Unlock()
+					happens()
+					time.Sleep(d)
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return c.paints - before, out.String()
+				}
+				if n, _ := passes(time.Hour, func() {}); n > 2 {
+					t.Errorf("painted %d times in an hour without anything", n)
+				}
+				n, shown := passes(time.Hour, func() {
+					m.Take(event.Event{Kind: event.Added, Goal: goal("a"), Time: time.Now()})
+					m.Take(event.Event{Kind: event.Started, Goal: goal("a"), Time: time.Now()})
+				})
+				if most := map[string]int{"plain": 122, "live": 36_001}[name]; n > most || n < 120 || !strings.Contains(shown, " a") {
+					t.Errorf("painted %d times in an hour of a build: %.200q", n, shown)
+				}
+				n, shown = passes(time.Second, func() {
+					m.Take(event.Event{Kind: event.Failed, Goal: goal("a"), Time: time.Now(), Failure: &store.Failure{Path: goal("a"), Message: "why"}})
+				})
+				if n == 0 || n > 2 || !strings.Contains(shown, "why") {
+					t.Errorf("painted %d times in the second after a failure: %q", n, shown)
+				}
+				if n, _ := passes(time.Hour, func() {}); n > 0 {
+					t.Errorf("painted %d times in the hour after it", n)
+				}
+				_, shown = passes(time.Second, func() {
+					m.Wait([]Waiter{{ID: "1", Since: time.Now(), Text: "cat waits for b"}})
+				})
+				if !strings.Contains(shown, "cat waits for b") {
+					t.Errorf("a waiter is not shown: %q", shown)
+				}
+			})
+		})
+	}
 }
 
 func TestWaiters(t *testing.T) {
