@@ -19,11 +19,12 @@ type Step struct {
 }
 
 // CriticalPath is the goals that waited for each other, back from the one that
-// ended last: each waited for the one before it longest.
+// ended last: each waited for the one before it longest. Only a run that was
+// interrupted has waited for what is unfinished.
 func (r *Run) CriticalPath() []Step {
 	var last *Goal
 	for _, g := range r.order {
-		if g.ran() && (last == nil || g.Ended.After(last.Ended)) {
+		if g.ran() && (g.Outcome != unfinished || r.interrupted) && (last == nil || g.Ended.After(last.Ended)) {
 			last = g
 		}
 	}
@@ -50,7 +51,12 @@ const maxSteps = 20
 // than there were would have saved if builders had not been slower for it.
 func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) string) {
 	steps := r.CriticalPath()
-	if len(steps) == 0 {
+	switch {
+	case len(steps) > 0:
+	case r.interrupted:
+		fmt.Fprintln(w, "critical path: none, nothing had begun")
+		return
+	default:
 		fmt.Fprintln(w, "critical path: none, nothing had to be done")
 		return
 	}
@@ -78,10 +84,16 @@ func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) strin
 		if s.Waited > s.Took/10 && s.Waited >= time.Millisecond {
 			line += fmt.Sprintf(", after %s without a slot", duration(s.Waited))
 		}
+		if s.Goal.Outcome == unfinished {
+			line += ", unfinished"
+		}
 		fmt.Fprintln(w, line)
 	}
 	if skipped > 0 {
 		fmt.Fprintf(w, "     …  (%d shorter)\n", skipped)
+	}
+	if r.interrupted {
+		return // nobody knows how long it would have taken
 	}
 	now, more := r.Replay(slots), r.Replay(slots+1)
 	saved := max(0, now-more)

@@ -64,7 +64,7 @@ func (r *Run) jobs() []*job {
 	byPath := map[store.Path]*job{}
 	var all []*job
 	for _, g := range r.order {
-		if g.ran() {
+		if g.ran() && g.Outcome != unfinished {
 			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed)), holds: g.Holds}
 			byPath[g.Path] = j
 			all = append(all, j)

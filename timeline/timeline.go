@@ -18,7 +18,12 @@ type Run struct {
 	order []*Goal // as they came
 	free  []bool  // lanes of slots, by number
 	needs map[store.Path][]store.Path
+	// interrupted: it was stopped before all that it was for had ended.
+	interrupted bool
 }
+
+// unfinished is the outcome of goals that were at work when the run was over.
+const unfinished = "unfinished"
 
 // New is a run of which nothing is known yet.
 func New() *Run { return &Run{goals: map[store.Path]*Goal{}} }
@@ -29,10 +34,10 @@ type Goal struct {
 	Added   time.Time
 	Started time.Time // zero if it never had a slot; the last time, if it had one more than once
 	Freed   time.Time // when it gave that slot back
-	Ended   time.Time // zero if it was still at work
+	Ended   time.Time // zero if it is still at work
 	Lane    int       // which of the slots it had, from 0
 	Holds   int       // how many it had
-	Outcome string    // one of the outcomes of package event, "failed" or "dropped"
+	Outcome string    // one of the outcomes of package event, "failed", "dropped" or unfinished
 	Phases  []Phase
 }
 
@@ -101,6 +106,17 @@ func (r *Run) Take(e event.Event) {
 func (r *Run) end(g *Goal, at time.Time, outcome string) {
 	r.release(g, at)
 	g.Ended, g.Outcome = at, outcome
+}
+
+// Stop says that the run was over then, be it that something failed, or that it was
+// interrupted. What is at work goes on without it, or is stopped.
+func (r *Run) Stop(at time.Time, interrupted bool) {
+	r.interrupted = interrupted
+	for _, g := range r.order {
+		if !g.Started.IsZero() && g.Ended.IsZero() {
+			r.end(g, at, unfinished)
+		}
+	}
 }
 
 // take is the number of a free slot.

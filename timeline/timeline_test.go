@@ -244,6 +244,56 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// What is at work when a run is over is in the trace up to then; only a run that was
+// interrupted has waited for it.
+func TestUnfinished(t *testing.T) {
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	unfinishedRun := func(interrupted bool) *Run {
+		r := New()
+		for _, e := range []event.Event{
+			{Time: at(0), Kind: event.Added, Goal: goal("bad")},
+			{Time: at(0), Kind: event.Added, Goal: goal("long")},
+			{Time: at(0), Kind: event.Added, Goal: goal("never")},
+			{Time: at(0), Kind: event.Started, Goal: goal("bad")},
+			{Time: at(1), Kind: event.Started, Goal: goal("long")},
+			{Time: at(2), Kind: event.Phase, Goal: goal("long"), Text: event.PhaseBuild},
+			{Time: at(4), Kind: event.Failed, Goal: goal("bad")},
+		} {
+			r.Take(e)
+		}
+		r.Stop(at(5), interrupted)
+		return r
+	}
+	var out bytes.Buffer
+	r := unfinishedRun(false)
+	if err := r.WriteTrace(&out, r.Counts()); err != nil {
+		t.Fatal(err)
+	}
+	var trace struct{ TraceEvents []entry }
+	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
+		t.Fatal(err)
+	}
+	lasts := map[string]float64{}
+	for _, e := range trace.TraceEvents {
+		if e.Phase == "X" {
+			lasts[e.Name] = *e.Duration / 1e6
+		}
+	}
+	if want := map[string]float64{"bad.drv": 4, "long.drv": 4, event.PhaseBuild: 3}; !maps.Equal(lasts, want) {
+		t.Errorf("%v, want %v", lasts, want)
+	}
+	for interrupted, want := range map[bool]string{
+		false: "critical path: 1 of the goals, 4s at work and 0s waiting for a slot\n       4s bad\none more slot than 2 would have saved next to nothing\n",
+		true:  "critical path: 1 of the goals, 4s at work and 1s waiting for a slot\n       4s long (its builder 3s), after 1s without a slot, unfinished\n",
+	} {
+		var b strings.Builder
+		unfinishedRun(interrupted).Explain(&b, 2, time.Duration.String)
+		if b.String() != want {
+			t.Errorf("interrupted %v: %s\nwant %s", interrupted, b.String(), want)
+		}
+	}
+}
+
 func TestCounts(t *testing.T) {
 	r := example()
 	r.Take(event.Event{Kind: event.Failed, Goal: goal("bad"), Time: begin})

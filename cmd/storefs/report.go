@@ -52,9 +52,11 @@ func (r *report) summary() string {
 // answered takes the counts of a request. They are those of the events if it was
 // not answered, and otherwise also those of what was no goal.
 func (r *report) answered(res normaliser.Result) {
-	if r.counts = res.Counts; res.Targets == nil {
+	interrupted := res.Targets == nil
+	if r.counts = res.Counts; interrupted {
 		r.counts = r.run.Counts()
 	}
+	r.run.Stop(time.Now(), interrupted)
 }
 
 // write does what the flags ask for.
