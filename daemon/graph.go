@@ -22,6 +22,9 @@ type Node struct {
 	Needs []store.Path `json:"needs"` // sorted
 	// Realised: the path is valid; for a derivation: it has its successor.
 	Realised bool `json:"realised"`
+	// Cores is how many processors the builder of a derivation uses, 0 for all that
+	// there are; nil if it does not say.
+	Cores *int `json:"cores,omitempty"`
 }
 
 type graphRequest struct {
@@ -91,6 +94,9 @@ func (s *Server) inputs(ctx context.Context, p store.Path) (Node, error) {
 	}
 	for _, in := range d.Inputs {
 		n.Needs = append(n.Needs, in.Path)
+	}
+	if cores, ok, err := d.Cores(); ok && err == nil {
+		n.Cores = &cores
 	}
 	successor, err := s.Querier.Related(ctx, Successor, p)
 	n.Realised = len(successor) > 0

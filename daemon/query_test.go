@@ -29,7 +29,7 @@ func testQueries(t *testing.T, dial dialer) {
 	f.infos[b] = store.Info{Path: b, References: nil}
 	f.relate(Referrers, b, a)
 	f.relate(Roots, "", "/state/roots/x")
-	d := &storeexpr.Derivation{Outputs: []storeexpr.Output{{Name: "out", Path: a}}, Inputs: []storeexpr.Input{{Path: path("b.drv"), Outputs: []string{"out"}}}, Platform: "x", Builder: "/b"}
+	d := &storeexpr.Derivation{Outputs: []storeexpr.Output{{Name: "out", Path: a}}, Inputs: []storeexpr.Input{{Path: path("b.drv"), Outputs: []string{"out"}}}, Platform: "x", Builder: "/b", Env: []storeexpr.EnvVar{{Name: "__cores", Value: "0"}}}
 	f.exprs[path("a.drv")] = d
 	f.exprs[path("b.drv")] = &storeexpr.Closure{}
 
@@ -54,12 +54,15 @@ func testQueries(t *testing.T, dial dialer) {
 	if e, err := c.Expr(ctx, path("a.drv")); err != nil || string(e.AppendText(nil)) != string(d.AppendText(nil)) {
 		t.Error(e, err)
 	}
-	want := Graph{[]Node{{a, []store.Path{b}, true}, {b, []store.Path{}, true}}}
+	want := Graph{[]Node{{Path: a, Needs: []store.Path{b}, Realised: true}, {Path: b, Needs: []store.Path{}, Realised: true}}}
 	if g, err := c.Graph(ctx, []store.Path{a}, false); err != nil || cmp.Diff(want, g) != "" {
 		t.Error(err, cmp.Diff(want, g))
 	}
 	f.relate(Successor, path("a.drv"), path("s.store"))
-	want = Graph{[]Node{{path("a.drv"), []store.Path{path("b.drv")}, true}, {path("b.drv"), []store.Path{}, true}}}
+	want = Graph{[]Node{
+		{Path: path("a.drv"), Needs: []store.Path{path("b.drv")}, Realised: true, Cores: new(int)},
+		{Path: path("b.drv"), Needs: []store.Path{}, Realised: true},
+	}}
 	if g, err := c.Graph(ctx, []store.Path{path("a.drv"), path("a.drv")}, true); err != nil || cmp.Diff(want, g) != "" {
 		t.Error(err, cmp.Diff(want, g))
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // Replay is how long the goals that ran would have taken in so many slots: each
-// as long as it did, with as many of them as it had, in the order of the longest
-// remaining path, which the next run will know.
+// as long as it did, with as many of them as it would take, in the order of the
+// longest remaining path, which the next run will know.
 func (r *Run) Replay(slots int) time.Duration {
 	jobs := r.jobs()
 	var ready readyJobs
@@ -25,9 +25,9 @@ func (r *Run) Replay(slots int) time.Duration {
 	var moments momentQueue
 	for free := slots; ; {
 		// One that needs more than are free waits for them, and lets no other pass.
-		for len(ready) > 0 && min(ready[0].holds, slots) <= free {
+		for len(ready) > 0 && ready[0].takes(slots) <= free {
 			j := heap.Pop(&ready).(*job)
-			frees := min(j.holds, slots)
+			frees := j.takes(slots)
 			free -= frees
 			heap.Push(&moments, moment{at: now + j.slot, frees: frees})
 			heap.Push(&moments, moment{at: now + j.slot + j.rest, done: j})
@@ -52,11 +52,19 @@ func (r *Run) Replay(slots int) time.Duration {
 // job is a goal in a replay.
 type job struct {
 	slot, rest time.Duration // with its slots, and after that
-	holds      int           // how many those are
+	cores      int           // how many those are, if there are so many; 0 is all
 	left       time.Duration // the longest path from its start
 	waiters    []*job
 	unfinished int
 	sorted     bool
+}
+
+// takes is how many of the slots it has.
+func (j *job) takes(slots int) int {
+	if j.cores == 0 {
+		return slots
+	}
+	return min(j.cores, slots)
 }
 
 // jobs are the goals that ran, with what they wait for.
@@ -65,7 +73,10 @@ func (r *Run) jobs() []*job {
 	var all []*job
 	for _, g := range r.order {
 		if g.ran() && g.Outcome != unfinished {
-			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed)), holds: g.Holds}
+			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed)), cores: g.Holds}
+			if cores, ok := r.cores[g.Path]; ok {
+				j.cores = cores
+			}
 			byPath[g.Path] = j
 			all = append(all, j)
 		}

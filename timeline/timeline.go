@@ -18,6 +18,7 @@ type Run struct {
 	order []*Goal // as they came
 	free  []bool  // lanes of slots, by number
 	needs map[store.Path][]store.Path
+	cores map[store.Path]int
 	// interrupted: it was stopped before all that it was for had ended.
 	interrupted bool
 }
@@ -140,6 +141,10 @@ func (r *Run) release(g *Goal, at time.Time) {
 // Needs says which goals each goal waits for. Goals that are not in the run do
 // not matter.
 func (r *Run) Needs(needs map[store.Path][]store.Path) { r.needs = needs }
+
+// Cores says how many slots goals would take if there were enough, 0 for all that
+// there are. The others would take as many as they had.
+func (r *Run) Cores(cores map[store.Path]int) { r.cores = cores }
 
 // Counts are the goals that have ended, by outcome.
 func (r *Run) Counts() event.Counts {

@@ -190,6 +190,13 @@ func TestReplaySeveralSlots(t *testing.T) {
 			t.Errorf("in %d slots: %v, want %d s", slots, got, want)
 		}
 	}
+	// What would have taken more slots than there were takes them in the replay.
+	r.Cores(map[store.Path]int{goal("g0"): 0, goal("g1"): 3, goal("g2"): 1})
+	for slots, want := range map[int]int{1: 4, 2: 3, 3: 3, 4: 3, 5: 2, 6: 2} {
+		if got := r.Replay(slots); got != time.Duration(want)*time.Second {
+			t.Errorf("with cores, in %d slots: %v, want %d s", slots, got, want)
+		}
+	}
 }
 
 func TestTrace(t *testing.T) {

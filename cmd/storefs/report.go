@@ -105,11 +105,15 @@ func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []
 	if err != nil {
 		return err
 	}
-	needs := make(map[store.Path][]store.Path, len(g.Nodes))
+	needs, cores := make(map[store.Path][]store.Path, len(g.Nodes)), map[store.Path]int{}
 	for _, n := range g.Nodes {
 		needs[n.Path] = n.Needs
+		if n.Cores != nil {
+			cores[n.Path] = *n.Cores
+		}
 	}
 	r.run.Needs(needs)
+	r.run.Cores(cores)
 	return nil
 }
 
