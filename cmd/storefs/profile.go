@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // profile is the file that --profile names. It is opened before anything is built,
@@ -32,22 +35,39 @@ func openProfile(name string) (*profile, error) {
 	return &profile{file: f, made: made}, nil
 }
 
-// write fills the file, in the place of what was in it.
+// write fills the file, in the place of what was in it. If there is no room, that
+// stays, or the file is empty: half of a trace is of no use.
 func (p *profile) write(trace func(io.Writer) error) error {
 	p.written = false
-	info, err := p.file.Stat()
-	if err == nil && info.Mode().IsRegular() {
-		if err = p.file.Truncate(0); err == nil {
-			_, err = p.file.Seek(0, io.SeekStart)
-		}
-	}
+	var b bytes.Buffer
+	err := trace(&b)
 	if err == nil {
-		err = trace(p.file)
+		err = p.fill(b.Bytes())
 	}
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
 	p.written = true
+	return nil
+}
+
+func (p *profile) fill(text []byte) error {
+	info, err := p.file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		_, err = p.file.Write(text)
+		return err
+	}
+	// Where that cannot be asked for, it turns out when it is written.
+	err = unix.Fallocate(int(p.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(len(text)))
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &os.PathError{Op: "write", Path: p.file.Name(), Err: err}
+	}
+	if _, err = p.file.WriteAt(text, 0); err == nil {
+		err = p.file.Truncate(int64(len(text)))
+	}
+	if err != nil {
+		return errors.Join(err, p.file.Truncate(0))
+	}
 	return nil
 }
 
