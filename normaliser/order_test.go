@@ -442,19 +442,21 @@ func TestEstimates(t *testing.T) {
 	})
 }
 
+// cores makes a derivation whose builder says that it uses n processors.
+func (w *world) cores(name, n string, inputs ...string) store.Path {
+	p := w.drv(name, inputs...)
+	w.exprs[p].(*storeexpr.Derivation).Env = []storeexpr.EnvVar{{Name: "__cores", Value: n}}
+	return p
+}
+
 // What uses more processors takes more slots, and waits until it gets them.
 func TestCores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		cores := func(name, n string) store.Path {
-			p := w.drv(name)
-			w.exprs[p].(*storeexpr.Derivation).Env = []storeexpr.EnvVar{{Name: "__cores", Value: n}}
-			return p
-		}
 		var targets []store.Path
 		begun := map[string]time.Duration{}
 		for i, n := range []string{"1", "3", "2", "2", "0", "1", "9", "1"} {
-			targets = append(targets, cores(fmt.Sprint("a", i), n))
+			targets = append(targets, w.cores(fmt.Sprint("a", i), n))
 		}
 		var bus event.Bus
 		sub := bus.Subscribe(func(e event.Event) bool { return e.Kind == event.Started })
@@ -479,12 +481,12 @@ func TestCores(t *testing.T) {
 		if want := map[string]int{"a0": 0, "a1": 3, "a2": 2, "a3": 2, "a4": 4, "a5": 0, "a6": 4, "a7": 0}; !maps.Equal(slots, want) {
 			t.Errorf("slots that are told of: %v, want %v", slots, want)
 		}
-		go n.Realise(t.Context(), Request{Targets: []store.Path{cores("wide", "2")}})
+		go n.Realise(t.Context(), Request{Targets: []store.Path{w.cores("wide", "2")}})
 		synctest.Wait()
 		if s := n.Status(); len(s.Running) != 1 || s.Running[0].Slots != 2 {
 			t.Errorf("status %+v", s)
 		}
-		bad := cores("bad", "many")
+		bad := w.cores("bad", "many")
 		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{bad}}); !errors.Is(err, store.ErrBadExpr) {
 			t.Errorf("got %v, want ErrBadExpr", err)
 		}

@@ -129,7 +129,7 @@ func (p *pool) adopt(g *goal) {
 	}
 	delete(p.spare, g)
 	p.spared -= g.holds
-	g.payer = max(p.payer(g.flags&flagUsers), nobody)
+	g.payer = max(p.payer(g.flags&flagUsers, g.holds), nobody)
 	p.held[g.payer] += g.holds
 }
 
@@ -198,8 +198,11 @@ func (p *pool) nextToPrepare() *goal {
 	var best *goal
 	for users, q := range p.ready {
 		g := q.next()
-		payer := p.payer(users)
-		if g == nil || payer < 0 {
+		if g == nil {
+			continue
+		}
+		payer := p.payer(users, p.needs(g))
+		if payer < 0 {
 			continue
 		}
 		g.payer = payer
@@ -228,7 +231,7 @@ func (p *pool) first() *goal {
 	var best *goal
 	for users, q := range p.ready {
 		g := (*q)[0]
-		payer := p.payer(users)
+		payer := p.payer(users, p.needs(g))
 		if payer < 0 {
 			continue
 		}
@@ -252,15 +255,16 @@ func (p *pool) before(a, b *goal) bool {
 }
 
 // payer is the one among users who holds fewest slots, -1 if none of them may
-// hold another one.
-func (p *pool) payer(users flags) int {
+// hold more of them. What needs more than a user may hold runs when that one
+// holds none.
+func (p *pool) payer(users flags, more int) int {
 	if users == 0 {
 		return nobody
 	}
 	payer := -1
 	for f := users / flagUser; f != 0; f &= f - 1 {
 		u := bits.TrailingZeros64(uint64(f))
-		if p.perUser > 0 && u != nobody && p.held[u] >= p.perUser {
+		if p.perUser > 0 && u != nobody && p.held[u] > 0 && p.held[u]+more > p.perUser {
 			continue
 		}
 		if payer < 0 || p.held[u] < p.held[payer] {

@@ -113,7 +113,7 @@ func (gr *graph) relayed(g *goal, next store.Path) {
 			w.pool = g.pool
 			w.pool.push(w)
 		}
-		w.payer = max(w.pool.payer(w.flags&flagUsers), nobody)
+		w.payer = max(w.pool.payer(w.flags&flagUsers, w.pool.needs(w)), nobody)
 		gr.give(w)
 	}
 }

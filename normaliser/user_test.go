@@ -3,6 +3,7 @@ package normaliser
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,37 @@ func TestJobsPerUser(t *testing.T) {
 		together(8, &Caller{UID: 0}, &Caller{UID: 1}, &Caller{UID: 2}, &Caller{UID: 3})
 		if d := time.Since(begin); d != 12*time.Second {
 			t.Errorf("took %v", d)
+		}
+	})
+}
+
+// A user's slots are those of builders that take several, too; one that takes more
+// than the user may hold runs when that one holds none.
+func TestJobsPerUserCountCores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		targets := []store.Path{w.drv("one"), w.cores("two", "2"), w.cores("all", "0"), w.cores("five", "5")}
+		n := w.startWith(t, Options{Jobs: 6, JobsPerUser: 2})
+		ended := make(chan error)
+		go func() {
+			_, err := n.Realise(t.Context(), Request{Targets: targets, Caller: &Caller{UID: 1}})
+			ended <- err
+		}()
+		var held []int
+		for range targets { // each takes a second
+			time.Sleep(500 * time.Millisecond)
+			slots := 0
+			for _, r := range n.Status().Running {
+				slots += max(1, r.Slots)
+			}
+			held = append(held, slots)
+			time.Sleep(500 * time.Millisecond)
+		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if want := []int{1, 2, 6, 5}; !slices.Equal(held, want) {
+			t.Errorf("%v slots at a time, want %v", held, want)
 		}
 	})
 }

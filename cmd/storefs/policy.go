@@ -16,7 +16,7 @@ type policyFlags struct {
 	DenyCommand      []string `placeholder:"NAME" help:"The same as --policy=command:NAME=deny, before all of them. May be repeated."`
 	DenyUID          []uint32 `name:"deny-uid" placeholder:"UID" help:"The same as --policy=uid:UID=deny, before all of them. May be repeated."`
 	DenyCgroup       []string `placeholder:"PATH" help:"The same as --policy=cgroup:PATH=deny, before all of them. May be repeated."`
-	JobsPerUID       int      `name:"jobs-per-uid" placeholder:"N" help:"Run up to N builders at once for one user, root too. [no limit; users share them all the same]"`
+	JobsPerUID       int      `name:"jobs-per-uid" placeholder:"N" help:"Run up to N builders at once for one user, root too; one whose derivation says __cores counts as so many, and one that counts as more than N runs alone. [no limit; users share them all the same]"`
 }
 
 func (f policyFlags) check() error {
