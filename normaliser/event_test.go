@@ -152,6 +152,31 @@ func (w *world) mustPlan(t *testing.T, n *Normaliser, name string, want ...strin
 	return res.Counts
 }
 
+// What takes several slots keeps others from them.
+func TestRemainingCountsCores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var targets []store.Path
+		for i, n := range []string{"0", "4", "2", "1"} {
+			p := w.cores(fmt.Sprint("a", i), n)
+			w.takes[fmt.Sprint("a", i)], w.expected[p] = 10*time.Second, 10*time.Second
+			targets = append(targets, p)
+		}
+		n := w.start(t, 4)
+		go n.Realise(t.Context(), Request{Targets: targets})
+		synctest.Wait()
+		// 4, 4, 2 and 1 of 4 slots.
+		if s := n.Status(); s.Remaining != 27500*time.Millisecond {
+			t.Errorf("%v left", s.Remaining)
+		}
+		time.Sleep(5 * time.Second)
+		if s := n.Status(); s.Remaining != 22500*time.Millisecond {
+			t.Errorf("%v left", s.Remaining)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

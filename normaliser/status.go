@@ -32,7 +32,8 @@ type Status struct {
 	// Waiters are the callers that wait, those who came first are first.
 	Waiters []Waiter `json:"waiters"`
 	// Remaining is an estimate by recorded durations: the longest path that is
-	// left or, if that is more, the work that is left shared by the slots.
+	// left or, if that is more, the work that is left, each goal's as often as it
+	// takes slots, shared by these.
 	Remaining time.Duration `json:"remaining"`
 	// Estimates scores the durations that were expected of the last builds.
 	Estimates Estimates `json:"estimates"`
@@ -94,7 +95,7 @@ func (gr *graph) status(c *callers) Status {
 		if g.background() {
 			continue
 		}
-		work += left
+		work += left * time.Duration(gr.poolOf(g).needs(g))
 		longest = max(longest, level)
 	}
 	slices.SortFunc(s.Running, func(a, b Running) int {
