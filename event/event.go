@@ -22,8 +22,9 @@ const (
 	Started Kind = "started"
 	// Phase: it came to another phase: Event.Text is one of the Phase… names.
 	Phase Kind = "phase"
-	// Freed: its builder has ended, and it gave its slot back; what was built is
-	// scanned and registered without one.
+	// Freed: it gave its slot back: its builder has ended, and what was built is
+	// scanned and registered without one; or it waits for more inputs, a substitute
+	// for the expression that is to make it.
 	Freed Kind = "freed"
 	// Log: its builder wrote a line: Event.Text, without the newline.
 	Log Kind = "log"

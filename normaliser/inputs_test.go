@@ -99,9 +99,9 @@ func TestInputIsDeleted(t *testing.T) {
 			sub.Close()
 			events, _ := sub.Next(t.Context())
 			want := []string{"in", "in", "top"}
-			begins := []string{"added", "started", "started", "phase build", "log building top", "phase sync", "freed", "phase register", "done built 2s"}
+			begins := []string{"added", "started", "freed", "started", "phase build", "log building top", "phase sync", "freed", "phase register", "done built 2s"}
 			if times == 2 {
-				want, begins = want[:2], []string{"added", "started", "started", "failed top.drv 1s"}
+				want, begins = want[:2], []string{"added", "started", "freed", "started", "failed top.drv 1s"}
 				if err == nil || !strings.Contains(err.Error(), "the closure of the inputs") {
 					t.Errorf("deleted twice: %v", err)
 				}

@@ -263,6 +263,10 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		gr.fail(g)
 	case e.plan != nil:
 		gr.set(g, waiting)
+		if g.started { // it begins anew when it has what it needs now
+			g.started = false
+			gr.events.Publish(event.Event{Kind: event.Freed, Goal: g.path})
+		}
 		g.run, g.cancelled = nil, false
 		gr.expand(g, j, e)
 		return
@@ -290,7 +294,7 @@ func (gr *graph) expand(g *goal, j *job, e ending) {
 	if g.kind != kindPath {
 		// One that was to be built finds no second time that an input is gone.
 		g.replanned = g.replanned || !j.replan && j.mode == modeBuild
-		g.replan, g.started = false, false
+		g.replan = false
 		// What it waits for now is decided anew; nothing is left of the old
 		// inputs, for all have ended.
 		g.mode = e.plan.nodes[e.top].mode

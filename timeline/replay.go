@@ -56,7 +56,7 @@ type job struct {
 	left       time.Duration // the longest path from its start
 	waiters    []*job
 	unfinished int
-	sorted     bool
+	seen       bool
 }
 
 // takes is how many of the slots it has.
@@ -82,8 +82,8 @@ func (r *Run) jobs() []*job {
 		}
 	}
 	for p, j := range byPath {
-		for _, need := range r.needs[p] {
-			if in := byPath[need]; in != nil && in != j {
+		for _, need := range r.inputs(r.goals[p]) {
+			if in := byPath[need.Path]; in != nil {
 				in.waiters = append(in.waiters, j)
 				j.unfinished++
 			}
@@ -98,29 +98,31 @@ func (r *Run) jobs() []*job {
 	return all
 }
 
-// sortJobs puts those who wait for a job before it. What it is given has no
-// cycles: it was built.
+// sortJobs puts those who wait for a job before it.
 func sortJobs(all []*job) []*job {
 	type frame struct {
 		job  *job
 		next int
 	}
 	out := make([]*job, 0, len(all))
+	var stack []frame
+	enter := func(j *job) {
+		if !j.seen {
+			j.seen = true
+			stack = append(stack, frame{job: j})
+		}
+	}
 	for _, j := range all {
-		stack := []frame{{job: j}}
+		enter(j)
 		for len(stack) > 0 {
 			f := &stack[len(stack)-1]
-			switch {
-			case f.job.sorted:
-				stack = stack[:len(stack)-1]
-			case f.next < len(f.job.waiters):
+			if f.next < len(f.job.waiters) {
 				f.next++
-				stack = append(stack, frame{job: f.job.waiters[f.next-1]})
-			default:
-				f.job.sorted = true
-				out = append(out, f.job)
-				stack = stack[:len(stack)-1]
+				enter(f.job.waiters[f.next-1])
+				continue
 			}
+			out = append(out, f.job)
+			stack = stack[:len(stack)-1]
 		}
 	}
 	return out

@@ -138,6 +138,15 @@ func (r *Run) release(g *Goal, at time.Time) {
 	}
 }
 
+// Goals are the paths of all goals.
+func (r *Run) Goals() []store.Path {
+	all := make([]store.Path, len(r.order))
+	for i, g := range r.order {
+		all[i] = g.Path
+	}
+	return all
+}
+
 // Needs says which goals each goal waits for. Goals that are not in the run do
 // not matter.
 func (r *Run) Needs(needs map[store.Path][]store.Path) { r.needs = needs }
@@ -163,10 +172,22 @@ func (r *Run) Counts() event.Counts {
 // was later; last is that thing, nil if nothing of it ran.
 func (r *Run) ready(g *Goal) (at time.Time, last *Goal) {
 	at = g.Added
-	for _, p := range r.needs[g.Path] {
-		if in := r.goals[p]; in != nil && in.ran() && !in.Usable().Before(at) {
+	for _, in := range r.inputs(g) {
+		if !in.Usable().Before(at) {
 			at, last = in.Usable(), in
 		}
 	}
 	return at, last
+}
+
+// inputs are the goals that g waited for and that ran. What came to be usable later
+// than it began was none of them: a substitute for it, say, that was tried in vain.
+func (r *Run) inputs(g *Goal) []*Goal {
+	var all []*Goal
+	for _, p := range r.needs[g.Path] {
+		if in := r.goals[p]; in != nil && in != g && in.ran() && (g.Started.IsZero() || !in.Usable().After(g.Started)) {
+			all = append(all, in)
+		}
+	}
+	return all
 }

@@ -140,7 +140,7 @@ func TestReplay(t *testing.T) {
 		longest, work := 0.0, 0.0
 		depth := map[string]float64{}
 		for i := range 1 + r.IntN(60) {
-			g := ran{name: fmt.Sprint("g", i), start: float64(i), took: float64(100+r.IntN(1000)) / 1000}
+			g := ran{name: fmt.Sprint("g", i), start: 2 * float64(i), took: float64(100+r.IntN(1000)) / 1000}
 			for range r.IntN(3) {
 				if i > 0 {
 					g.needs = append(g.needs, fmt.Sprint("g", r.IntN(i)))
@@ -328,6 +328,25 @@ func TestBeginsAnew(t *testing.T) {
 	g := r.goals[goal("a")]
 	if g.Started != at(5) || g.Slot() != 3*time.Second || len(g.Phases) != 1 || g.Lane != 0 || len(r.free) != 2 {
 		t.Errorf("%+v, %d slots", g, len(r.free))
+	}
+}
+
+// Goals that need each other, by substitutes, were not waited for in a circle.
+func TestCircle(t *testing.T) {
+	r := run(
+		ran{name: "a", start: 0, took: 1, needs: []string{"path"}},
+		ran{name: "path", start: 1, took: 1, needs: []string{"a"}},
+		ran{name: "user", start: 2, took: 1, needs: []string{"path", "a"}},
+	)
+	var names []string
+	for _, s := range r.CriticalPath() {
+		names = append(names, s.Goal.Path.Name())
+	}
+	if want := []string{"a.drv", "path.drv", "user.drv"}; !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+	if got := r.Replay(2); got != 3*time.Second {
+		t.Errorf("again it would take %v", got)
 	}
 }
 

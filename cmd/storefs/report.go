@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"storefs/daemon"
@@ -101,13 +102,46 @@ func (r *report) askNeeds(ctx context.Context, client *daemon.Client, targets []
 		}
 		exprs = append(exprs, derivers...)
 	}
+	// A path that is substituted waits for that, and who needs its derivation waits
+	// for the path.
+	substituted, made := map[store.Path][]store.Path{}, map[store.Path][]store.Path{}
+	goals := r.run.Goals()
+	tried := make(map[store.Path]bool, len(goals))
+	for _, g := range goals {
+		tried[g] = true
+	}
+	for _, p := range goals {
+		if p.IsExpr() {
+			continue
+		}
+		substitutes, err := client.Related(ctx, daemon.Substitutes, p)
+		if err != nil && !errors.Is(err, store.ErrUnknown) {
+			return err
+		}
+		derivers, err := client.Related(ctx, daemon.Deriver, p)
+		if err != nil && !errors.Is(err, store.ErrUnknown) {
+			return err
+		}
+		for _, s := range substitutes {
+			if tried[s] {
+				substituted[p] = append(substituted[p], s)
+				exprs = append(exprs, s)
+			}
+		}
+		for _, d := range derivers {
+			made[d] = append(made[d], p)
+		}
+	}
 	g, err := client.Graph(ctx, exprs, true)
 	if err != nil {
 		return err
 	}
-	needs, cores := make(map[store.Path][]store.Path, len(g.Nodes)), map[store.Path]int{}
+	needs, cores := substituted, map[store.Path]int{}
 	for _, n := range g.Nodes {
-		needs[n.Path] = n.Needs
+		needs[n.Path] = append(slices.Clone(n.Needs), made[n.Path]...)
+		for _, in := range n.Needs {
+			needs[n.Path] = append(needs[n.Path], made[in]...)
+		}
 		if n.Cores != nil {
 			cores[n.Path] = *n.Cores
 		}
