@@ -90,7 +90,7 @@ func (e *export) open(m mounted) error {
 	if there, found := mountAt(e.at); found && there.major == m.major && there.minor == m.minor {
 		return nil
 	}
-	if err := clearDead(e.at, e.log); err != nil {
+	if _, err := clearDead(e.at, e.log); err != nil {
 		return fmt.Errorf("export to %s: %w", e.at, err)
 	}
 	if err := unix.Mount(m.dir, e.at, "", unix.MS_BIND, ""); err != nil {

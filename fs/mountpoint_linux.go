@@ -32,7 +32,7 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := clearDead(dir, log); err != nil {
+	if _, err := clearDead(dir, log); err != nil {
 		return "", err
 	}
 	switch st, err := os.Lstat(dir); {
@@ -54,26 +54,34 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 	return dir, nil
 }
 
-// clearDead detaches what dead processes have left mounted at dir. That somebody
-// alive has a FUSE mount there is an error.
-func clearDead(dir string, log *slog.Logger) error {
+// Clear detaches what dead processes have left mounted at dir, and reports whether
+// there was anything. That somebody alive has a FUSE mount there is an error.
+func Clear(dir string) (cleared bool, err error) {
+	if dir, err = resolveMountpoint(dir); err != nil {
+		return false, err
+	}
+	return clearDead(dir, slog.New(slog.DiscardHandler))
+}
+
+func clearDead(dir string, log *slog.Logger) (cleared bool, err error) {
 	for range maxStale {
 		m, found := mountAt(dir)
 		if !found || !strings.HasPrefix(m.fsType, "fuse") {
 			break
 		}
 		if !dead(dir) {
-			return fmt.Errorf("already a mount point of %q (%s)", m.source, m.fsType)
+			return cleared, fmt.Errorf("already a mount point of %q (%s)", m.source, m.fsType)
 		}
 		if !m.ours() {
-			return fmt.Errorf("a dead mount of %q (%s) is there: unmount it first", m.source, m.fsType)
+			return cleared, fmt.Errorf("a dead mount of %q (%s) is there: unmount it first", m.source, m.fsType)
 		}
 		if err := unmountAt(dir, mayMount(), true); err != nil {
-			return fmt.Errorf("detach the mount of a dead process: %w", err)
+			return cleared, fmt.Errorf("detach the mount of a dead process: %w", err)
 		}
+		cleared = true
 		log.Info("detached the mount of a dead process", "mountpoint", dir)
 	}
-	return nil
+	return cleared, nil
 }
 
 // cause is err without the operation and the path, which the caller names.

@@ -138,6 +138,8 @@ func TestOneMountPointTwoStates(t *testing.T) {
 	k.ok("init", "--store", l.Store)
 	l.serve()
 	oneLine(t, k.storefs("mount"), 1, l.Store, "already a mount point", "storefs")
+	other := "umount: " + l.Store + " is not mounted by this state"
+	oneLine(t, k.storefs("umount"), 1, other)
 	if n := len(k.serving(true)) + len(k.serving(false)); n != 0 {
 		t.Errorf("%d processes are left", n)
 	}
@@ -146,9 +148,13 @@ func TestOneMountPointTwoStates(t *testing.T) {
 	unix.Kill(holder, unix.SIGSTOP)
 	unix.Kill(l.server(), unix.SIGKILL)
 	oneLine(t, k.storefs("mount"), 1, l.Store, "already a mount point", "storefs")
+	oneLine(t, k.storefs("umount"), 1, other)
 	oneLine(t, l.storefs("mount"), 1, l.State, "in use")
 	unix.Kill(holder, unix.SIGCONT)
 	l.ok("status")
+	if _, err := os.Stat(l.Store + "/.storefs/status"); err != nil {
+		t.Errorf("the first is mounted no more: %v", err)
+	}
 	l.stop()
 	k.serve()
 	k.stop()

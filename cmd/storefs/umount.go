@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"strings"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
+	"storefs/fs"
 	"storefs/state"
 	"storefs/store"
 )
@@ -27,7 +25,11 @@ func (c *umountCmd) Run(ctx context.Context, a *app) error {
 	for {
 		client, err := a.dial(ctx, true)
 		if errors.Is(err, daemon.ErrNoServer) {
-			return c.clear(ctx, a)
+			back, err := c.clear(ctx, a)
+			if back && ctx.Err() == nil {
+				continue
+			}
+			return err
 		}
 		if errors.Is(err, daemon.ErrGone) && time.Since(began) < patience {
 			// It was killed, and its socket goes last: then there are the remains of its mount.
@@ -129,54 +131,39 @@ func (e end) close() {
 }
 
 // clear detaches a mount that nobody serves any more, also if the state cannot be
-// opened: damage to it must not keep anybody from its directories.
-func (c *umountCmd) clear(ctx context.Context, a *app) error {
-	var dir store.Dir
+// opened: damage to it must not keep anybody from its directories. It reports
+// whether a server has come back, or another one begun, instead.
+func (c *umountCmd) clear(ctx context.Context, a *app) (back bool, err error) {
 	unopened := a.connect(ctx, ownerOptions{role: "umount"}, func(c *daemon.Client) error {
-		dir = c.Hello().Store
+		h := c.Hello()
+		if back = h.Role == "mount"; !back {
+			// The owner is no mount, and does not end before its client has gone.
+			err = clearAt(h.Store)
+		}
 		return nil
 	})
-	if unopened != nil {
-		var err error
-		if dir, err = state.StoreDir(a.State); err != nil || errors.Is(unopened, store.ErrInUse) {
-			return unopened
-		}
+	if back || err != nil {
+		return back, err
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(string(dir)))
-	mounted := len(mounts) > 0 && mounts[0].FSType == "fuse.storefs"
+	if unopened == nil || errors.Is(unopened, store.ErrInUse) {
+		return false, unopened
+	}
+	dir, e := state.StoreDir(a.State)
+	if e != nil || clearAt(dir) != nil {
+		return false, unopened
+	}
+	return false, fmt.Errorf("umount: %s is cleared, but its state cannot be used: %w", dir, unopened)
+}
+
+// clearAt detaches the remains of a mount. What somebody serves there is another
+// state's, which may have the same store directory.
+func clearAt(dir store.Dir) error {
+	cleared, err := fs.Clear(string(dir))
 	switch {
-	case unopened != nil && (!mounted || !dead(dir)):
-		return unopened // it may be somebody else's
 	case err != nil:
-		return fmt.Errorf("umount %s: %w", dir, err)
-	case !mounted:
+		return fmt.Errorf("umount: %s is not mounted by this state: %w", dir, err)
+	case !cleared:
 		return fmt.Errorf("umount: %s is not mounted", dir)
-	}
-	err = detach(ctx, dir)
-	if err == nil && unopened != nil {
-		return fmt.Errorf("umount: %s is cleared, but its state cannot be used: %w", dir, unopened)
-	}
-	return errors.Join(err, unopened)
-}
-
-// dead reports whether nobody has the connection of the mount at dir any more.
-func dead(dir store.Dir) bool {
-	var st unix.Statfs_t
-	err := unix.Statfs(string(dir), &st)
-	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
-}
-
-// detach unmounts as whoever may: root, or fusermount3 for the mount's user.
-func detach(ctx context.Context, dir store.Dir) error {
-	err := unix.Unmount(string(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EPERM) {
-		out, e := exec.CommandContext(ctx, "fusermount3", "-u", "-z", "--", string(dir)).CombinedOutput()
-		if err = e; e != nil && len(out) > 0 {
-			err = errors.New(strings.TrimSpace(string(out)))
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("umount %s: %w", dir, err)
 	}
 	return nil
 }

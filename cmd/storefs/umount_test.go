@@ -2,10 +2,13 @@ package main
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"storefs/daemon"
+	"storefs/event"
 	"storefs/state"
 )
 
@@ -34,6 +37,32 @@ func TestUmountWhileTheOwnerDies(t *testing.T) {
 		t.Errorf("%v; want that it is not mounted", err)
 	}
 	if err := <-died; err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that begins when nobody was found has a mount that is none of those to
+// be cleared.
+func TestUmountFindsAnotherServer(t *testing.T) {
+	a, _, _ := capture(t)
+	a.State = filepath.Join(t.TempDir(), "state")
+	if err := state.Init(a.State, "/nix/store"); err != nil {
+		t.Fatal(err)
+	}
+	l, err := daemon.Listen(a.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := daemon.New(daemon.Options{Events: &event.Bus{}, Hello: func() daemon.Hello {
+		return daemon.Hello{Role: "mount", PID: os.Getpid(), Store: "/nix/store", Mountpoint: "/nix/store"}
+	}})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	if back, err := (&umountCmd{}).clear(t.Context(), a); !back || err != nil {
+		t.Errorf("%v, %v; want that a server is back", back, err)
+	}
+	s.Drain(t.Context(), func(int) {})
+	if err := <-served; err != nil {
 		t.Error(err)
 	}
 }
