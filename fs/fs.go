@@ -69,10 +69,11 @@ type Call struct {
 
 // Verifier compares what is read with what was registered.
 type Verifier interface {
-	// Verify returns nil if the file or link at path inside of the object called
-	// name ("" for the object itself) is what was registered, or was found to be
-	// so since the machine was started. It may read the whole file, and goes on
-	// doing so when ctx ends. store.ErrNotValid: name is not valid any more.
+	// Verify returns nil if the file, link or directory at path inside of the object
+	// called name ("" for the object itself) is what was registered, or was found to
+	// be so since the machine was started; a directory, if the same names are in it,
+	// of the same kinds. It may read the whole file, and goes on doing so when ctx
+	// ends. store.ErrNotValid: name is not valid any more.
 	Verify(ctx context.Context, name, path string) error
 }
 
@@ -118,8 +119,8 @@ type Options struct {
 
 	Store    Store
 	Realiser Realiser
-	// Verifier is asked before the first byte of a file, or the target of a
-	// link, reaches the kernel. nil: what is on disk is taken as it is.
+	// Verifier is asked before the first byte of a file, the target of a link, or a
+	// name in a directory reaches the kernel. nil: what is on disk is taken as it is.
 	Verifier Verifier
 	// Observer may be nil.
 	Observer Observer

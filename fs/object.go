@@ -10,13 +10,23 @@ import (
 // lookupInner finds name in the real directory n. Also that something is not
 // there is kept forever: a valid object does not change.
 func (r *raw) lookupInner(q *request, n *node, name string, out *fuse.EntryOut) fuse.Status {
+	whole := r.verify(q, n)
+	if !whole.Ok() && whole != fuse.EIO {
+		return whole
+	}
 	st, there, err := r.backing.statIn(n, name)
 	switch {
 	case err != nil:
 		return lost(err)
+	case !there && !whole.Ok():
+		return whole
 	case !there:
 		out.SetEntryTimeout(forever)
 		return fuse.OK
+	case !whole.Ok():
+		if st := r.verifyFound(q, n, name, &st); !st.Ok() {
+			return st
+		}
 	}
 	if st := r.verifyEmpty(q, n, name, &st); !st.Ok() {
 		return st
@@ -60,6 +70,9 @@ func (r *raw) attr(a *fuse.Attr, n *node, st *unix.Stat_t) {
 // entry i of the snapshot at 3+i. Entries come with attributes and node ids, so
 // that nobody who walks the tree needs a LOOKUP for each.
 func (r *raw) listInner(q *request, l *listing, n *node, offset uint64) fuse.Status {
+	if st := r.verify(q, n); !st.Ok() {
+		return st
+	}
 	dir, err := r.backing.stat(n)
 	if err != nil {
 		return lost(err)
@@ -119,9 +132,13 @@ func (r *raw) inos(n *node, st *unix.Stat_t) (own, up uint64, err error) {
 	return st.Ino, parent.Ino, err
 }
 
-// lookupObject finds the valid store object called name.
-func (r *raw) lookupObject(q *request, name string, out *fuse.EntryOut) fuse.Status {
+// lookupObject finds the valid store object e.
+func (r *raw) lookupObject(q *request, e Entry, out *fuse.EntryOut) fuse.Status {
+	name := e.Name
 	st, err := statAt(r.backing.real, name)
+	if st := r.verifyTop(q, e, &st, err); !st.Ok() {
+		return st
+	}
 	if err != nil {
 		r.log.Error("a valid object cannot be reached", "name", name, "error", err)
 		return fuse.EIO

@@ -133,7 +133,7 @@ func (r *raw) lookupRoot(q *request, name string, out *fuse.EntryOut) fuse.Statu
 		if r.observer != nil {
 			r.touched(callerOf(q), name)
 		}
-		return r.lookupObject(q, name, out)
+		return r.lookupObject(q, e, out)
 	case e.Kind == store.KindDirectory:
 		return r.promise(q, name, syscall.S_IFDIR|0o555, out)
 	case e.Kind == store.KindRegular:
@@ -170,7 +170,7 @@ func (r *raw) promise(q *request, name string, mode uint32, out *fuse.EntryOut) 
 		case err != nil:
 			return status(err)
 		case e.Valid:
-			return r.lookupObject(q, name, out)
+			return r.lookupObject(q, e, out)
 		}
 		r.nodes.replace(valid)
 		n, valid = r.nodes.promise(name, mode&syscall.S_IFMT)

@@ -14,8 +14,8 @@ import (
 	"storefs/store"
 )
 
-// verify compares the file or link n with what was registered, unless that was
-// done before. It comes before everything that gives contents to the kernel:
+// verify compares the file, link or directory n with what was registered, unless that
+// was done before. It comes before everything that gives contents to the kernel:
 // what that has in its page cache is not asked for again.
 func (r *raw) verify(q *request, n *node) fuse.Status {
 	if r.verifier == nil || n.verified.Load() {
@@ -60,6 +60,39 @@ func (r *raw) verifyEmpty(q *request, parent *node, name string, st *unix.Stat_t
 		return fuse.Status(syscall.ESTALE)
 	}
 	return fuse.OK
+}
+
+// verifyFound is for what a lookup finds in a directory whose contents are not what was
+// registered, in which something may be as it was: a file or link is if it is whole,
+// and a directory is asked of when something is looked up there.
+func (r *raw) verifyFound(q *request, parent *node, name string, st *unix.Stat_t) fuse.Status {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return fuse.OK
+	}
+	return r.compare(q, append(parent.path(), name))
+}
+
+// verifyTop is for the valid object e, before anything of it reaches the kernel: err is
+// from looking at it, and st describes it if that is nil. What is inside is asked of
+// when it is looked up.
+func (r *raw) verifyTop(q *request, e Entry, st *unix.Stat_t, err error) fuse.Status {
+	if r.verifier == nil || err == nil && (e.Kind == store.KindUnknown || e.Kind == kindOf(st)) {
+		return fuse.OK
+	}
+	return r.compare(q, []string{e.Name})
+}
+
+func kindOf(st *unix.Stat_t) store.Kind {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return store.KindDirectory
+	case unix.S_IFLNK:
+		return store.KindSymlink
+	}
+	if st.Mode&0o100 != 0 {
+		return store.KindExecutable
+	}
+	return store.KindRegular
 }
 
 func (r *raw) compare(q *request, path []string) fuse.Status {

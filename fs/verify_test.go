@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -18,10 +19,16 @@ import (
 	"storefs/store"
 )
 
-// slowVerifier takes until its caller gives up.
-type slowVerifier struct{ asked chan string }
+// slowVerifier takes until its caller gives up, for one path.
+type slowVerifier struct {
+	path  atomic.Pointer[string]
+	asked chan string
+}
 
-func (v slowVerifier) Verify(ctx context.Context, _, path string) error {
+func (v *slowVerifier) Verify(ctx context.Context, _, path string) error {
+	if path != *v.path.Load() {
+		return nil
+	}
 	v.asked <- path
 	<-ctx.Done()
 	return ctx.Err()
@@ -33,17 +40,19 @@ func TestKillDuringVerify(t *testing.T) {
 	needTool(t, "python3")
 	eachData(t, func(t *testing.T, data fs.Data) {
 		s := newFakeStore(t)
-		v := slowVerifier{make(chan string, 100)}
+		v := &slowVerifier{asked: make(chan string, 100)}
 		dir, _ := mount(t, s, func(o *fs.Options) { o.Verifier, o.Data = v, data })
 		n := name(1, "x")
 		if err := s.put(n, func(p string) error { return errors.Join(tree(p), regular("")(p+"/empty")) }); err != nil {
 			t.Fatal(err)
 		}
 		for path, c := range map[string]string{
+			"bin":       `os.listdir(sys.argv[1] + '/bin')`,
 			"share/doc": `open(sys.argv[1] + '/share/doc').read()`,
 			"link":      `os.readlink(sys.argv[1] + '/link')`,
 			"empty":     `os.stat(sys.argv[1] + '/empty')`,
 		} {
+			v.path.Store(&path)
 			cmd, wait := spawn(t, dir, `python3 -c "
 import os, signal, sys
 signal.signal(signal.SIGUSR1, lambda n, f: None)
@@ -156,6 +165,31 @@ func TestVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	fails(`cat $S/$1/share/new`, n, syscall.ESTALE)
+}
+
+// Where a name is missing, or is of another kind, nobody is told that it does not exist,
+// or what else is there; and what is whole can be used.
+func TestVerifierOfDirectories(t *testing.T) {
+	s := newFakeStore(t)
+	damage := fmt.Errorf("it differs: %w", store.ErrHashMismatch)
+	v := &fakeVerifier{bad: map[string]error{"x/share": damage, "x/bin": damage, "x/bin/hello": damage}, asked: map[string]int{}}
+	dir, _ := mount(t, s, func(o *fs.Options) { o.Verifier = v })
+	n := s.add(name(1, "x"), recipe{make: tree})
+	for _, script := range []string{`ls $S/$1/share`, `stat $S/$1/share/missing`, `stat $S/$1/bin/hello`} {
+		if out, err := sh(t, dir, script, n); err == nil || !strings.Contains(out, "Input/output error") {
+			t.Errorf("%s: %q, %v", script, out, err)
+		}
+	}
+	must(t, dir, `cat $S/$1/share/doc; readlink $S/$1/link; ls $S/$1`, "doc\nshare/doc\nbin\nlink\nshare", n)
+	for key := range v.bad {
+		v.set(key, nil)
+	}
+	must(t, dir, `ls $S/$1/share; $S/$1/bin/hello; ! [ -e $S/$1/share/missing ]`, "doc\nhello", n)
+	asked := v.count("x/share")
+	must(t, dir, `! [ -e $S/$1/share/other ]; ls $S/$1/share`, "doc", n)
+	if again := v.count("x/share"); again != asked {
+		t.Errorf("the directory was compared %d times more", again-asked)
+	}
 }
 
 // Nobody looks for a file of an object that is gone in the one that has its place.

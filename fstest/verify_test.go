@@ -3,6 +3,7 @@ package fstest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -97,8 +98,6 @@ large = tree("large")
 program = tree("program")
 link = tree("link")
 emptied = tree("emptied")
-gone = tree("gone")
-added = tree("added")
 unrecorded = tree("unrecorded")
 little = sh("little", "mkdir $out; echo hello > $out/file; touch $out/empty")
 alone = sh("alone", "echo alone > $out", kind = "regular")
@@ -180,6 +179,94 @@ toplink = sh("toplink", "ln -s $to $out", env = {"to": little.out}, kind = "syml
 			if got != c.want {
 				t.Errorf("after the repair: %.40q, want %.40q", got, c.want)
 			}
+		})
+	}
+	if out := l.ok("verify", "--check-contents"); len(out) != 1 || out[0] != "" {
+		t.Errorf("verify: %q", out)
+	}
+}
+
+// A file or directory that is missing, or may not be executed any more, is damage for
+// whoever looks for it or lists where it was, and nobody is told that it does not exist.
+func TestVerifyOpenMissing(t *testing.T) {
+	l := newLab(t)
+	file := l.star("a.star", `
+def tree(name):
+    return sh(name, "mkdir -p $out/bin $out/share/a $out/share/void; cp $tool $out/bin/true; echo small > $out/share/a/small; " +
+        "echo beside > $out/share/a/beside; echo other > $out/share/other; dd if=/dev/zero of=$out/large bs=1k count=300", env = {"tool": tools + "/bin/busybox"})
+file = tree("file")
+listed = tree("listed")
+directory = tree("directory")
+program = tree("program")
+object = tree("object")
+little = sh("little", "mkdir $out; echo hello > $out/file; touch $out/empty")
+alone = sh("alone", "echo '#!/bin/true' > $out; chmod +x $out", kind = "executable")
+`)
+	list := func(path string) (string, error) {
+		entries, err := os.ReadDir(path)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return strings.Join(names, " "), err
+	}
+	unexecutable := func(real string) error { return os.Chmod(real, 0o444) }
+	// Who removes everything may write in all of it first.
+	remove := func(real string) error {
+		return errors.Join(exec.Command("chmod", "-R", "u+w", real).Run(), os.RemoveAll(real))
+	}
+	cases := []struct {
+		target, inside string
+		change         func(real string) error
+		looks          string
+		look           func(path string) (string, error)
+		want           string
+		right          string // what is not damaged, all the time
+	}{
+		{"file", "/share/a/small", remove, "/share/a/small", readFile, "small\n", "/share/a/beside"},
+		{"listed", "/share/a/small", remove, "/share/a", list, "beside small", "/share/a/beside"},
+		{"directory", "/share/a", remove, "/share/a/small", readFile, "small\n", "/share/other"},
+		{"program", "/bin/true", unexecutable, "/bin/true", execute, "", "/share/other"},
+		{"object", "", remove, "/share/a/small", readFile, "small\n", ""},
+		{"little", "/file", remove, "/file", readFile, "hello\n", ""},
+		{"alone", "", unexecutable, "", execute, "", ""},
+	}
+	paths := map[string]string{}
+	for _, c := range cases {
+		paths[c.target] = l.ok("build", file+":"+c.target)[0]
+		real := l.real(paths[c.target] + c.inside)
+		dir := filepath.Dir(real)
+		st, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chmod(dir, 0o755), c.change(real), os.Chmod(dir, st.Mode()), os.Chtimes(dir, st.ModTime(), st.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.serve("--verify=open")
+	for _, c := range cases {
+		t.Run(c.target, func(t *testing.T) {
+			p := paths[c.target]
+			got, err := c.look(p + c.looks)
+			if errno(err) != syscall.EIO && (got != c.want || err != nil) {
+				t.Fatalf("at first: %.40q, %v; want EIO, or what is right", got, err)
+			}
+			if c.right != "" {
+				if text, err := readFile(p + c.right); err != nil || text == "" {
+					t.Errorf("what is not damaged: %q, %v", text, err)
+				}
+			}
+			if why := strings.Join(l.ok("why", p), "\n"); !strings.Contains(why, "damaged: ") {
+				t.Errorf("why: %s", why)
+			}
+			l.eventually("as it should be", func() bool {
+				got, err := c.look(p + c.looks)
+				if err == nil && got != c.want || err != nil && errno(err) != syscall.EIO && errno(err) != syscall.ESTALE {
+					t.Fatalf("%.40q, %v; want EIO, or what is right", got, err)
+				}
+				return err == nil
+			})
 		})
 	}
 	if out := l.ok("verify", "--check-contents"); len(out) != 1 || out[0] != "" {

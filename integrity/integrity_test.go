@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -189,6 +190,33 @@ func TestCheckerFindsDamage(t *testing.T) {
 		// What is known is neither read nor told again.
 		if err := c.Verify(ctx, p.Base(), inside); err == nil || len(w.found) != n {
 			t.Errorf("%s, again: %v, found %d times", inside, err, len(w.found)-n+1)
+		}
+	}
+	// What is in a directory is compared without being read.
+	for inside, bad := range map[string][]string{
+		"a/b/7": nil, "a/b/8": {"a/b"}, "a/b/9": nil, "a/b/10": {"a/b"}, "a/b/11": {"a/b"}, "a/b/12": {"a/b"},
+		"a/empty": nil, "a/link": nil, "a/run": {"a"}, "a/new": {"a"}, "a/b": {"a"}, "": {""}, "void": nil,
+	} {
+		p := w.add("shape-"+strings.ReplaceAll(inside, "/", "-"), true)
+		f := cases[inside]
+		switch inside {
+		case "a/b", "":
+			f = os.RemoveAll
+		case "void":
+			f = func(f string) error { return os.Mkdir(f, 0o755) }
+		}
+		w.change(p, inside, f)
+		if bad == nil && inside != "void" && inside != "a/link" {
+			must(t, os.Chmod(filepath.Join(c.real(p), inside), 0o444))
+		}
+		for _, dir := range []string{"", "a", "a/b", "void"} {
+			there := isDirectory(c.real(p), dir)
+			if err := c.Verify(ctx, p.Base(), dir); there && (err != nil) != slices.Contains(bad, dir) || !there && err == nil {
+				t.Errorf("%q, after a change of %q: %v", dir, inside, err)
+			}
+		}
+		if n := len(w.found); len(bad) > 0 && w.found[n-1].Path != p {
+			t.Errorf("%s: found %+v", inside, w.found)
 		}
 	}
 	p := w.add("little", false)

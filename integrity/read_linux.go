@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,20 +21,11 @@ const maxPath = 4000
 // readFile hashes the file or link at path inside of the object at dir. No link
 // is followed.
 func readFile(ctx context.Context, dir, path string) (kind store.Kind, sum [sha256.Size]byte, err error) {
-	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	at, path, err := approach(dir, path)
 	if err != nil {
 		return kind, sum, err
 	}
-	defer func() { unix.Close(at) }()
-	for len(path) > maxPath {
-		cut := strings.LastIndexByte(path[:maxPath], '/')
-		fd, err := openBelow(at, path[:cut], unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			return kind, sum, err
-		}
-		unix.Close(at)
-		at, path = fd, path[cut+1:]
-	}
+	defer unix.Close(at)
 	fd, err := openBelow(at, path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err == unix.ELOOP {
 		return readLink(at, path)
@@ -55,6 +47,35 @@ func readFile(ctx context.Context, dir, path string) (kind store.Kind, sum [sha2
 	}
 	sum, err = readAll(ctx, fd, st.Size)
 	return kind, sum, err
+}
+
+// openInside opens what is at path inside of the object at dir. No link is followed.
+func openInside(dir, path string, flags uint64) (int, error) {
+	at, path, err := approach(dir, path)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return openBelow(at, cmp.Or(path, "."), flags)
+}
+
+// approach opens a directory, in the object at dir, from which the rest of path fits
+// one system call.
+func approach(dir, path string) (at int, rest string, err error) {
+	at, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, "", err
+	}
+	for len(path) > maxPath {
+		cut := strings.LastIndexByte(path[:maxPath], '/')
+		fd, err := openBelow(at, path[:cut], unix.O_PATH|unix.O_DIRECTORY)
+		unix.Close(at)
+		if err != nil {
+			return -1, "", err
+		}
+		at, path = fd, path[cut+1:]
+	}
+	return at, path, nil
 }
 
 func readLink(at int, path string) (kind store.Kind, sum [sha256.Size]byte, err error) {

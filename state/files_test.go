@@ -76,7 +76,7 @@ func TestFilesAreRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if f := recorded(t, from, added); f == nil || f.Len() != 11 {
+	if f := recorded(t, from, added); f == nil || f.Len() != 13 {
 		t.Errorf("added: %v", f)
 	}
 	if f := recorded(t, s, imported); f == nil {

@@ -37,7 +37,7 @@ type mountCmd struct {
 
 	PrefetchJobs uint `placeholder:"N" default:"0" help:"Learn which paths programs use one after the other and, when one of them begins again, realise what is missing of them ahead of it: up to N builds at a time, in slots that nobody else wants. 0: learn nothing. [${default}]"`
 
-	Verify string `enum:"none,open" default:"none" placeholder:"WHEN" help:"Compare files with the hashes that were recorded when they were registered: none, or (open) each before it is read for the first time after the machine was started. What is damaged is EIO to its reader, and is made anew."`
+	Verify string `enum:"none,open" default:"none" placeholder:"WHEN" help:"Compare files with the hashes that were recorded when they were registered: none, or (open) each before it is read for the first time after the machine was started, and the names in a directory before one of them is looked up. What is damaged, or missing, is EIO to its reader, and is made anew."`
 
 	policyFlags
 	jobsFlag
