@@ -103,7 +103,8 @@ const sigcont = syscall.SIGCONT
 
 // serveNames is a server that is to be killed. With DATA, the mount survives it:
 // it says by which descriptors, and leaves the mount to the next one at SIGTERM.
-// With HELD too, it is that one, and has them as 3 and 4.
+// With HELD too, it is that one, and has them as 3 and 4. At SIGUSR1, it begins to replace
+// the quick one, and at SIGUSR2 it does not after all; REAL.replacing is there then.
 func serveNames(args []string) error {
 	s := openFakeStore(args[1])
 	s.add(name(1, "quick"), recipe{make: tree})
@@ -124,6 +125,16 @@ func serveNames(args []string) error {
 	if err != nil {
 		return err
 	}
+	replacing := make(chan os.Signal, 1)
+	signal.Notify(replacing, syscall.SIGUSR1, syscall.SIGUSR2)
+	go func() {
+		sig := <-replacing
+		done := server.Replacing(name(1, "quick"))
+		if sig == syscall.SIGUSR2 {
+			done()
+		}
+		_ = os.WriteFile(args[1]+".replacing", nil, 0o600)
+	}()
 	fmt.Print("ready")
 	if h := server.Held(); h != nil {
 		fmt.Print(" ", h.Device.Fd(), " ", h.Journal.Fd())

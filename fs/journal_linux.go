@@ -89,6 +89,8 @@ const (
 	flagPending = 1 << iota
 	flagFile    // what is pending was promised to be a file, not a directory
 	flagGone    // a later lookup finds another node
+	// flagDoubtful: it is being replaced; the next server takes it for one that is gone.
+	flagDoubtful
 )
 
 // newJournal makes an empty one for the mount m of d.

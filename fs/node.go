@@ -130,6 +130,8 @@ type nodes struct {
 	children map[childKey]*node
 	// replaced are the nodes that are gone and the same, by their names.
 	replaced map[string][]*node
+	// doubtful are the names of store objects that are being replaced.
+	doubtful map[string]bool
 	// most is the greatest length of byID since the maps were made.
 	most    int
 	journal *journal // nil if nothing is kept for a later server
@@ -149,6 +151,7 @@ func newNodes() *nodes {
 		byID:     make(map[uint64]*node),
 		children: make(map[childKey]*node),
 		replaced: make(map[string][]*node),
+		doubtful: make(map[string]bool),
 	}
 	// The kernel never looks the root up and never forgets it.
 	t.root.lookups = 1
@@ -207,6 +210,7 @@ func (t *nodes) object(name string, format uint32) *node {
 	case n == nil || n.pending.Load() && n.promised != format:
 		t.free(n)
 		n = t.add(t.root, name, kindObject)
+		t.journal.flag(n, flagDoubtful, t.doubtful[name])
 		t.children[key] = n
 	case n.pending.Load():
 		t.keepPending(n, false)
@@ -300,6 +304,21 @@ func (t *nodes) unname(name string, same bool) []*node {
 	}
 	delete(t.replaced, name)
 	return gone
+}
+
+// doubt keeps for a later server that the store object called name may be replaced at
+// any moment, or, with on false, that it was not.
+func (t *nodes) doubt(name string, on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if on {
+		t.doubtful[name] = true
+	} else {
+		delete(t.doubtful, name)
+	}
+	if n := t.children[childKey{t.root.id, name}]; n != nil {
+		t.journal.flag(n, flagDoubtful, on)
+	}
 }
 
 // replace is unname of n, if a lookup of its name would find n.

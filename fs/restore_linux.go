@@ -28,7 +28,7 @@ func restoreNodes(file *os.File) (*nodes, error) {
 		if s.flags&flagFile != 0 {
 			n.promised = unix.S_IFREG
 		}
-		n.gone.Store(s.flags&flagGone != 0)
+		n.gone.Store(s.flags&(flagGone|flagDoubtful) != 0)
 		t.byID[n.id] = n
 		links = append(links, link{n, s.parent})
 	})

@@ -220,6 +220,15 @@ func (s *Server) Deleted(names []string) {
 	s.notes.add(gone)
 }
 
+// Replacing says that another object is about to take the place of this name's
+// (DIGEST-NAME), so that the kernel will hear of that also if this server does not live
+// to be told. The caller calls done when it has told it (Replaced, Deleted), or nothing
+// was replaced.
+func (s *Server) Replacing(name string) (done func()) {
+	s.nodes.doubt(name, true)
+	return func() { s.nodes.doubt(name, false) }
+}
+
 // Replaced says that the store object of this name (DIGEST-NAME) was damaged, and
 // another one with the contents that it should have has its place. Whoever looks the
 // name up finds that one, and who has files of the old one open goes on in the new, unless

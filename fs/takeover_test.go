@@ -239,6 +239,57 @@ func TestTakeOverAfterDeletion(t *testing.T) {
 	}
 }
 
+// What was being replaced when a server died was replaced, maybe, and nobody has told the
+// kernel, which knows sizes and contents of the one before.
+func TestTakeOverWhileReplaced(t *testing.T) {
+	needFuse(t)
+	n := name(1, "quick")
+	for _, c := range []struct {
+		name           string
+		known, looked  bool // looked up before it is to be replaced, or then
+		signal         unix.Signal
+		replaced, want string
+	}{
+		{"looked up before", true, false, unix.SIGUSR1, "another", "another"},
+		{"looked up meanwhile", false, true, unix.SIGUSR1, "another", "another"},
+		{"not replaced after all", true, false, unix.SIGUSR2, "dog", "doc"}, // so the kernel is right
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newFakeStore(t)
+			dir := mountDir(t)
+			server, held := serveHeld(t, dir, s.real, fs.DataNoOpen, nil)
+			look := func(want string) {
+				t.Helper()
+				must(t, dir, `cat $S/$1/share/doc`, want, n)
+			}
+			if c.known {
+				look("doc")
+			}
+			server.Process.Signal(c.signal)
+			until(t, "the server has heard", func() bool { _, err := os.Stat(s.real + ".replacing"); return err == nil })
+			if c.looked {
+				look("doc")
+			}
+			server.Process.Kill()
+			server.Wait()
+			makeWritable(s.real)
+			if err := os.RemoveAll(filepath.Join(s.real, n)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.put(n, func(p string) error {
+				return errors.Join(tree(p), os.WriteFile(filepath.Join(p, "share", "doc"), []byte(c.replaced+"\n"), 0o644))
+			}); err != nil {
+				t.Fatal(err)
+			}
+			last := takeOver(t, dir, s, fs.DataNoOpen, held)
+			look(c.want)
+			if err := last.Unmount(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A server that cannot take over leaves the mount to one that can.
 func TestTakeOverRefused(t *testing.T) {
 	needFuse(t)

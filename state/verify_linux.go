@@ -22,10 +22,11 @@ type VerifyOptions struct {
 	// Repair, if set, makes a damaged object anew, in scratch. What it returns
 	// takes the object's place; release, if not nil, is called afterwards.
 	Repair func(ctx context.Context, damaged store.Info) (o Output, release func(), err error)
-	// Replacing, if set, is called before the new one takes the place of the old,
-	// and what it returns is called afterwards, with whether it did: it may have, and not
-	// be registered. Nobody can delete or make the object meanwhile.
-	Replacing func(ctx context.Context, old, made store.Info) (done func(replaced bool))
+	// Replacing, if set, is called before the new one takes the place of the old, which
+	// it does not after an error; what it returns is called afterwards, with whether it
+	// did: it may have, and not be registered. Nobody can delete or make the object
+	// meanwhile.
+	Replacing func(ctx context.Context, old, made store.Info) (done func(replaced bool), err error)
 	// Progress, if set, hears how many of how many paths were looked at.
 	Progress func(done, total int)
 }
@@ -287,7 +288,9 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 	defer unlock()
 	done := func(bool) {}
 	if v.options.Replacing != nil {
-		done = v.options.Replacing(ctx, info, o.Info)
+		if done, err = v.options.Replacing(ctx, info, o.Info); err != nil {
+			return err
+		}
 	}
 	replaced, err := s.replace(ctx, info, o)
 	done(replaced)

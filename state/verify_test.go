@@ -99,7 +99,7 @@ func TestRepairIsNotDoneByHalves(t *testing.T) {
 		_, err := s.VerifyPath(ctx, out, VerifyOptions{
 			Contents: true,
 			Repair:   func(context.Context, store.Info) (Output, func(), error) { return build(t, s, d)[0], nil, nil },
-			Replacing: func(context.Context, store.Info, store.Info) func(bool) {
+			Replacing: func(context.Context, store.Info, store.Info) (func(bool), error) {
 				if fails {
 					if err := os.MkdirAll(inTheWay, 0o755); err != nil {
 						t.Fatal(err)
@@ -107,7 +107,7 @@ func TestRepairIsNotDoneByHalves(t *testing.T) {
 				} else {
 					cancel()
 				}
-				return func(replaced bool) { told = append(told, replaced) }
+				return func(replaced bool) { told = append(told, replaced) }, nil
 			},
 		})
 		cancel()

@@ -130,14 +130,17 @@ func (c *care) repair(p store.Path) error {
 // replacing lets nobody have an answer about what is replaced until the kernel has
 // heard of it: whoever gets the new content of one file must not get the old of another
 // then.
-func (l *library) replacing(ctx context.Context, old, made store.Info) (done func(replaced bool)) {
-	release := l.hold(old.Path)
+func (l *library) replacing(ctx context.Context, old, made store.Info) (done func(replaced bool), err error) {
+	release, err := l.hold(old.Path)
+	if err != nil {
+		return nil, err
+	}
 	return func(replaced bool) {
 		defer release()
 		if replaced {
 			l.replaced(ctx, old.Path, made.NarHash.Equal(old.NarHash))
 		}
-	}
+	}, nil
 }
 
 // repair makes what is damaged again, in scratch: as a substitute yields it, or

@@ -25,8 +25,10 @@ type library struct {
 	// replaced of what was made anew, with the same contents or with others.
 	forget   func(ctx context.Context, deleted []store.Path)
 	replaced func(ctx context.Context, p store.Path, same bool)
-	// hold keeps what is replaced from being compared until release is called.
-	hold func(p store.Path) (release func())
+	// hold keeps what is replaced from being compared until release is called, and the
+	// next server of the mount from believing the kernel. After an error, nothing may
+	// be replaced.
+	hold func(p store.Path) (release func(), err error)
 }
 
 var (

@@ -70,6 +70,7 @@ type owner struct {
 	mounted *fs.Server // nil unless mounted
 	at      string     // the mount point
 	untold  bool       // something became valid while nothing was mounted
+	parted  bool       // the mount is another process's
 }
 
 // openOwner takes the state over and begins to serve its socket.
@@ -263,15 +264,29 @@ func (o *owner) tell(ctx context.Context, news func(*fs.Server)) {
 	}
 }
 
-// hold keeps what is replaced from being compared until release is called.
-func (o *owner) hold(p store.Path) (release func()) {
+// hold keeps what is replaced from being compared until release is called, and has
+// the next server of the mount tell the kernel of it if this one cannot.
+func (o *owner) hold(p store.Path) (release func(), err error) {
 	o.mu.Lock()
-	care := o.care
-	o.mu.Unlock()
-	if care == nil {
-		return func() {}
+	defer o.mu.Unlock()
+	if o.parted {
+		return nil, fmt.Errorf("another process serves the mount: %w", store.ErrCancelled)
 	}
-	return care.Hold(p)
+	told, free := func() {}, func() {}
+	if o.mounted != nil {
+		told = o.mounted.Replacing(p.Base())
+	}
+	if o.care != nil {
+		free = o.care.Hold(p)
+	}
+	return func() {
+		defer free()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if !o.parted { // else nobody was told
+			told()
+		}
+	}, nil
 }
 
 // watchMachine lets the normaliser start less while the machine is short of
@@ -418,7 +433,7 @@ func (o *owner) upgrade(ctx context.Context, program string) error {
 func (o *owner) part() error {
 	o.mu.Lock()
 	mounted := o.mounted
-	o.mounted = nil
+	o.mounted, o.parted = nil, true
 	o.mu.Unlock()
 	mounted.Part()
 	ended, end := context.WithCancel(context.Background())
