@@ -104,7 +104,8 @@ const sigcont = syscall.SIGCONT
 // serveNames is a server that is to be killed. With DATA, the mount survives it:
 // it says by which descriptors, and leaves the mount to the next one at SIGTERM.
 // With HELD too, it is that one, and has them as 3 and 4. At SIGUSR1, it begins to replace
-// the quick one, and at SIGUSR2 it does not after all; REAL.replacing is there then.
+// the quick one, and at SIGUSR2 it does not after all; the kernel has to ask for the
+// root's attributes, and REAL.replacing is there then.
 func serveNames(args []string) error {
 	s := openFakeStore(args[1])
 	s.add(name(1, "quick"), recipe{make: tree})
@@ -133,6 +134,8 @@ func serveNames(args []string) error {
 		if sig == syscall.SIGUSR2 {
 			done()
 		}
+		server.Changed()
+		<-server.Told()
 		_ = os.WriteFile(args[1]+".replacing", nil, 0o600)
 	}()
 	fmt.Print("ready")

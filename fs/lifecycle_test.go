@@ -87,6 +87,8 @@ func TestDeadMountIsReplaced(t *testing.T) {
 		must(t, dir, `cat $S/$1/share/doc`, "doc", name(1, "quick"))
 		_, wait := spawn(t, dir, `cat $S/$1/share/doc`, name(2, "never"))
 		time.Sleep(100 * time.Millisecond)
+		server.Process.Signal(unix.SIGUSR2)
+		until(t, "the kernel knows no attributes", func() bool { return os.Remove(s.real+".replacing") == nil })
 		server.Process.Kill()
 		server.Wait()
 		if err := wait(); err == nil {
@@ -99,7 +101,12 @@ func TestDeadMountIsReplaced(t *testing.T) {
 		makeWritable(s.real)
 		os.RemoveAll(filepath.Join(s.real, name(1, "quick")))
 	}
-	server, err := fs.Mount(fs.Options{Mountpoint: dir, Real: s.real, Store: s, Realiser: s})
+	// Also by a link to a link.
+	links := t.TempDir()
+	if err := errors.Join(os.Mkdir(links+"/d", 0o755), os.Symlink(dir, links+"/d/one"), os.Symlink("d/../d/one/", links+"/two")); err != nil {
+		t.Fatal(err)
+	}
+	server, err := fs.Mount(fs.Options{Mountpoint: links + "/two", Real: s.real, Store: s, Realiser: s})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,24 +93,33 @@ func cause(err error) error {
 	return err
 }
 
+// maxLinks is how many links to links are followed, as the kernel does.
+const maxLinks = 40
+
 // resolveMountpoint resolves symbolic links as /proc/self/mountinfo does. It
-// must work also when the last component is a dead mount, that answers nothing.
+// must work also when what they lead to is a dead mount, that answers nothing.
 func resolveMountpoint(p string) (string, error) {
 	p, err := filepath.Abs(p)
 	if err != nil {
 		return "", err
 	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(p))
-	if err != nil {
-		return "", cause(err)
-	}
-	dir := filepath.Join(parent, filepath.Base(p))
-	if st, err := os.Lstat(dir); err == nil && st.Mode()&os.ModeSymlink != 0 {
-		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+	for range maxLinks {
+		dir, name := filepath.Split(p)
+		parent, err := filepath.EvalSymlinks(dir)
+		if err != nil {
 			return "", cause(err)
 		}
+		p = filepath.Join(parent, name)
+		target, err := os.Readlink(p)
+		if err != nil {
+			return p, nil // no link
+		}
+		if !filepath.IsAbs(target) {
+			target = parent + "/" + target
+		}
+		p = strings.TrimRight(target, "/") // not cleaned: what is before ".." may be a link
 	}
-	return dir, nil
+	return "", unix.ELOOP
 }
 
 // checkOverlap refuses a mount that would hide the state, or be part of it.
