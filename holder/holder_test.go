@@ -182,15 +182,12 @@ func TestHolderCannotLive(t *testing.T) {
 	m.start()
 	m.noted(1, "lives")
 	server := m.one("server")
-	for deaths := 0; !strings.Contains(m.log(), "the mount does not survive this process any more"); deaths++ {
-		if deaths > 10 {
-			t.Fatal("it never gives up")
-		}
+	m.until("it gives up", func() bool {
 		if pids := m.pids(holder.Name); len(pids) > 0 {
 			m.kill(pids...)
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return strings.Contains(m.log(), "the mount does not survive this process any more")
+	})
 	if !strings.HasSuffix(m.log(), "storefs: the holder died 5 times in a row: the mount does not survive this process any more\n") {
 		t.Errorf("%s", m.log())
 	}
