@@ -337,3 +337,46 @@ func TestServerThatCannotLive(t *testing.T) {
 	l.serve()
 	l.stop()
 }
+
+// What is deleted while a server takes the mount over is gone for the kernel as well, which
+// knows thousands of names that are looked at then.
+func TestDeletedDuringTakeOver(t *testing.T) {
+	l := newLab(t)
+	const rounds, each = 4, 6 // after five deaths in a row, the mount is given up
+	file := l.star("a.star", fmt.Sprintf(`
+texts = [text("text%%d" %% i, str(i)) for i in range(1500)]
+default = [sh("x%%d" %% i, "mkdir $out; echo %%d > $out/file" %% i) for i in range(%d)]
+names = sh("names", "echo $all > $out", kind = "regular", env = {"all": texts})
+`, rounds*each))
+	built := l.ok("build", file)
+	names := l.ok("instantiate", file+":names")[0]
+	l.serve()
+	for _, p := range append(l.ok("query", "requisites", names), built...) {
+		if _, err := os.Stat(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range rounds {
+		mine := built[i*each:][:each]
+		for _, p := range mine {
+			if _, err := os.ReadFile(p + "/file"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unix.Kill(l.server(), unix.SIGKILL)
+		var deleted sync.WaitGroup
+		for _, p := range mine {
+			deleted.Go(func() { l.storefs("delete", p) })
+		}
+		deleted.Wait()
+		for _, p := range mine {
+			valid := func() bool { return l.storefs("query", "info", p).status == 0 }
+			if valid() {
+				continue // the command had to be asked again, and was not
+			}
+			if b, err := os.ReadFile(p + "/file"); err != nil || !valid() {
+				t.Errorf("round %d: %s is deleted, and can be read: %q, %v", i, p, b, err)
+			}
+		}
+	}
+}

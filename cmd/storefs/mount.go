@@ -272,6 +272,11 @@ func (o *owner) setMounted(s *fs.Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mounted, o.at = s, string(o.state.Store())
+	for _, news := range o.late {
+		news(s)
+	}
+	o.late = nil
+	close(o.arrived)
 	if o.untold {
 		s.Changed()
 	}

@@ -71,6 +71,10 @@ type owner struct {
 	at      string     // the mount point
 	untold  bool       // something became valid while nothing was mounted
 	parted  bool       // the mount is another process's
+	// late is what the mount has to be told that is not there yet, or being taken over, while
+	// other commands can come in; arrived is closed when it was told.
+	late    []func(*fs.Server)
+	arrived chan struct{}
 }
 
 // openOwner takes the state over and begins to serve its socket.
@@ -78,7 +82,7 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.say == nil {
 		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
 	}
-	own = &owner{options: o, events: &event.Bus{}}
+	own = &owner{options: o, events: &event.Bus{}, arrived: make(chan struct{})}
 	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
 	if err != nil {
 		return nil, err
@@ -250,18 +254,38 @@ func (o *owner) replaced(ctx context.Context, p store.Path, same bool) {
 
 func (o *owner) tell(ctx context.Context, news func(*fs.Server)) {
 	o.builder.Forget()
+	ctx, cancel := context.WithTimeout(ctx, forgetTime)
+	defer cancel()
 	o.mu.Lock()
 	mounted := o.mounted
-	o.mu.Unlock()
 	if mounted == nil {
+		if o.options.role != "mount" || o.parted {
+			o.mu.Unlock()
+			return
+		}
+		o.late = append(o.late, news)
+	}
+	o.mu.Unlock()
+	if mounted != nil {
+		news(mounted)
+	} else if mounted = o.arrival(ctx); mounted == nil {
 		return
 	}
-	news(mounted)
 	select {
 	case <-mounted.Told():
-	case <-time.After(forgetTime):
 	case <-ctx.Done():
 	}
+}
+
+// arrival waits for the mount.
+func (o *owner) arrival(ctx context.Context) *fs.Server {
+	select {
+	case <-o.arrived:
+	case <-ctx.Done():
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.mounted
 }
 
 // hold keeps what is replaced from being compared until release is called, and has
