@@ -40,12 +40,12 @@ func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) 
 
 // IngestCopy is Ingest of a copy that it makes at dest, where nothing may be yet: for what
 // somebody may have open, who could write into it afterwards. What is at path is in
-// canonical form then, too. After an error, dest may be there in part.
+// canonical form then, too. After an error, nothing is left of what it made.
 func IngestCopy(ctx context.Context, path, dest string, o IngestOptions) (Summary, error) {
 	r, w := io.Pipe()
 	restored := make(chan error, 1)
 	go func() {
-		err := restore(NewReader(r, 0), dest, o.File)
+		err := Restore(r, dest, RestoreOptions{File: o.File})
 		r.CloseWithError(err) // ends the other side, if it has not ended
 		restored <- err
 	}()

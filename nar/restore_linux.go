@@ -2,14 +2,17 @@ package nar
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"storefs/store"
+	trees "storefs/tree"
 )
 
 // RestoreOptions bounds what Restore does.
@@ -22,25 +25,29 @@ type RestoreOptions struct {
 // Restore makes the file, link or directory dest, which must not exist yet, of
 // the archive that is all of r. Its form is canonical (modes 0444 and 0555,
 // modification time 1); its owner is whoever calls. Nothing in the archive can
-// make it write outside of dest. After an error, dest may be there in part, and
-// is the caller's to remove.
+// make it write outside of dest. After an error, nothing is left of what it made.
 func Restore(r io.Reader, dest string, o RestoreOptions) error {
-	if err := restore(NewReader(r, o.MaxSize), dest, o.File); err != nil {
-		return fmt.Errorf("restore %s: %w", dest, err)
+	w := restorer{r: NewReader(r, o.MaxSize), told: o.File, buf: make([]byte, 64<<10)}
+	err := w.restore(dest)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("restore %s: %w", dest, err)
+	if w.made {
+		err = errors.Join(err, trees.RemoveAll(filepath.Clean(dest)))
+	}
+	return err
 }
 
-func restore(r *Reader, dest string, file FileFunc) error {
+func (w *restorer) restore(dest string) error {
 	base, name, err := openParent(dest)
 	if err != nil {
 		return err
 	}
 	defer base.release()
-	w := restorer{r: r, told: file, buf: make([]byte, 64<<10)}
 	defer w.dirs.close()
 	for {
-		e, err := r.Next()
+		e, err := w.r.Next()
 		if err != nil && err != io.EOF {
 			return err
 		}
@@ -67,6 +74,7 @@ func restore(r *Reader, dest string, file FileFunc) error {
 type restorer struct {
 	r    *Reader
 	told FileFunc
+	made bool // something, so what is at the destination is its own
 	dirs lineage
 	buf  []byte
 }
@@ -78,6 +86,7 @@ func (w *restorer) make(at *dir, name string, e Entry) error {
 		err = w.enter(at, name)
 	case store.KindSymlink:
 		if err = unix.Symlinkat(e.Target, at.fd, name); err == nil {
+			w.made = true
 			err = setTime(at, name)
 		}
 		if err == nil && w.told != nil && at.parent != nil {
@@ -95,6 +104,7 @@ func (w *restorer) enter(at *dir, name string) error {
 	if err := unix.Mkdirat(at.fd, name, 0o700); err != nil {
 		return os.NewSyscallError("mkdir", err)
 	}
+	w.made = true
 	d, _, err := at.openDir(name)
 	if err != nil {
 		return os.NewSyscallError("open", err)
@@ -123,6 +133,7 @@ func (w *restorer) file(at *dir, name string, kind store.Kind, mode uint32) erro
 	if err != nil {
 		return insideError(at.inside(name), os.NewSyscallError("create", err))
 	}
+	w.made = true
 	defer unix.Close(fd)
 	var h hash.Hash
 	if w.told != nil && at.parent != nil {

@@ -135,17 +135,21 @@ func onlyDest(t *testing.T, dir string) {
 	}
 }
 
-// An archive cut anywhere is an error, and never a panic or half a success.
+// An archive cut anywhere is an error, and never a panic or half a success: nothing
+// is left of it.
 func TestRestoreCut(t *testing.T) {
-	archive := dump(t, inTemp(t, sample()))
 	dir := memDir(t)
-	for n := range len(archive) {
-		dest := filepath.Join(dir, "dest")
-		err := Restore(bytes.NewReader(archive[:n]), dest, RestoreOptions{})
-		if !errors.Is(err, store.ErrBadArchive) || !strings.Contains(err.Error(), "ends early") {
-			t.Fatalf("cut at %d: %v", n, err)
+	for _, whole := range []node{sample(), file("contents"), link("elsewhere")} {
+		archive := dump(t, inTemp(t, whole))
+		for n := range len(archive) {
+			err := Restore(bytes.NewReader(archive[:n]), filepath.Join(dir, "dest"), RestoreOptions{})
+			if !errors.Is(err, store.ErrBadArchive) || !strings.Contains(err.Error(), "ends early") {
+				t.Fatalf("cut at %d: %v", n, err)
+			}
+			if entries, _ := os.ReadDir(dir); len(entries) != 0 {
+				t.Fatalf("cut at %d: %v is left", n, entries)
+			}
 		}
-		removeTree(t, dest)
 	}
 }
 
