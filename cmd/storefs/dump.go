@@ -27,7 +27,7 @@ func (c *dumpCmd) Run(ctx context.Context, a *app) error {
 		return badInput(errors.New("dump: standard output is a terminal"))
 	}
 	return a.onDisk(ctx, c.Path, func(name string) error {
-		w := bufio.NewWriterSize(a.stdout, 64<<10)
+		w := bufio.NewWriterSize(&flow{ctx: ctx, file: a.stdout}, 64<<10)
 		if err := nar.Dump(w, name); err != nil {
 			return fileError(err)
 		}

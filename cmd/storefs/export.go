@@ -30,7 +30,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		w := bufio.NewWriterSize(a.stdout, 64<<10)
+		w := bufio.NewWriterSize(&flow{ctx: ctx, file: a.stdout}, 64<<10)
 		if err := client.Export(ctx, w, unique(paths)); err != nil {
 			return err
 		}

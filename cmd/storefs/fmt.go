@@ -19,7 +19,7 @@ type fmtCmd struct {
 
 func (c *fmtCmd) Run(ctx context.Context, a *app) error {
 	if len(c.Files) == 0 {
-		src, err := io.ReadAll(a.stdin)
+		src, err := io.ReadAll(&flow{ctx: ctx, file: a.stdin})
 		if err != nil {
 			return badInput(err)
 		}
@@ -27,7 +27,7 @@ func (c *fmtCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return badInput(err)
 		}
-		_, err = a.stdout.Write(out)
+		_, err = (&flow{ctx: ctx, file: a.stdout}).Write(out)
 		return err
 	}
 	var changed []string

@@ -57,7 +57,7 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 		if term.IsTerminal(int(a.stdin.Fd())) {
 			return nil, badInput(errors.New("import: standard input is a terminal: give it a stream or a file"))
 		}
-		paths, err := client.Import(ctx, a.stdin)
+		paths, err := client.Import(ctx, &flow{ctx: ctx, file: a.stdin})
 		return paths, unread(err)
 	}
 	f, err := os.Open(name)
@@ -65,7 +65,7 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 		return nil, badInput(err)
 	}
 	defer f.Close()
-	paths, err := client.Import(ctx, f)
+	paths, err := client.Import(ctx, &flow{ctx: ctx, file: f})
 	if e := unread(err); e != err {
 		return nil, e // it names the file
 	}

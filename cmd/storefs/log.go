@@ -33,7 +33,7 @@ func (c *logCmd) Run(ctx context.Context, a *app) error {
 		if a.JSON {
 			return c.json(ctx, a, client, paths[0])
 		}
-		return noLog(c.Path, client.Log(ctx, paths[0], c.Follow, a.stdout))
+		return noLog(c.Path, client.Log(ctx, paths[0], c.Follow, &flow{ctx: ctx, file: a.stdout}))
 	})
 }
 

@@ -29,7 +29,7 @@ func (c *prefetchExportCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		enc := json.NewEncoder(a.stdout)
+		enc := json.NewEncoder(&flow{ctx: ctx, file: a.stdout})
 		enc.SetEscapeHTML(false)
 		for _, t := range all {
 			if err := enc.Encode(t); err != nil {
@@ -59,7 +59,7 @@ func (c *prefetchImportCmd) Run(ctx context.Context, a *app) error {
 		r, name = f, c.File
 	}
 	var all []prefetch.Trail
-	for dec := json.NewDecoder(r); ; {
+	for dec := json.NewDecoder(&flow{ctx: ctx, file: r}); ; {
 		var t prefetch.Trail
 		err := dec.Decode(&t)
 		if errors.Is(err, io.EOF) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,15 +17,15 @@ type restoreCmd struct {
 }
 
 func (*restoreCmd) Help() string {
-	return `Makes a file, directory or link of the Nix archive (NAR) on standard input.`
+	return `Makes a file, directory or link of the Nix archive (NAR) on standard input, all of it or nothing.`
 }
 
-func (c *restoreCmd) Run(a *app) error {
+func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if term.IsTerminal(int(a.stdin.Fd())) {
 		return badInput(errors.New("restore: standard input is a terminal"))
 	}
 	if _, err := os.Lstat(c.Path); err == nil {
 		return fmt.Errorf("restore %s: it exists already", c.Path)
 	}
-	return nar.Restore(bufio.NewReaderSize(a.stdin, 64<<10), c.Path, nar.RestoreOptions{})
+	return unread(nar.Restore(bufio.NewReaderSize(&flow{ctx: ctx, file: a.stdin}, 64<<10), c.Path, nar.RestoreOptions{}))
 }

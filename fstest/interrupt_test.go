@@ -1,0 +1,101 @@
+package fstest
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// buffered is how many bytes are in a pipe.
+func buffered(t *testing.T, pipe *os.File) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A command that waits for whoever writes what it reads, or reads what it writes, ends
+// at once when it is interrupted, and leaves nothing.
+func TestInterruptedAtAPipe(t *testing.T) {
+	l := newLab(t)
+	l.write("big", strings.Repeat("0123456789abcdef", 1<<16))
+	big := l.ok("add", "big")[0]
+	archive := l.inShell(binary + " dump big | head -c 300").stdout
+	stream := l.inShell(binary + " export " + big + " | head -c 300").stdout
+	for name, c := range map[string]struct {
+		stdin string // after which no more comes
+		args  []string
+	}{
+		"restore":         {archive, []string{"restore", "restored"}},
+		"import":          {stream, []string{"import"}},
+		"fmt":             {"a = 1\n", []string{"fmt"}},
+		"prefetch import": {"{", []string{"prefetch", "import"}},
+		"dump":            {"", []string{"dump", "big"}},
+		"export":          {"", []string{"export", big}},
+		"log":             {"", []string{"log", l.loud()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			read, write, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer read.Close()
+			defer write.Close()
+			cmd := l.command(c.args...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			waiting := func() bool { return buffered(t, read) >= 1<<16 }
+			if c.stdin == "" {
+				cmd.Stdout = write
+			} else {
+				cmd.Stdin = read
+				if _, err := write.WriteString(c.stdin); err != nil {
+					t.Fatal(err)
+				}
+				waiting = func() bool { return buffered(t, read) == 0 }
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() {
+				_ = cmd.Wait()
+				close(ended)
+			}()
+			defer func() {
+				cmd.Process.Kill()
+				<-ended
+			}()
+			waitFor(t, "the pipe", waiting)
+			cmd.Process.Signal(unix.SIGINT)
+			waitFor(t, "its end", func() bool {
+				select {
+				case <-ended:
+					return true
+				default:
+					return false
+				}
+			})
+			if got := cmd.ProcessState.ExitCode(); got != 130 || stderr.String() != "storefs: interrupted\n" {
+				t.Errorf("status %d, %q", got, stderr.String())
+			}
+		})
+	}
+	if _, err := os.Lstat(l.Dir + "/restored"); err == nil {
+		t.Error("a half of the archive is left")
+	}
+	if left, _ := os.ReadDir(l.State + "/builds"); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+// loud is an output whose builder has written more than a pipe holds.
+func (l *lab) loud() string {
+	l.t.Helper()
+	return l.ok("build", l.star("loud.star", `default = sh("loud", "seq 100000; mkdir $out")`))[0]
+}
