@@ -65,6 +65,8 @@ func TestBadInput(t *testing.T) {
 		{"no such command", []string{"buidl"}, "", 2, []string{"buidl"}},
 		{"bad jobs", []string{"build", "-j", "many", "a.star"}, "", 2, []string{"many"}},
 		{"negative jobs of one user", []string{"mount", "--jobs-per-uid=-2"}, "", 2, []string{"--jobs-per-uid=-2: must not be negative"}},
+		{"negative memory of failures", []string{"mount", "--failure-ttl=-5s"}, "", 2, []string{"--failure-ttl=-5s: must not be negative"}},
+		{"negative patience with orphans", []string{"mount", "--cancel-orphans=-1s"}, "", 2, []string{"--cancel-orphans=-1s: must not be negative"}},
 		{"mount of what is not there", []string{"mount", "--sandbox-path=/in=/nonexistent"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
 		{"the same in the background", []string{"mount", "-b", "--sandbox-path=/nonexistent"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
 		{"build with what is not there", []string{"build", "--sandbox-path=/nonexistent", "a.star"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},

@@ -61,6 +61,12 @@ All other commands with the same state directory work while it is mounted: they 
 
 // Validate is for kong, which does not ask embedded structs.
 func (c *mountCmd) Validate() error {
+	if c.FailureTTL < 0 {
+		return fmt.Errorf("--failure-ttl=%s: must not be negative", c.FailureTTL)
+	}
+	if c.CancelOrphans != nil && *c.CancelOrphans < 0 {
+		return fmt.Errorf("--cancel-orphans=%s: must not be negative", *c.CancelOrphans)
+	}
 	return errors.Join(c.policyFlags.check(), c.jobsFlag.check(), c.limitFlags.check())
 }
 
