@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/pelletier/go-toml"
@@ -80,7 +82,20 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 			return nil, nil
 		}
 	}
-	return f.values[flag.Name], nil
+	v := f.values[flag.Name]
+	if _, text := v.(string); !text && v != nil && v != int64(0) && isTime(flag) {
+		// A number would be one of nanoseconds.
+		return nil, fmt.Errorf(`%s: %s = %v: a time is a text with a unit ("90s", "1h30m")`, f.name, flag.Name, v)
+	}
+	return v, nil
+}
+
+func isTime(flag *kong.Flag) bool {
+	t := flag.Target.Type()
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t == reflect.TypeFor[time.Duration]()
 }
 
 // Validate finds the keys that no command has as a flag. The model is mostly that
