@@ -34,24 +34,9 @@ func newExport(dir, mountpoint, state string, log *slog.Logger) (*export, error)
 }
 
 func prepareExport(dir, mountpoint, state string, log *slog.Logger) (*export, error) {
-	if !mayMount() {
-		return nil, errors.New("only root may (CAP_SYS_ADMIN)")
-	}
-	dir, err := resolveMountpoint(dir)
+	dir, err := exportable(dir, mountpoint, state)
 	if err != nil {
 		return nil, err
-	}
-	switch st, err := os.Lstat(dir); {
-	case err != nil:
-		return nil, cause(err)
-	case !st.IsDir():
-		return nil, errors.New("not a directory")
-	}
-	if err := checkOverlap(dir, state); err != nil {
-		return nil, err
-	}
-	if below(dir, mountpoint) || below(mountpoint, dir) {
-		return nil, fmt.Errorf("one of it and the mount point %s is in the other", mountpoint)
 	}
 	if err := share(dir); err != nil {
 		return nil, err
@@ -61,6 +46,28 @@ func prepareExport(dir, mountpoint, state string, log *slog.Logger) (*export, er
 		return nil, cause(err)
 	}
 	return e, nil
+}
+
+// exportable resolves dir, and refuses what cannot have the store that is mounted, or
+// will be, at mountpoint in it.
+func exportable(dir, mountpoint, state string) (string, error) {
+	if !mayMount() {
+		return "", errors.New("only root may (CAP_SYS_ADMIN)")
+	}
+	dir, err := resolveMountpoint(dir)
+	if err != nil {
+		return "", err
+	}
+	if below(dir, mountpoint) || below(mountpoint, dir) {
+		return "", fmt.Errorf("one of it and the mount point %s is in the other", mountpoint)
+	}
+	switch st, err := os.Lstat(dir); {
+	case err != nil:
+		return "", cause(err)
+	case !st.IsDir():
+		return "", errors.New("not a directory")
+	}
+	return dir, checkOverlap(dir, state)
 }
 
 // share makes dir a mount point from which mounts spread, but only to who was

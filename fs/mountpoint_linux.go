@@ -51,6 +51,12 @@ func prepareMountpoint(opts Options, log *slog.Logger) (string, error) {
 	if len(entries) > 0 {
 		return "", fmt.Errorf("the directory is not empty (it has %q)", entries[0].Name())
 	}
+	// Before anything is mounted, which would have to end again.
+	if opts.Export != "" {
+		if _, err := exportable(opts.Export, dir, opts.state()); err != nil {
+			return "", fmt.Errorf("export to %s: %w", opts.Export, err)
+		}
+	}
 	return dir, nil
 }
 

@@ -137,6 +137,15 @@ func TestMountPoints(t *testing.T) {
 		}
 		oneLine(t, r, 1, inner)
 	})
+	t.Run("export to where the store is", func(t *testing.T) {
+		if os.Getuid() != 0 {
+			t.Skip("only root exports")
+		}
+		for _, dir := range []string{l.Store, l.Dir} {
+			oneLine(t, l.storefs("mount", "--export", dir), 1, "mount "+l.Store+": export to "+dir+": ", " is in the other")
+			oneLine(t, l.storefs("mount", "-b", "--export", dir), 1, "mount "+l.Store+": export to "+dir+": ", " is in the other")
+		}
+	})
 	t.Run("twice", func(t *testing.T) {
 		l.serve()
 		oneLine(t, l.storefs("mount"), 1, "in use", "pid")
