@@ -80,6 +80,11 @@ func TestBadInput(t *testing.T) {
 		{"a directory as standard input", []string{"import"}, "tools", 2, []string{"is a directory"}},
 		{"no such program", []string{"upgrade", "nothing"}, "", 2, []string{"nothing: no such file"}},
 		{"an argument without anything", []string{"build", "a.star", "--arg"}, "", 2, []string{`--arg: missing value, expecting "<key>=<value>"`}},
+		{"a directory as program", []string{"upgrade", "tools"}, "", 2, []string{"upgrade: ", "/tools", "is a directory"}},
+		{"what is no program", []string{"upgrade", "a.star"}, "", 2, []string{"upgrade: ", "/a.star", "permission denied"}},
+		{"no path to hash", []string{"hash", ""}, "", 2, []string{"the path is empty"}},
+		{"no path to dump", []string{"dump", ""}, "", 2, []string{"the path is empty"}},
+		{"a directory as archive", []string{"restore", "restored"}, "tools", 2, []string{"restore restored: ", "is a directory"}},
 		{"what was never learned", []string{"prefetch", "import", "cut"}, "", 2, []string{"prefetch import cut: "}},
 		{"init twice", []string{"init", "--store", l.Store}, "", 1, []string{l.State}},
 		{"relative store", []string{"--state", l.Dir + "/other", "init", "--store", "store"}, "", 2, []string{"store"}},
@@ -107,6 +112,18 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("bad input changed the store: %s", after)
 	}
 	l.ok("verify", "--check-contents")
+}
+
+// What cannot be written is told by what it is on, and not by what was to be done first.
+func TestReadOnlyState(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounts")
+	}
+	l := newLab(t)
+	for _, c := range []string{"query roots", "status", "mount"} {
+		r := l.inShell("unshare -m --propagation private sh -c 'mount --bind " + l.State + " " + l.State + " && mount -o remount,bind,ro " + l.State + " && exec " + binary + " " + c + "'")
+		oneLine(t, r, 1, "storefs: state "+l.State+": read-only file system")
+	}
 }
 
 // inputOf is a path that path refers to through its derivation.

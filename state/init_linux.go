@@ -117,6 +117,9 @@ func removeACL(path, attr string) error {
 	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}
+	if errors.Is(err, unix.EROFS) {
+		return err // whether there is one or not
+	}
 	return &os.PathError{Op: "remove the access control list of", Path: path, Err: err}
 }
 

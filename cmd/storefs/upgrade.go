@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -29,7 +30,7 @@ type upgraded struct {
 func (c *upgradeCmd) Run(ctx context.Context, a *app) error {
 	program, err := c.program()
 	if err != nil {
-		return fileError(fmt.Errorf("upgrade: %w", err))
+		return badInput(fmt.Errorf("upgrade: %w", err))
 	}
 	client, err := a.dial(ctx, true)
 	if errors.Is(err, daemon.ErrNoServer) {
@@ -73,7 +74,11 @@ func (c *upgradeCmd) program() (string, error) {
 			return "", err
 		}
 	}
-	return filepath.EvalSymlinks(program)
+	program, err := filepath.EvalSymlinks(program)
+	if err == nil {
+		_, err = exec.LookPath(program) // may it be executed
+	}
+	return program, err
 }
 
 // runs reports whether a process runs the program.
