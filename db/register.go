@@ -32,6 +32,9 @@ type Registration struct {
 	// comes after this: it may refer to this, and is refused if this is. It must
 	// be quick.
 	Queued func()
+	// Still, if not nil, is asked in its turn, before the barrier, and once more if
+	// that has failed: its error refuses the registration. It must be quick.
+	Still interface{ Err() error }
 	// Synced, if not nil, is called after the barrier, before the commit; more
 	// than once if the commit is tried again. It must be quick.
 	Synced func()
@@ -78,6 +81,7 @@ type plan struct {
 	// itself: see writer.hasNot.
 	since       int
 	unsucceeded bool // there was no normal form of expr
+	still       interface{ Err() error }
 	queue       write
 	room        [few]planned // for paths: all is allocated in one piece
 }
@@ -93,7 +97,7 @@ type planned struct {
 }
 
 func (d *DB) plan(r Registration) (*plan, error) {
-	p := &plan{db: d}
+	p := &plan{db: d, still: r.Still}
 	p.paths = p.room[:0]
 	if len(r.Infos) > few {
 		p.paths = make([]planned, 0, len(r.Infos))
@@ -175,6 +179,11 @@ func (p *plan) look(tx reader) error {
 }
 
 func (p *plan) do(w writer) error {
+	if p.still != nil {
+		if err := p.still.Err(); err != nil {
+			return err
+		}
+	}
 	if err := p.check(w.reader); err != nil {
 		return err
 	}

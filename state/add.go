@@ -44,6 +44,7 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	if recursive {
 		r = io.TeeReader(r, content)
 	}
+	since := s.since()
 	scratch := s.newScratch("add")
 	defer tree.RemoveAll(scratch)
 	sum, files, err := restore(ctx, r, scratch)
@@ -63,11 +64,11 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	o := object{scratch: scratch, files: files, info: store.Info{
 		Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, CA: fixedCA(recursive, h), Registered: now(),
 	}}
-	if err := s.place(ctx, []object{o}, db.Registration{}, nil, nil); err != nil {
+	if err := s.place(ctx, []object{o}, db.Registration{Still: &since}, nil, nil); err != nil {
 		return store.Info{}, err
 	}
 	if s.Lost(p) {
-		if err := s.mend(ctx, o); err != nil {
+		if err := s.mend(ctx, o, &since); err != nil {
 			return store.Info{}, err
 		}
 	}

@@ -128,6 +128,7 @@ func (s *State) AddExprs(ctx context.Context, exprs []NewExpr) ([]store.Path, er
 // batch is what is to become valid together.
 type batch struct {
 	state   *State
+	since   since // nothing was written before
 	objects []object
 	own     map[store.Path]store.Info
 	makers  map[store.Path]*storeexpr.Derivation // by output
@@ -136,11 +137,13 @@ type batch struct {
 }
 
 func (s *State) newBatch() *batch {
-	return &batch{
-		state: s, own: make(map[store.Path]store.Info),
+	b := &batch{
+		state: s, since: s.since(), own: make(map[store.Path]store.Info),
 		makers: make(map[store.Path]*storeexpr.Derivation),
 		hashes: make(map[store.Path]storeexpr.Modulo),
 	}
+	b.reg.Still = &b.since
+	return b
 }
 
 func (b *batch) add(o object) {
@@ -164,7 +167,7 @@ func (b *batch) commit(ctx context.Context) error {
 	}
 	for _, o := range b.objects {
 		if o.lost && b.state.Lost(o.info.Path) {
-			if err := b.state.mend(ctx, o); err != nil {
+			if err := b.state.mend(ctx, o, &b.since); err != nil {
 				return err
 			}
 		}

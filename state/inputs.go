@@ -20,6 +20,7 @@ type Inputs struct {
 
 	drv   store.Path // what is built of them
 	state *State
+	since since
 	gone  store.Path // what was replaced since; "": nothing
 }
 
@@ -39,7 +40,7 @@ func (s *State) Inputs(drv store.Path, paths []store.Path) (*Inputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &Inputs{Infos: infos, Era: s.era, drv: drv, state: s}
+	in := &Inputs{Infos: infos, Era: s.era, drv: drv, state: s, since: s.since()}
 	s.roots.mu.Lock()
 	defer s.roots.mu.Unlock()
 	if s.roots.all == nil {

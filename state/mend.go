@@ -18,8 +18,8 @@ func (s *State) Lost(p store.Path) bool {
 }
 
 // mend puts an object back that is valid and lost, as Verify does with what it repairs:
-// so it is what was registered, or nothing changes.
-func (s *State) mend(ctx context.Context, o object) error {
+// so it is what was registered, or nothing changes. It was begun at that time.
+func (s *State) mend(ctx context.Context, o object, begun *since) error {
 	if o.scratch == "" {
 		o.scratch = s.newScratch("mend")
 		defer tree.RemoveAll(o.scratch)
@@ -28,7 +28,7 @@ func (s *State) mend(ctx context.Context, o object) error {
 		}
 	}
 	problem, err := s.VerifyPath(ctx, o.info.Path, VerifyOptions{Repair: func(context.Context, store.Info) (Output, func(), error) {
-		return Output{Info: o.info, Scratch: o.scratch, Files: o.files}, nil, nil
+		return Output{Info: o.info, Scratch: o.scratch, Files: o.files}, nil, begun.Err()
 	}})
 	if err == nil && problem != nil && !problem.Repaired {
 		err = fmt.Errorf("%s: %s", problem.Path, problem.Message)

@@ -26,7 +26,8 @@ type Outcome struct {
 	Derivation *storeexpr.Derivation
 	Outputs    []Output // all of the derivation's
 	// Inputs are what it was built of, nil if they were not taken from here. If one
-	// of them was replaced meanwhile, nothing is registered.
+	// of them was replaced since they were taken, or a sync has failed, nothing is
+	// registered.
 	Inputs *Inputs
 	// Duration is how long the builder took, 0 if none ran.
 	Duration time.Duration
@@ -68,6 +69,9 @@ func (s *State) Register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 
 func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Path, error) {
 	b := s.newBatch()
+	if o.Inputs != nil {
+		b.since = o.Inputs.since
+	}
 	infos := make([]store.Info, len(o.Outputs))
 	for i, out := range o.Outputs {
 		info, err := s.db.Info(out.Info.Path)

@@ -49,6 +49,7 @@ type State struct {
 	// placing are the names in real/ that somebody works on.
 	placing  keyedMutex
 	arrivals arrivals
+	lost     atomic.Pointer[error] // why the last sync failed that did: see since
 	roots    temporaryRoots
 	locks    keyedMutex
 	scratch  atomic.Uint64

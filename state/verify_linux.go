@@ -267,6 +267,7 @@ func (v *verifier) damage(ctx context.Context, info store.Info) (string, error) 
 // one open goes on reading it.
 func (v *verifier) repair(ctx context.Context, info store.Info) error {
 	s := v.state
+	begun := s.since()
 	o, release, err := v.options.Repair(ctx, info)
 	if err != nil {
 		return err
@@ -292,7 +293,7 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 			return err
 		}
 	}
-	replaced, err := s.replace(ctx, info, o)
+	replaced, err := s.replace(ctx, info, o, &begun)
 	done(replaced)
 	if err != nil {
 		return diskError(err)
@@ -307,7 +308,7 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 // of the new one. Killed between the two, the object is damaged as it was before,
 // or differs from what is registered, and is repaired the next time. So it is after an
 // error if it was replaced nevertheless.
-func (s *State) replace(ctx context.Context, old store.Info, o Output) (replaced bool, err error) {
+func (s *State) replace(ctx context.Context, old store.Info, o Output, begun *since) (replaced bool, err error) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	// It may have been deleted while it was made anew, and even been built again.
@@ -336,6 +337,9 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output) (replaced
 	// What is valid stays complete: the new object is on disk before it takes the
 	// place of the old one.
 	if err := s.syncObjects(); err != nil {
+		return false, err
+	}
+	if err := begun.Err(); err != nil {
 		return false, err
 	}
 	to := s.Real(old.Path)
