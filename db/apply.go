@@ -39,8 +39,9 @@ type file struct {
 	batches [2]batch  // the last ones: their memory is used again
 	mixed   bool      // the file says that the log may have more than it
 	err     error
-	doubt   bool // what was refused may be on disk: nothing goes into the log before the file has its number
-	unsure  bool // the file shows a transaction that is perhaps not on disk; of apply
+	last    uint64 // the last transaction of the file that has not failed
+	doubt   bool   // what was refused may be on disk: nothing goes into the log before the file has its number
+	unsure  bool   // the file shows a transaction that is perhaps not on disk; of apply
 }
 
 // taken is a part of the log that is to be written into the file.
@@ -133,6 +134,9 @@ func (f *file) empty(seq uint64, more bool) error {
 	// In doubt, too, all who read see what the file shows. What the log has is
 	// safe meanwhile, should the disk have the file as it was: nothing is written
 	// there.
+	if f.err == nil {
+		f.last = uint64(r.tx)
+	}
 	f.mixed, f.log.used, f.log.seq, f.aside = more, 0, seq, taken{}
 	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx})
 	return f.err
@@ -214,6 +218,7 @@ func (f *file) ended(r applied) {
 		f.arm(retryTime)
 		return
 	}
+	f.last = uint64(r.tx)
 	f.log.used -= f.aside.pages
 	f.aside = taken{}
 	o := *f.views.over.Load()
@@ -224,16 +229,21 @@ func (f *file) ended(r applied) {
 	}
 }
 
-// close leaves nothing in the log, and says so in the file.
+// close leaves nothing in the log, and says so in the file, and in the log that this
+// is durable. Without the latter the next owner syncs the file once more.
 func (f *file) close() error {
 	if f.busy {
 		f.ended(<-f.done)
 	}
 	f.due.Stop()
-	if !f.mixed {
-		return f.err
+	err := f.err
+	if f.mixed {
+		err = f.empty(f.log.seq, false)
 	}
-	return f.empty(f.log.seq, false)
+	if err == nil && !f.doubt && f.log.signed() != f.last {
+		_ = f.log.sign(f.last)
+	}
+	return err
 }
 
 // apply writes what the layers have into the file, in order, up to a record, and

@@ -189,8 +189,10 @@ func (d *DB) Close() error {
 // there is room for it.
 func (d *DB) restore(rest time.Duration, pages int) error {
 	var at *position
+	var last uint64 // transaction of the file
 	err := guard(func() error {
 		return d.bolt.View(func(tx *bolt.Tx) error {
+			last = uint64(tx.ID())
 			v := bucketMeta.in(tx).Get([]byte(keyLog))
 			if v == nil {
 				return nil
@@ -203,16 +205,6 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	if err != nil {
 		return err
 	}
-	unsure := false
-	if at != nil && at.open {
-		// Its last owner did not close it: what it shows may be what a sync has
-		// failed of, and another tree on disk, which nothing may be written over.
-		// Where there is no room for that, it can be read.
-		err := diskError(assure(d.disk))
-		if unsure = errors.Is(err, store.ErrNoSpace); err != nil && !unsure {
-			return err
-		}
-	}
 	// Where a link leads, the log is as well.
 	path, err := filepath.EvalSymlinks(d.path)
 	if err != nil {
@@ -222,7 +214,19 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	if err != nil {
 		return err
 	}
+	// What the last owner has not seen durable may be what a sync has failed of, or was
+	// to come, and another tree on disk, which nothing may be written over. Where there
+	// is no room for that, it can be read.
+	unsure := false
+	if at != nil && at.open || log.signed() != last {
+		err := diskError(assure(d.disk))
+		if unsure = errors.Is(err, store.ErrNoSpace); err != nil && !unsure {
+			log.file.Close()
+			return err
+		}
+	}
 	d.file = newFile(&d.views, log, rest)
+	d.file.last = last
 	d.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: log.seq})
 	d.file.mixed = at != nil && at.open && at.salt == log.head.salt
 	if d.file.unsure, d.file.doubt = unsure, unsure; unsure {
@@ -250,7 +254,7 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	}
 	// That the log is a new one is in the file at once: the next owner would look
 	// for the other one.
-	d.file.mixed = true
+	d.file.mixed, d.file.last = true, uint64(r.tx)
 	log.used = 0
 	return nil
 }

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -309,5 +310,66 @@ func TestOpenAssures(t *testing.T) {
 		if err != nil || st.ModTime().Equal(long) != closed {
 			t.Errorf("closed %v: it was written at %v, %v", closed, st.ModTime(), err)
 		}
+	}
+}
+
+// Who writes behind an owner whose end is in doubt makes that durable first: on disk
+// there may be the tree of before, and bbolt writes where that was.
+func TestNextOwnerInDoubt(t *testing.T) {
+	for name, end := range map[string]func(d *DB){
+		"closed": func(d *DB) {
+			if err := d.Close(); err == nil {
+				t.Error("nobody was told")
+			}
+		},
+		"killed": func(d *DB) { // when the word for the next owner had been written
+			if err := d.SetMark(context.Background(), "mark"); !errors.Is(err, ErrInDoubt) {
+				t.Errorf("got %v, want ErrInDoubt", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, infos := begun(t, 6)
+			disk := read(t, d.path)
+			failMetaSync(d)
+			failAssure(t, d)
+			end(d)
+			path := filepath.Join(t.TempDir(), "db.bolt")
+			long := time.Unix(1, 0)
+			for _, name := range []string{"", ".log"} {
+				err := os.WriteFile(path+name, read(t, d.path+name), 0o600)
+				if err == nil {
+					err = os.Chtimes(path+name, long, long)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := open(t, path)
+			if st, err := os.Stat(path); err != nil {
+				t.Fatal(err)
+			} else if !st.ModTime().Equal(long) {
+				disk = read(t, path)
+			}
+			var failed []byte // what the disk has if it fails before the tree is another one
+			hookWrites(next, func(write writeAt, b []byte, off int64) (int, error) {
+				if off >= int64(2*os.Getpagesize()) {
+					disk = append(disk, make([]byte, max(0, int(off)+len(b)-len(disk)))...)
+					copy(disk[off:], b)
+				} else if failed == nil {
+					failed = bytes.Clone(disk)
+				}
+				return write(b, off)
+			})
+			log := read(t, path+".log")
+			register(t, next, large(t))
+			if err := next.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := os.WriteFile(path+".log", log, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			haveAll(t, failed, path+".log", infos...)
+		})
 	}
 }

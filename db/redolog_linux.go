@@ -24,6 +24,11 @@ import (
 // salt of the log, so that nothing that anybody stores can be taken for a
 // record), then the changes. Behind it, or at the beginning of the ring if it
 // would not have fitted there, is the next one, with the next number.
+//
+// Behind the ring is a page with the last transaction of bbolt's file that is known
+// to be durable, as far as an owner that ended in good order has said so. Nobody
+// syncs it: it is to outlive processes only, as does what the kernel shows of the
+// file and the disk has not.
 const (
 	logMagic  = "storefs redo log 1\n"
 	logPage   = 4096
@@ -53,6 +58,23 @@ type logHead struct {
 
 func (h logHead) encode() []byte {
 	return binary.BigEndian.AppendUint32(append([]byte(logMagic), h.salt[:]...), uint32(h.pages))
+}
+
+// sign keeps the number of a transaction that is durable.
+func (l *redoLog) sign(tx uint64) error {
+	b := binary.BigEndian.AppendUint64(nil, tx)
+	b = binary.BigEndian.AppendUint32(b, l.checksum(b, nil))
+	_, err := l.file.WriteAt(b, int64(l.head.pages)*logPage)
+	return err
+}
+
+// signed is that number, 0 if there is none.
+func (l *redoLog) signed() uint64 {
+	var b [12]byte
+	if _, err := l.file.ReadAt(b[:], int64(l.head.pages)*logPage); err != nil || binary.BigEndian.Uint32(b[8:]) != l.checksum(b[:8], nil) {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b[:])
 }
 
 // position is how far the log is in bbolt's file.
@@ -183,8 +205,8 @@ func (l *redoLog) create(path string, pages int) error {
 	}
 	part := make([]byte, 64*logPage)
 	copy(part, h.encode())
-	for n := 0; n < pages; n += len(part) / logPage {
-		part = part[:min(len(part), (pages-n)*logPage)]
+	for n, all := 0, pages+1; n < all; n += len(part) / logPage {
+		part = part[:min(len(part), (all-n)*logPage)]
 		if _, err := l.file.WriteAt(part, int64(n)*logPage); err != nil {
 			return err
 		}
