@@ -3,6 +3,7 @@ package db
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,9 +40,9 @@ type file struct {
 	batches [2]batch  // the last ones: their memory is used again
 	mixed   bool      // the file says that the log may have more than it
 	err     error
-	last    uint64 // the last transaction of the file that has not failed
-	doubt   bool   // what was refused may be on disk: nothing goes into the log before the file has its number
-	unsure  bool   // the file shows a transaction that is perhaps not on disk; of apply
+	last    uint64      // the last transaction of the file that has not failed
+	doubt   atomic.Bool // what was refused may be on disk: nothing goes into the log before the file has its number
+	unsure  bool        // the file shows a transaction that is perhaps not on disk; of apply
 }
 
 // taken is a part of the log that is to be written into the file.
@@ -83,7 +84,7 @@ func (f *file) takes(b *batch) (bool, error) {
 	if errors.Is(f.err, ErrDamaged) {
 		return false, f.err
 	}
-	if b.settle || !f.mixed || f.doubt {
+	if b.settle || !f.mixed || f.doubt.Load() {
 		return false, nil
 	}
 	ever, now := f.log.fits(len(b.body))
@@ -123,8 +124,8 @@ func (f *file) empty(seq uint64, more bool) error {
 	at.seq = seq
 	r := f.apply(f.views.over.Load().layers, at)
 	f.err = r.err
-	f.doubt = r.err != nil && (f.doubt || errors.Is(r.err, ErrInDoubt))
-	if f.doubt {
+	f.doubt.Store(r.err != nil && (f.doubt.Load() || errors.Is(r.err, ErrInDoubt)))
+	if f.doubt.Load() {
 		f.arm(retryTime)
 	}
 	if !r.shown {
@@ -177,7 +178,7 @@ func (f *file) tend(begin bool) {
 
 // isDue reports whether what is in the log is to be written into the file now.
 func (f *file) isDue() bool {
-	if f.busy || f.doubt {
+	if f.busy || f.doubt.Load() {
 		return false
 	}
 	full := f.log.head.pages / 2
@@ -240,7 +241,7 @@ func (f *file) close() error {
 	if f.mixed {
 		err = f.empty(f.log.seq, false)
 	}
-	if err == nil && !f.doubt && f.log.signed() != f.last {
+	if err == nil && !f.doubt.Load() && f.log.signed() != f.last {
 		_ = f.log.sign(f.last)
 	}
 	return err

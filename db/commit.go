@@ -82,6 +82,15 @@ func (d *DB) wakeCommitter() {
 	}
 }
 
+// InDoubt reports whether something that was answered with ErrInDoubt may be on disk
+// still, whatever is to be seen of it.
+func (d *DB) InDoubt() bool { return d.file.doubt.Load() }
+
+// Certain ends that, or says why not.
+func (d *DB) Certain(ctx context.Context) error {
+	return d.update(ctx, false, func(writer) error { return nil })
+}
+
 // commitLoop is the only one who writes to the disk. It takes whatever is queued
 // into one record of the log: a lone caller does not wait for company, and those
 // who come while it commits share the next one, and prepare it: see openNext.
@@ -132,7 +141,7 @@ func (d *DB) commitLoop() {
 			commit(nil)
 		case <-d.file.due.C:
 			switch {
-			case d.file.doubt:
+			case d.file.doubt.Load():
 				d.file.dueAt = time.Time{}
 				commit(nil)
 			case d.file.isDue():
@@ -227,7 +236,7 @@ func (d *DB) try(b *batch, used []string) error {
 	if err != nil {
 		return err
 	}
-	if len(b.list) == 0 && !d.file.doubt { // otherwise what is so already is perhaps not on disk
+	if len(b.list) == 0 && !d.file.doubt.Load() { // otherwise what is so already is perhaps not on disk
 		return nil
 	}
 	record, err := d.file.takes(b)
@@ -251,7 +260,7 @@ func (d *DB) try(b *batch, used []string) error {
 	// Perhaps the disk has the record, perhaps not: nobody is told of either
 	// before the file has it, with its number.
 	d.takeBack(d.closeNext())
-	d.file.doubt = true
+	d.file.doubt.Store(true)
 	if d.file.direct(b, true) == nil {
 		return nil
 	}

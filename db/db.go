@@ -229,7 +229,8 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	d.file.last = last
 	d.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: log.seq})
 	d.file.mixed = at != nil && at.open && at.salt == log.head.salt
-	if d.file.unsure, d.file.doubt = unsure, unsure; unsure {
+	if d.file.unsure = unsure; unsure {
+		d.file.doubt.Store(true)
 		d.file.arm(retryTime)
 	}
 	missed := at != nil && at.open && !d.file.mixed // its log was made an empty file

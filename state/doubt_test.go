@@ -123,3 +123,49 @@ func gone(t *testing.T, s *State, p store.Path) {
 		t.Errorf("it is left: %v", err)
 	}
 }
+
+// failLog lets what is registered be in doubt: it may be in the log, and cannot
+// come into the file.
+func failLog(t *testing.T, s *State) (mend func()) {
+	t.Helper()
+	d := reflect.ValueOf(s.db).Elem()
+	write := unexported[func(b []byte, off int64) (int, error)](d.FieldByName("views").FieldByName("bolt").Elem().FieldByName("ops"), "writeAt")
+	log := unexported[*os.File](d.FieldByName("file").Elem().FieldByName("log").Elem(), "file")
+	oldWrite, oldLog := *write, *log
+	*write = func([]byte, int64) (int, error) { return 0, unix.EIO }
+	readOnly, err := os.Open(s.path("db.bolt.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { readOnly.Close() })
+	*log = readOnly
+	return func() { *write, *log = oldWrite, oldLog }
+}
+
+// What may be registered stays, whoever comes to make it again, or to sweep.
+func TestTouchedInDoubt(t *testing.T) {
+	ctx := context.Background()
+	s := newState(t)
+	must(s.AddText(ctx, "first", []byte("first"), nil))(t) // the log begins with it
+	mend := failLog(t, s)
+	if _, err := s.AddText(ctx, "src", []byte("hello"), nil); !errors.Is(err, db.ErrInDoubt) {
+		t.Fatalf("got %v, want ErrInDoubt", err)
+	}
+	p, err := store.TextPath(s.Store(), "src", []byte("hello"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := must(os.Stat(s.Real(p)))(t)
+	if _, err := s.AddText(ctx, "src", []byte("hello"), nil); err == nil {
+		t.Error("it was answered in doubt")
+	}
+	if err := s.sweepStore(); err == nil {
+		t.Error("it was swept in doubt")
+	}
+	if after, err := os.Stat(s.Real(p)); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it is gone, or another one: %v", err)
+	}
+	mend()
+	must(s.AddText(ctx, "src", []byte("hello"), nil))(t)
+	verified(t, s)
+}

@@ -50,9 +50,6 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 	if err := of.Err(); err != nil {
 		return err
 	}
-	if err := s.Touch(); err != nil {
-		return err
-	}
 	paths := make([]store.Path, len(objects))
 	for i, o := range objects {
 		paths[i] = o.info.Path
@@ -62,6 +59,9 @@ func (s *State) place(ctx context.Context, objects []object, r db.Registration, 
 		return err
 	}
 	defer unlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 
 	var fresh []object
 	seen := make(map[store.Path]bool, len(objects))

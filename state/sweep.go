@@ -82,15 +82,15 @@ func (s *State) discard(dir, name string) error {
 func (s *State) setAside(path, name, trash string) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
-	if err := s.Touch(); err != nil {
-		return err
-	}
 	names := []string{name}
 	unlock, err := s.placing.lock(context.Background(), names, nil)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := s.Touch(); err != nil {
+		return err
+	}
 	if doomed, err := s.db.NotValid(names); err != nil || len(doomed) == 0 {
 		return err
 	}
@@ -144,8 +144,14 @@ func (s *State) sweepDir(dir string, choose func(names []string) ([]string, erro
 // Touch notes that a kill leaves things to sweep from here on. Whoever changes
 // real/ calls it before; an owner that finds everything done never does, and
 // writes nothing. To call it as soon as something is to be built spares the first
-// registration the wait.
+// registration the wait. What may be registered is not touched: whoever changes what
+// has a name calls it when nobody else can be about to register that.
 func (s *State) Touch() error {
+	if s.db.InDoubt() {
+		if err := s.db.Certain(context.Background()); err != nil {
+			return err
+		}
+	}
 	if s.unclean.Load() {
 		return nil
 	}
