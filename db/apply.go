@@ -257,6 +257,7 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 		}
 		f.unsure = false
 	}
+	f.views.await()
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
@@ -303,6 +304,7 @@ func (f *file) resolve(r *applied) {
 		return
 	}
 	r.shown = err == nil && m != nil
+	f.views.outdate()
 	if r.shown {
 		if err = assure(f.views.disk); err == nil && !errors.Is(r.err, ErrDamaged) {
 			r.err = nil

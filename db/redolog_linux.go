@@ -299,11 +299,7 @@ func (l *redoLog) append(body []byte) error {
 	if page == 0 {
 		return errors.New("the log is full")
 	}
-	l.buf = slices.Grow(l.buf[:0], n*logPage)[:n*logPage]
-	binary.BigEndian.PutUint64(l.buf, l.seq+1)
-	binary.BigEndian.PutUint32(l.buf[8:], uint32(len(body)))
-	binary.BigEndian.PutUint32(l.buf[12:], l.checksum(l.buf[:12], body))
-	clear(l.buf[logHeader+copy(l.buf[logHeader:], body):])
+	l.encode(body)
 	if _, err := l.file.WriteAt(l.buf, int64(page)*logPage); err != nil {
 		return err
 	}
@@ -313,6 +309,16 @@ func (l *redoLog) append(body []byte) error {
 	l.seq++
 	l.use(page, n)
 	return nil
+}
+
+// encode makes the next record, in buf.
+func (l *redoLog) encode(body []byte) {
+	n := pagesOf(len(body)) * logPage
+	l.buf = slices.Grow(l.buf[:0], n)[:n]
+	binary.BigEndian.PutUint64(l.buf, l.seq+1)
+	binary.BigEndian.PutUint32(l.buf[8:], uint32(len(body)))
+	binary.BigEndian.PutUint32(l.buf[12:], l.checksum(l.buf[:12], body))
+	clear(l.buf[logHeader+copy(l.buf[logHeader:], body):])
 }
 
 // at is where the log is now.

@@ -26,6 +26,10 @@ type views struct {
 	idle    []reader
 	age     uint64 // how often something was written
 	writing bool   // also after close
+	reading int    // how many have a transaction
+	old     int    // those of them that are older than oldAge
+	oldAge  uint64
+	gone    chan struct{} // closed when old is 0 again; nil: it is
 }
 
 // maxViews bounds idle. There are seldom more readers at a time.
@@ -42,7 +46,7 @@ func (v *views) view(f func(tx reader) error) error {
 		defer func() {
 			// After a panic nothing of the transaction is to be relied on.
 			tx.overlay = overlay{}
-			if !whole || !v.give(tx, age) {
+			if !v.give(tx, age, whole) {
 				if e := v.rollback(tx.tx); err == nil {
 					err = e
 				}
@@ -68,7 +72,9 @@ func (v *views) take() (tx reader, age uint64, err error) {
 			}
 			return tx, age, nil
 		}
-		if err := v.rollback(tx.tx); err != nil {
+		err := v.rollback(tx.tx)
+		v.leave(age)
+		if err != nil {
 			return tx, age, err
 		}
 	}
@@ -78,6 +84,7 @@ func (v *views) take() (tx reader, age uint64, err error) {
 func (v *views) transaction() (tx reader, age uint64, err error) {
 	v.mu.Lock()
 	age = v.age
+	v.reading++
 	if n := len(v.idle); n > 0 {
 		tx, v.idle = v.idle[n-1], v.idle[:n-1]
 	}
@@ -86,7 +93,49 @@ func (v *views) transaction() (tx reader, age uint64, err error) {
 		return tx, age, nil
 	}
 	t, err := v.transact(false)
+	if err != nil {
+		v.leave(age)
+	}
 	return reader{tx: t, open: new(handles)}, age, err
+}
+
+// leave says that who came at that age reads no more.
+func (v *views) leave(age uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.left(age)
+}
+
+func (v *views) left(age uint64) {
+	v.reading--
+	if v.old > 0 && age < v.oldAge {
+		if v.old--; v.old == 0 {
+			close(v.gone)
+		}
+	}
+}
+
+// outdate is called when bbolt has shown a transaction that it takes for failed: it
+// forgets which pages those still read who have an older one, and would write there.
+// Whoever writes next calls await first.
+func (v *views) outdate() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.age++
+	v.old, v.oldAge, v.gone = v.reading, v.age, nil
+	if v.old > 0 {
+		v.gone = make(chan struct{})
+	}
+}
+
+// await waits until nobody has an older transaction.
+func (v *views) await() {
+	v.mu.Lock()
+	gone := v.gone
+	v.mu.Unlock()
+	if gone != nil {
+		<-gone
+	}
 }
 
 // transact begins a transaction of bbolt.
@@ -119,11 +168,13 @@ func (v *views) locking(do func() error) error {
 
 var errStuck = fmt.Errorf("%w: it has failed in a way that lets nobody at it any more", ErrDamaged)
 
-// give keeps a transaction that is of the given age, or says that it must be ended.
-func (v *views) give(tx reader, age uint64) bool {
+// give keeps a transaction that is of the given age and whole, or says that it must
+// be ended.
+func (v *views) give(tx reader, age uint64, whole bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.writing || age != v.age || len(v.idle) == maxViews {
+	v.left(age)
+	if !whole || v.writing || age != v.age || len(v.idle) == maxViews {
 		return false
 	}
 	v.idle = append(v.idle, tx)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"storefs/store"
 )
@@ -178,4 +179,51 @@ func TestViewsAreOfOneMoment(t *testing.T) {
 	}
 	close(stop)
 	all.Wait()
+}
+
+// Who reads beside a transaction whose last sync has failed goes on to read what was
+// there before it, also when more is written.
+func TestReadsBesideFailedSync(t *testing.T) {
+	d, infos := begun(t, 4)
+	r := large(t)
+	isAt, goOn := make(chan struct{}), make(chan struct{})
+	ended := make(chan error)
+	go func() {
+		ended <- d.view(func(tx reader) error {
+			close(isAt)
+			<-goOn
+			for _, i := range infos {
+				if !tx.has(bucketValid, i.Path.Base()) {
+					return fmt.Errorf("%s is not valid", i.Path)
+				}
+			}
+			return nil
+		})
+	}()
+	<-isAt
+	failMetaSync(d)
+	register(t, d, r)
+	answer := make(chan error)
+	go func() { // would write where the reader reads
+		var r Registration
+		for i := range 500 {
+			r.Infos = append(r.Infos, testInfo(t, fmt.Sprint("more", i)))
+		}
+		answer <- d.Register(context.Background(), r)
+	}()
+	select {
+	case err := <-answer:
+		t.Errorf("it was answered while somebody read: %v", err)
+		answer = nil
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(goOn)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if answer != nil {
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -1,0 +1,233 @@
+package db
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"storefs/store"
+)
+
+// life is a database on such a disk, with those who use it.
+type life struct {
+	*DB
+	disk *fakeDisk
+	mu   sync.Mutex
+	fate answers
+	busy map[string]bool // somebody changes it
+}
+
+func (l *life) told() answers {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := maps.Clone(l.fate)
+	for n := range l.busy {
+		a[n] = unknown
+	}
+	return a
+}
+
+const group = "-group" // the other half of each name
+
+// begin opens what a crash has left: power says that the machine lost its power,
+// else only the owner was killed.
+func begin(t *testing.T, seed uint64, c crash, power bool) *life {
+	t.Helper()
+	path := filepath.Join(memoryDir(t), "db.bolt")
+	k := &fakeDisk{path: path, rand: rand.New(rand.NewPCG(seed, 1)), rarity: []int{4, 60}[seed%2], log: map[int]difference{}}
+	l := &life{disk: k, fate: c.answers, busy: map[string]bool{}}
+	k.told = l.told
+	if c.db == nil {
+		d, err := Open(path, testDir, Options{Create: true, pages: 16})
+		if err == nil {
+			err = d.Close()
+		}
+		if err == nil {
+			err = os.Truncate(path, 1<<20) // it will not grow, which would change its time
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.db, c.log = read(t, path), read(t, path+".log")
+		power = true
+	}
+	k.db = bytes.Clone(c.db)
+	shown, shownLog := c.db, c.log
+	if !power {
+		shown, shownLog, k.pending, k.log = c.shown, c.shownLog, c.pending, c.differs
+	}
+	for name, b := range map[string][]byte{path: shown, path + ".log": shownLog} {
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.age()
+	b, disk, err := openFile(path, Options{})
+	if err != nil {
+		t.Fatalf("%s, power %v: %v", c.where, power, err)
+	}
+	k.whole = disk
+	open := func() *os.File {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	k.bad, k.other = open(), open()
+	k.assurable(true)
+	var log, bad *os.File
+	d := newDB(b, k.other, path, testDir, Options{Barrier: func() error { return k.barrier(l.DB, log, bad) }})
+	l.DB = d
+	k.calm = true
+	hookWrites(d, k.write)
+	if err := d.prepare(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.restore(time.Duration(1+k.rand.IntN(30))*time.Millisecond, 16); err != nil {
+		t.Fatalf("%s, power %v: %v", c.where, power, err)
+	}
+	log = d.file.log.file
+	if bad, err = os.Open(path + ".log"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bad.Close() })
+	go d.commitLoop()
+	return l
+}
+
+// check compares with what callers know.
+func (l *life) check(t *testing.T, where string) {
+	t.Helper()
+	for n, want := range l.fate {
+		a, err := l.Valid(testPath(t, n))
+		b, err2 := l.Valid(testPath(t, n+group))
+		if err != nil || err2 != nil || a != b {
+			t.Errorf("%s: of %s, one half is valid: %v, the other: %v; %v, %v", where, n, a, b, err, err2)
+		}
+		if want != unknown && a != (want == present) {
+			t.Errorf("%s: %s is valid: %v, but a caller was told the other", where, n, a)
+		}
+		l.fate[n] = absent
+		if a {
+			l.fate[n] = present
+		}
+	}
+	checkAll(t, l.DB, nil)
+}
+
+// use registers and deletes for a while.
+func (l *life) use(t *testing.T, seed uint64, writes int) {
+	var all sync.WaitGroup
+	for c := range 4 {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(c)))
+			for range writes {
+				l.change(t, fmt.Sprint("p", c, "-", r.IntN(12)), r)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (l *life) change(t *testing.T, name string, r *rand.Rand) {
+	ctx := context.Background()
+	if r.IntN(20) == 0 {
+		_ = l.SetMark(ctx, []string{"", "mark"}[r.IntN(2)])
+	}
+	l.mu.Lock()
+	was := l.fate[name]
+	l.busy[name] = true
+	l.mu.Unlock()
+	a, b := testInfo(t, name), testInfo(t, name+group)
+	if r.IntN(2) == 0 {
+		a.References = []store.Path{b.Path}
+	}
+	var err error
+	to := present
+	if was == present && r.IntN(2) == 0 {
+		to = absent
+		_, err = l.Delete(ctx, a.Path, b.Path)
+	} else {
+		reg := Registration{Infos: []store.Info{a, b}}
+		if r.IntN(12) == 0 {
+			for i := range 100 { // more than the log takes
+				reg.Infos = append(reg.Infos, testInfo(t, fmt.Sprint("with-", i)))
+			}
+		}
+		err = l.Register(ctx, reg)
+	}
+	if _, err := l.Valid(a.Path); err != nil {
+		t.Error(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.busy, name)
+	switch {
+	case err == nil:
+		l.fate[name] = to
+	case errors.Is(err, ErrInDoubt):
+		l.fate[name] = unknown
+	}
+}
+
+// Whatever fails, and whenever it ends: what was answered is there, what was refused
+// is not, and nothing is there by halves.
+func TestDiskFails(t *testing.T) {
+	until := time.Now().Add(2 * time.Second)
+	if s := os.Getenv("STOREFS_TEST_DISK_FAILS"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		until = time.Now().Add(d)
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	counts := map[string]int{}
+	for ; time.Now().Before(until) && !t.Failed(); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { testDiskFails(t, seed, counts) })
+	}
+	t.Logf("%v", counts)
+}
+
+func testDiskFails(t *testing.T, seed uint64, counts map[string]int) {
+	r := rand.New(rand.NewPCG(seed, 2))
+	c, power := crash{answers: answers{}}, true
+	for n := range uint64(6) {
+		l := begin(t, seed+n, c, power)
+		l.check(t, fmt.Sprintf("%s, power %v", c.where, power))
+		l.disk.mu.Lock()
+		l.disk.calm, l.disk.wanted = false, r.IntN(4) > 0
+		l.disk.mu.Unlock()
+		l.use(t, seed+n, 5+r.IntN(20))
+		closed := l.Close()
+		k := l.disk
+		k.mu.Lock()
+		power = r.IntN(2) == 0
+		if len(k.crashes) > 0 {
+			c = k.crashes[0]
+		} else {
+			k.look()
+			k.wanted = true
+			for len(k.crashes) == 0 {
+				k.crash(fmt.Sprint("closed ", closed == nil), nil, nil)
+			}
+			c = k.crashes[0]
+		}
+		k.mu.Unlock()
+		counts[fmt.Sprintf("%s, power %v", c.where, power)]++
+		if t.Failed() {
+			return
+		}
+	}
+}
