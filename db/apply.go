@@ -1,10 +1,13 @@
 package db
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 const (
@@ -54,7 +57,8 @@ type taken struct {
 // applied is what became of that.
 type applied struct {
 	tx    int
-	shown bool // the file shows it, also where err wraps ErrInDoubt
+	shown bool   // the file shows it, also where err wraps ErrInDoubt
+	hides *layer // then: what was so before the last batch
 	err   error
 }
 
@@ -114,15 +118,16 @@ func (f *file) direct(b *batch, more bool) error {
 	if f.busy {
 		f.ended(<-f.done)
 	}
-	return f.empty(b.seq, more)
+	return f.empty(b.list, b.seq, more)
 }
 
 // empty writes all changes up to seq into the file, while nobody else does. That
 // is the number of the next record, which there will not be, or of the last one.
-func (f *file) empty(seq uint64, more bool) error {
+// Of the former, list is what it would have had.
+func (f *file) empty(list []*entry, seq uint64, more bool) error {
 	at := f.log.at(more)
 	at.seq = seq
-	r := f.apply(f.views.over.Load().layers, at)
+	r := f.apply(f.views.over.Load().layers, at, list)
 	f.err = r.err
 	f.doubt.Store(r.err != nil && (f.doubt.Load() || errors.Is(r.err, ErrInDoubt)))
 	if f.doubt.Load() {
@@ -132,14 +137,14 @@ func (f *file) empty(seq uint64, more bool) error {
 		f.coming(0, 0)
 		return f.err
 	}
-	// In doubt, too, all who read see what the file shows. What the log has is
-	// safe meanwhile, should the disk have the file as it was: nothing is written
-	// there.
+	// In doubt, too, all who read have what the file shows, but for the batch. What
+	// the log has is safe meanwhile, should the disk have the file as it was: nothing
+	// is written there.
 	if f.err == nil {
 		f.last = uint64(r.tx)
 	}
 	f.mixed, f.log.used, f.log.seq, f.aside = more, 0, seq, taken{}
-	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx})
+	f.views.over.Store(&overlay{layers: [2]*layer{new(layer)}, seq: f.log.seq, since: r.tx, hides: r.hides})
 	return f.err
 }
 
@@ -207,7 +212,7 @@ func (f *file) begin() {
 	}
 	f.busy = true
 	older, at := [2]*layer{o.layers[1]}, f.aside.at
-	go func() { f.done <- f.apply(older, at) }()
+	go func() { f.done <- f.apply(older, at, nil) }()
 }
 
 // ended takes out of the overlay what the file has. If that failed, be it in
@@ -239,7 +244,7 @@ func (f *file) close() error {
 	f.due.Stop()
 	err := f.err
 	if f.mixed {
-		err = f.empty(f.log.seq, false)
+		err = f.empty(nil, f.log.seq, false)
 	}
 	if err == nil && !f.doubt.Load() && f.log.signed() != f.last {
 		_ = f.log.sign(f.last)
@@ -248,8 +253,8 @@ func (f *file) close() error {
 }
 
 // apply writes what the layers have into the file, in order, up to a record, and
-// that it has the log so far.
-func (f *file) apply(layers [2]*layer, at position) (r applied) {
+// that it has the log so far. What is in list was not durable before.
+func (f *file) apply(layers [2]*layer, at position, list []*entry) (r applied) {
 	if f.unsure {
 		// bbolt would write over pages that the tree on disk may still have.
 		if r.err = assure(f.views.disk); r.err != nil {
@@ -258,6 +263,12 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 		f.unsure = false
 	}
 	f.views.await()
+	var before *bolt.Tx
+	defer func() {
+		if before != nil {
+			_ = guard(func() error { return f.views.rollback(before) })
+		}
+	}()
 	r.err = guard(func() error {
 		f.views.begin()
 		defer f.views.end()
@@ -283,6 +294,13 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 		if err != nil {
 			return fmt.Errorf("change: %w", err)
 		}
+		// What is begun now keeps no page from being used again. It would keep the
+		// map from growing, for which this waited for ever.
+		if len(list) > 0 && tx.Size() < initialMmapSize/2 {
+			if before, err = f.views.transact(false); err != nil {
+				return err
+			}
+		}
 		r.tx = tx.ID()
 		f.coming(r.tx, at.seq)
 		// bbolt writes the pages, syncs, writes the meta page and syncs again: a
@@ -293,7 +311,41 @@ func (f *file) apply(layers [2]*layer, at position) (r applied) {
 	if r.err != nil && r.tx > 0 {
 		f.resolve(&r)
 	}
+	if r.err != nil && r.shown && before != nil {
+		r.err = errors.Join(r.err, guard(func() error {
+			r.hides = hidden(before, layers, list)
+			return nil
+		}))
+	}
 	return r
+}
+
+// hidden is what the keys of a batch, which is the last in the layers, mapped to
+// before that.
+func hidden(tx *bolt.Tx, layers [2]*layer, list []*entry) *layer {
+	l := new(layer)
+	for _, e := range list {
+		v := e.last.Load()
+		batch := v.seq
+		for v != nil && v.seq == batch {
+			v = v.older
+		}
+		var value []byte
+		switch {
+		case v != nil:
+			value = v.value
+		default:
+			var ok bool
+			if layers[1] != nil {
+				value, ok = layers[1].get(e.bucket, e.key, batch)
+			}
+			if !ok {
+				value = bytes.Clone(e.bucket.in(tx).Get([]byte(e.key)))
+			}
+		}
+		l.set(e.bucket, e.key, value, 0)
+	}
+	return l
 }
 
 // resolve says what became of a transaction that has failed. If the last sync did,

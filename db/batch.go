@@ -32,6 +32,16 @@ func (b *batch) cut(m mark) {
 	b.list, b.body, b.valid = b.list[:m.entries], b.body[:m.bytes], m.valid
 }
 
+// sees is r with what the batch has written, and what is in doubt: it will be made
+// durable first.
+func (b *batch) sees(r reader) reader {
+	r.seq = b.seq
+	if r.hides != nil {
+		r.layers[1] = nil
+	}
+	return r
+}
+
 // do runs the writes. Those that are refused are taken back alone; their error is
 // with them.
 func (b *batch) do(v *views, queued []*write) {
@@ -40,7 +50,7 @@ func (b *batch) do(v *views, queued []*write) {
 		return
 	}
 	b.err = v.view(func(r reader) error {
-		r.seq = b.seq
+		r = b.sees(r)
 		w := writer{r, b}
 		for _, q := range queued {
 			before := b.mark()
@@ -64,7 +74,7 @@ func (b *batch) end(v *views, used []string, times map[string]int64) error {
 		return b.err
 	}
 	return v.view(func(r reader) error {
-		r.seq = b.seq
+		r = b.sees(r)
 		w := writer{r, b}
 		if err := putUses(w, used, times); err != nil {
 			return err

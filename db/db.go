@@ -241,7 +241,7 @@ func (d *DB) restore(rest time.Duration, pages int) error {
 	for _, c := range later {
 		all.set(c.bucket, c.key, c.value, c.seq)
 	}
-	r := d.file.apply([2]*layer{all}, log.at(true))
+	r := d.file.apply([2]*layer{all}, log.at(true), nil)
 	if errors.Is(diskError(r.err), store.ErrNoSpace) {
 		// It can be read, and things be deleted: they lie over the file until there
 		// is room again.

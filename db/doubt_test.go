@@ -157,6 +157,11 @@ func TestInDoubt(t *testing.T) {
 		if err := d.Register(ctx, r); !errors.Is(err, ErrInDoubt) {
 			t.Fatalf("got %v, want ErrInDoubt", err)
 		}
+		names, err := d.Names("", 1000)
+		if n, e := d.Count(); n != 2 || len(names) != 2 || err != nil || e != nil {
+			t.Errorf("in doubt %d are counted, and %d listed; %v, %v", n, len(names), err, e)
+		}
+		checkAll(t, d, []store.Path{infos[0].Path, infos[1].Path})
 		shown := read(t, d.path)
 		later := Registration{Infos: []store.Info{testInfo(t, "later")}}
 		for _, r := range []Registration{r, later} { // one is so already, perhaps not on disk

@@ -24,6 +24,10 @@ type overlay struct {
 	// than the overlay shows: all up to the record comesWith.
 	comes     int
 	comesWith uint64
+	// hides, if it is not nil, is what was so before the transaction that the file
+	// shows and that is in doubt, for those who only read. The second layer is nil
+	// then.
+	hides *layer
 }
 
 // reader is a transaction as the queries see it. One goroutine at a time has it.

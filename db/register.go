@@ -166,6 +166,9 @@ func (p *plan) has(base string) bool {
 // look asks for what is most probably not there, so that the committer need not.
 func (p *plan) look(tx reader) error {
 	p.since = tx.since
+	if tx.hides != nil {
+		p.since = -1 // what was seen is not what will be written over
+	}
 	for i := range p.paths {
 		n := &p.paths[i]
 		n.absent = !tx.has(bucketValid, n.base)

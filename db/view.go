@@ -67,8 +67,11 @@ func (v *views) take() (tx reader, age uint64, err error) {
 		// in both. What was taken out of it must be in the transaction.
 		if o := v.over.Load(); tx.tx.ID() >= o.since {
 			tx.overlay = *o
-			if o.comes > 0 && tx.tx.ID() >= o.comes {
-				tx.seq = o.comesWith
+			switch {
+			case o.comes > 0 && tx.tx.ID() >= o.comes:
+				tx.seq = o.comesWith // what was hidden is durable
+			case o.hides != nil:
+				tx.layers[1] = o.hides
 			}
 			return tx, age, nil
 		}
