@@ -2,6 +2,8 @@ package instantiate
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"go.starlark.net/resolve"
@@ -28,6 +30,12 @@ func (e *Error) Error() string {
 
 // Unwrap is what a builtin function, or the parser, reported.
 func (e *Error) Unwrap() error { return e.err }
+
+// maxTrace is the most calls that Error.Trace shows: the outermost and the innermost.
+const maxTrace = 40
+
+// maxUnresolved is the most names that Error.Msg complains of.
+const maxUnresolved = 20
 
 // located turns what the interpreter returned for file into an *Error.
 func (e *evaluation) located(file string, err error) error {
@@ -65,9 +73,16 @@ func (e *evaluation) located(file string, err error) error {
 		out.Pos, out.Msg = bad.Pos.String(), bad.Msg
 	case errors.As(at, &unresolved) && len(unresolved) > 0:
 		out.Pos, out.Msg = unresolved[0].Pos.String(), unresolved[0].Msg
-		for _, u := range unresolved[1:] {
+		for _, u := range unresolved[1:min(maxUnresolved, len(unresolved))] {
 			out.Msg += "\n" + u.Error()
 		}
+		if more := len(unresolved) - maxUnresolved; more > 0 {
+			out.Msg += fmt.Sprintf("\n… and %d more", more)
+		}
+	}
+	if len(calls) > maxTrace {
+		left := fmt.Sprintf("  … %d calls …", len(calls)-maxTrace)
+		calls = slices.Concat(calls[:maxTrace/2], []string{left}, calls[len(calls)-maxTrace/2:])
 	}
 	// One call says no more than the position, unless that is in another file.
 	if len(calls) > 1 || len(calls) == 1 && out.Pos != called {

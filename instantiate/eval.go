@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ import (
 // when Options.MaxSteps is 0: about ten seconds.
 const DefaultMaxSteps = 500_000_000
 
-// endPeriod is how long an evaluation that takes too much memory may take to end.
+// endPeriod is how long an evaluation that takes too much may take to end.
 const endPeriod = 100 * time.Millisecond
 
 // Options say what to evaluate.
@@ -55,6 +56,10 @@ type Options struct {
 	// MaxMemory ends an evaluation during which the heap of the process grows by
 	// more bytes, with an error. Zero means DefaultMaxMemory.
 	MaxMemory uint64
+	// MaxOperation ends an evaluation in which a single operation, of which the
+	// steps know nothing, takes more of the processors' time, with an error. Zero
+	// means DefaultMaxOperation.
+	MaxOperation time.Duration
 }
 
 // SplitTarget divides "FILE.star:TARGET" or "FILE.star"; ok is false when arg
@@ -78,11 +83,16 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 	if opts.MaxMemory == 0 {
 		opts.MaxMemory = DefaultMaxMemory
 	}
+	if opts.MaxOperation == 0 {
+		opts.MaxOperation = DefaultMaxOperation
+	}
 	thread := &starlark.Thread{Name: opts.File}
 	stop := context.AfterFunc(ctx, func() { thread.Cancel(context.Cause(ctx).Error()) })
 	defer stop()
+	debug.SetMaxStack(maxStack)
+	pulse := newPulse(opts.File)
 	over := make(chan string, 1)
-	stopWatch := watchMemory(opts.MaxMemory, func(reason string) {
+	stopWatch := watch(opts.MaxMemory, opts.MaxOperation, pulse, func(reason string) {
 		thread.Cancel(reason)
 		over <- reason
 	})
@@ -94,8 +104,15 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		plan, err := evaluate(ctx, thread, opts)
-		done <- result{plan, err}
+		var r result
+		// The interpreter's functions panic on some strings that would be too long.
+		defer func() {
+			if p := recover(); p != nil {
+				r = result{err: &Error{Pos: pulse.position(), Msg: fmt.Sprintf("the interpreter failed here, or soon after: %v", p)}}
+			}
+			done <- r
+		}()
+		r.plan, r.err = evaluate(ctx, thread, pulse, opts)
 	}()
 	select {
 	case r := <-done:
@@ -107,12 +124,12 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 		case r := <-done: // it says where
 			return r.plan, r.err
 		case <-time.After(endPeriod):
-			return nil, &Error{Pos: opts.File, Msg: "evaluation cancelled: " + reason}
+			return nil, &Error{Pos: pulse.position(), Msg: "evaluation cancelled here, or soon after: " + reason}
 		}
 	}
 }
 
-func evaluate(ctx context.Context, thread *starlark.Thread, opts Options) (*Plan, error) {
+func evaluate(ctx context.Context, thread *starlark.Thread, pulse *pulse, opts Options) (*Plan, error) {
 	if opts.System == "" {
 		opts.System = hostSystem()
 	}
@@ -133,15 +150,15 @@ func evaluate(ctx context.Context, thread *starlark.Thread, opts Options) (*Plan
 		sources: map[string]*Source{},
 		modulo:  map[store.Path]storeexpr.Modulo{},
 		asked:   map[string]bool{},
-		depths:  depths{map[any]bool{}},
+		depths:  depths{},
+		pulse:   pulse,
+		begin:   heapSize(),
 	}
 	e.builtins = e.predeclared()
 
 	thread.Load, thread.Print = e.load, e.print
-	thread.SetMaxExecutionSteps(opts.MaxSteps)
-	thread.OnMaxSteps = func(t *starlark.Thread) {
-		t.Cancel(fmt.Sprintf("more than %d steps", opts.MaxSteps))
-	}
+	thread.SetMaxExecutionSteps(1)
+	thread.OnMaxSteps = e.beat
 	// The context reaches the builtins through this field: Starlark calls them
 	// without one.
 	e.ctx = ctx
@@ -162,32 +179,39 @@ func evaluate(ctx context.Context, thread *starlark.Thread, opts Options) (*Plan
 
 // evaluation is the state of one Eval. It is used by one goroutine.
 type evaluation struct {
-	ctx      context.Context
-	opts     Options
-	tree     *tree
-	builtins starlark.StringDict
-	modules  map[string]*module              // by path below the root of the tree
-	files    map[string]*module              // by file name as positions show it
-	loading  []string                        // the chain of loads under way
-	objects  map[string]object               // by digest: whatever has a store path in this evaluation
-	sources  map[string]*Source              // by what was asked for
-	external []string                        // absolute paths that were read
-	modulo   map[store.Path]storeexpr.Modulo // by derivation
-	depths   depths
-	asked    map[string]bool // arguments that arg() was asked for
+	ctx       context.Context
+	opts      Options
+	tree      *tree
+	builtins  starlark.StringDict
+	modules   map[string]*module              // by path below the root of the tree
+	files     map[string]*module              // by file name as positions show it
+	loading   []string                        // the chain of loads under way
+	objects   map[string]object               // by digest: whatever has a store path in this evaluation
+	sources   map[string]*Source              // by what was asked for
+	external  []string                        // absolute paths that were read
+	modulo    map[store.Path]storeexpr.Modulo // by derivation
+	depths    depths                          // of the globals
+	looked    uint64                          // the step at which all values were looked at
+	pulse     *pulse
+	begin     uint64          // size of the heap
+	collected int             // values that were looked at for targets
+	asked     map[string]bool // arguments that arg() was asked for
 }
+
+// builtin is a function as the interpreter calls it.
+type builtin = func(*starlark.Thread, *starlark.Builtin, starlark.Tuple, []starlark.Tuple) (starlark.Value, error)
 
 func (e *evaluation) predeclared() starlark.StringDict {
 	d := starlark.StringDict{
 		"json":   jsonModule(),
 		"struct": starlark.NewBuiltin("struct", starlarkstruct.Make),
 	}
-	for name, fn := range map[string]func(*starlark.Thread, *starlark.Builtin, starlark.Tuple, []starlark.Tuple) (starlark.Value, error){
+	for name, fn := range map[string]builtin{
 		"arg":        e.argBuiltin,
 		"derivation": e.derivationBuiltin,
-		"glob":       e.globBuiltin,
-		"read":       e.readBuiltin,
-		"source":     e.sourceBuiltin,
+		"glob":       e.reading(e.globBuiltin),
+		"read":       e.reading(e.readBuiltin),
+		"source":     e.reading(e.sourceBuiltin),
 		"text":       e.textBuiltin,
 	} {
 		d[name] = starlark.NewBuiltin(name, fn)

@@ -88,7 +88,7 @@ func doubleQuotes(e *build.Expr) {
 // literals are the names, numbers and strings in a file, sorted: the formatter
 // may change the order of what is loaded.
 func literals(name string, src []byte) ([]string, error) {
-	f, err := dialect.Parse(name, src, 0)
+	f, err := parse(name, src)
 	if err != nil {
 		return nil, err
 	}

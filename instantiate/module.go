@@ -38,6 +38,7 @@ func (e *evaluation) exec(t *starlark.Thread, rel string) (*module, error) {
 	}
 	m := &module{rel: rel}
 	shown := filepath.Join(filepath.Dir(e.opts.File), filepath.FromSlash(rel))
+	e.pulse.at(syntax.MakePosition(&shown, 0, 0))
 	e.files[shown] = m
 	e.loading = append(e.loading, rel)
 	m.globals, err = e.execFile(t, shown, src)
@@ -49,10 +50,14 @@ func (e *evaluation) exec(t *starlark.Thread, rel string) (*module, error) {
 	return m, nil
 }
 
-// execFile is starlark.ExecFileOptions with a look at the globals before they are
-// frozen.
+// execFile is starlark.ExecFileOptions with a look at the syntax before it is compiled,
+// and at the globals before they are frozen.
 func (e *evaluation) execFile(t *starlark.Thread, name string, src []byte) (starlark.StringDict, error) {
-	_, program, err := starlark.SourceProgramOptions(&dialect, name, src, e.builtins.Has)
+	f, err := parse(name, src)
+	if err != nil {
+		return nil, err
+	}
+	program, err := starlark.FileProgram(f, e.builtins.Has)
 	if err != nil {
 		return nil, err
 	}

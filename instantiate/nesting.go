@@ -12,40 +12,59 @@ import (
 // them by calls of itself: with millions, Go ends the process.
 const maxDepth = 10_000
 
-// depths finds what is nested too deeply, looking at each value once.
-type depths struct{ seen map[any]bool }
+// depths are how many values are in each other at most, from each one down: 0 while that
+// is being found out.
+type depths map[any]int
 
 // check looks at all that freezing globals will.
-func (d *depths) check(globals starlark.StringDict) error {
+func (d depths) check(globals starlark.StringDict) error {
 	for _, name := range globals.Keys() {
-		if d.tooDeep(globals[name]) {
+		if d.tooDeep(globals[name], maxDepth) {
 			return fmt.Errorf("the global %s is nested too deeply: more than %d values in each other", name, maxDepth)
 		}
 	}
 	return nil
 }
 
-// tooDeep goes down with a stack of its own.
-func (d *depths) tooDeep(v starlark.Value) bool {
-	stack := [][]starlark.Value{{v}}
-	for len(stack) > 0 {
+// tooDeep goes down with a stack of its own, looking at each value once. Where values hold
+// themselves, the way ends.
+func (d depths) tooDeep(v starlark.Value, limit int) bool {
+	type step struct {
+		id   any
+		rest []starlark.Value
+		most int // of those in it that have been looked at
+	}
+	stack := []step{{rest: []starlark.Value{v}}}
+	for {
 		top := &stack[len(stack)-1]
-		if len(*top) == 0 {
-			stack = stack[:len(stack)-1]
+		if len(top.rest) == 0 {
+			depth := top.most + 1
+			if depth > limit {
+				return true
+			}
+			if stack = stack[:len(stack)-1]; len(stack) == 0 {
+				return false
+			}
+			d[top.id] = depth
+			up := &stack[len(stack)-1]
+			up.most = max(up.most, depth)
 			continue
 		}
-		v := (*top)[0]
-		*top = (*top)[1:]
+		v := top.rest[0]
+		top.rest = top.rest[1:]
 		id := identity(v)
-		if id == nil || d.seen[id] {
+		if id == nil {
 			continue
 		}
-		d.seen[id] = true
-		if stack = append(stack, inside(v)); len(stack) > maxDepth {
+		if depth, ok := d[id]; ok {
+			top.most = max(top.most, depth)
+			continue
+		}
+		d[id] = 0
+		if stack = append(stack, step{id: id, rest: inside(v)}); len(stack) > limit+1 {
 			return true
 		}
 	}
-	return false
 }
 
 // identity is nil for a value that has no others in it.

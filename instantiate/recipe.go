@@ -260,6 +260,7 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 // A string does not say which of them is meant; a value does.
 func (r *recipe) derivations() map[string][]*derivation {
 	meant := map[string][]*derivation{}
+	seen := map[any]bool{}
 	var visit func(v starlark.Value, depth int)
 	visit = func(v starlark.Value, depth int) {
 		switch v := v.(type) {
@@ -270,6 +271,11 @@ func (r *recipe) derivations() map[string][]*derivation {
 				}
 			}
 		case *starlark.List, starlark.Tuple:
+			id := identity(v)
+			if seen[id] {
+				return
+			}
+			seen[id] = true
 			l := v.(starlark.Indexable)
 			for i := 0; i < l.Len() && depth <= maxNesting; i++ {
 				visit(l.Index(i), depth+1)

@@ -19,6 +19,9 @@ type Target struct {
 	object object
 }
 
+// maxTargets bounds what is looked at for targets: a list can hold another one twice.
+const maxTargets = 1_000_000
+
 // targets selects by Options.Target.
 func (e *evaluation) targets(globals starlark.StringDict) ([]Target, error) {
 	want := e.opts.Target
@@ -98,6 +101,9 @@ func member(v starlark.Value, dotted string) (inner starlark.Value, used string,
 // collect makes targets of a value: a derivation (its first output), a path,
 // or a list, dict or struct of those.
 func (e *evaluation) collect(name string, v starlark.Value) ([]Target, error) {
+	if e.collected++; e.collected > maxTargets {
+		return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("more than %d targets", maxTargets)}
+	}
 	if strings.Count(name, "[") > maxNesting || strings.Count(name, ".") > 4*maxNesting {
 		return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("target %.60s…: nested too deeply", name)}
 	}

@@ -1,0 +1,92 @@
+package instantiate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What would end the process, or never end, is an error of one line that says where.
+func TestHostile(t *testing.T) {
+	grow := "def f():\n    x = ()\n    for i in range(5000000):\n        x = %s\n    return %s\nf()"
+	double := "def f():\n    x = %s\n    for i in range(60):\n        x = [x, x] if type(x) == 'list' else (x, x)\n    return %s\n%sf()"
+	for _, c := range []struct{ name, src, where, what string }{
+		{"printed", fmt.Sprintf(grow, "(x,)", "str(x)"), "main.star:", "nested too deeply"},
+		{"hashed", fmt.Sprintf(grow, "(x,)", "{x: 1}"), "main.star:", "nested too deeply"},
+		{"formatted", fmt.Sprintf(grow, "struct(a = x)", "'%s' % x"), "main.star:", "nested too deeply"},
+		{"encoded", fmt.Sprintf(grow, "[x]", "json.encode(x)"), "main.star:", "nested too deeply"},
+		// Each is in a list that is looked at first: it is deep nevertheless.
+		{"in a list", "def f():\n    all = [()]\n    for i in range(5000000):\n        all.append((all[-1],))\n    return str(all[-1])\nf()", "main.star:", "nested too deeply"},
+		// Nobody but the function itself can reach what a dropped one has captured.
+		{"captured", "def f():\n    x = ()\n    def g():\n        return x\n    g = None\n    for i in range(5000000):\n        x = (x,)\n    return str(x)\nf()", "main.star:", "nested too deeply"},
+		{"a global", "all = []\ndef f():\n    for i in range(5000000):\n        all.append((all.pop() if all else (),))\n    return str(all)\nf()", "main.star:", "nested too deeply"},
+
+		{"sums", "x = 1" + strings.Repeat(" + 1", 1_000_000), "main.star:1:", "nested too deeply"},
+		{"calls", "x = 1\ny = x" + strings.Repeat("()", 1_000_000), "main.star:2:", "nested too deeply"},
+		{"elif", "if 1:\n    pass\n" + strings.Repeat("elif 1:\n    pass\n", 200_000), "main.star:", "nested too deeply"},
+		{"clauses", "x = [1 for a in [1]" + strings.Repeat(" if 1", 1_000_000) + "]", "main.star:1:5", "nested too deeply"},
+		{"functions", functions(20_000), "main.star:", "more than 10000 functions call each other"},
+
+		{"twice in itself, hashed", fmt.Sprintf(double, "()", "{x: 1}", ""), "main.star:", "one operation takes more than 200ms"},
+		{"a large number", "def f():\n    x = 3\n    for i in range(60):\n        x = x * x\nf()", "main.star:", "one operation takes more than 200ms"},
+		{"a long range", "x = max(range(1 << 62))", "main.star:", "one operation takes more than 200ms"},
+		{"twice in itself, in a text", fmt.Sprintf(double, "[]", "text('t', x)", ""), "main.star:5:", "more than 10000000 elements"},
+		{"twice in itself, as inputs", fmt.Sprintf(double, "[]", "derivation('n', '/b', inputs = x)", ""), "main.star:5:", "more than 10000000 elements"},
+		{"twice in itself, as targets", fmt.Sprintf(double, "[]", "x", "default = "), "main.star", "more than 1000000 targets"},
+		{"too long a string", "x = ('a' * (1 << 25)).replace('a', 'b' * (1 << 25))", "main.star:1:", "the interpreter failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := Options{}
+			if strings.Contains(c.what, "200ms") {
+				o.MaxOperation = 200 * time.Millisecond
+			}
+			_, err := eval(t, map[string]string{"main.star": c.src}, o)
+			if err == nil {
+				t.Fatal("it was evaluated")
+			}
+			line, trace, _ := strings.Cut(err.Error(), "\n")
+			if !strings.HasPrefix(line, c.where) || !strings.Contains(line, c.what) || trace != "" && !strings.HasPrefix(trace, "called from") {
+				t.Errorf("got\n%.500v\nwant %s at %s", err, c.what, c.where)
+			}
+			if strings.Count(trace, "\n") > maxTrace+1 {
+				t.Errorf("a trace of %d lines", strings.Count(trace, "\n"))
+			}
+		})
+	}
+}
+
+// functions is a file of n of them, each of which calls the one before.
+func functions(n int) string {
+	var b strings.Builder
+	b.WriteString("def f0():\n    pass\n")
+	for i := range n {
+		fmt.Fprintf(&b, "def f%d():\n    return f%d()\n", i+1, i)
+	}
+	fmt.Fprintf(&b, "f%d()", n)
+	return b.String()
+}
+
+// The names that a file does not know are told of, but not all of a thousand.
+func TestManyUnresolved(t *testing.T) {
+	_, err := eval(t, map[string]string{"main.star": strings.Repeat("x()\n", 1000)}, Options{})
+	if n := strings.Count(fmt.Sprint(err), "\n"); n != maxUnresolved || !strings.Contains(err.Error(), "and 980 more") {
+		t.Errorf("%d lines:\n%.500v", n, err)
+	}
+}
+
+// Reading files takes as long as it takes.
+func TestLongReading(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"main.star": "default = source('hole')", "hole": ""})
+	if err := os.Truncate(filepath.Join(dir, "hole"), 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Eval(context.Background(), Options{Dir: "/nix/store", File: filepath.Join(dir, "main.star"), MaxOperation: 20 * time.Millisecond})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,122 @@
+package instantiate
+
+import (
+	"fmt"
+	"reflect"
+	"sync/atomic"
+
+	"go.starlark.net/starlark"
+	"go.starlark.net/syntax"
+)
+
+const (
+	// beatSteps is the most steps from one beat to the next: a beat takes as long as ten.
+	beatSteps = 1000
+	// lookSteps and lookSize are when all values are looked at: that many steps after the
+	// last time, once the heap has grown by that many bytes. Each step nests values by one
+	// more at most, and each value takes 40 bytes at least, so none is ever nested more than
+	// two million deep. maxStack is enough for that: to print a tuple takes most, half a
+	// kilobyte for each in another.
+	lookSteps = 1_000_000
+	lookSize  = 32 << 20
+	// maxStack is the most that Go's runtime can be told. It takes a power of two.
+	maxStack = 2_000_000_000
+	// maxLive is how deeply values may be nested while a file is evaluated.
+	maxLive = 10 * maxDepth
+	// maxCalls is how deeply functions may call each other. They cannot call themselves.
+	maxCalls = 10_000
+)
+
+// pulse is what an evaluation tells of itself while it runs: where it is, and that it goes
+// on. The interpreter's own position may be read by its goroutine only.
+type pulse struct {
+	beats   atomic.Uint64
+	where   atomic.Pointer[syntax.Position]
+	reading atomic.Bool // files: that takes as long as it takes, and ends when it is cancelled
+}
+
+func newPulse(file string) *pulse {
+	p := &pulse{}
+	p.at(syntax.MakePosition(&file, 0, 0))
+	return p
+}
+
+func (p *pulse) at(pos syntax.Position) {
+	p.where.Store(&pos)
+	p.beats.Add(1)
+}
+
+// position is where the evaluation was when it was heard of last.
+func (p *pulse) position() string { return p.where.Load().String() }
+
+// beat is called after some steps, and lets itself be called again.
+func (e *evaluation) beat(t *starlark.Thread) {
+	e.pulse.at(t.CallFrame(0).Pos)
+	switch {
+	case t.Steps >= e.opts.MaxSteps:
+		t.Cancel(fmt.Sprintf("more than %d steps", e.opts.MaxSteps))
+	case t.CallStackDepth() > maxCalls:
+		t.Cancel(fmt.Sprintf("more than %d functions call each other", maxCalls))
+	case t.Steps-e.looked > lookSteps && heapSize() > e.begin+lookSize:
+		e.looked = t.Steps
+		if e.tooDeep(t) {
+			t.Cancel(fmt.Sprintf("nested too deeply: more than %d values in each other", maxLive))
+		}
+	}
+	// Often at first, so that the position is good in short files as well.
+	t.SetMaxExecutionSteps(min(t.Steps+min(beatSteps, 1+t.Steps/16), e.opts.MaxSteps))
+}
+
+// tooDeep looks at whatever functions that run can reach. What they have in their
+// hands only, between two operations, cannot grow.
+func (e *evaluation) tooDeep(t *starlark.Thread) bool {
+	d := depths{}
+	files := map[string]bool{}
+	for i := range t.CallStackDepth() {
+		frame := t.DebugFrame(i)
+		f, ok := frame.Callable().(*starlark.Function)
+		if !ok {
+			continue
+		}
+		if file := f.Position().Filename(); !files[file] {
+			files[file] = true
+			for _, v := range f.Globals() {
+				if d.tooDeep(v, maxLive) {
+					return true
+				}
+			}
+		}
+		if d.tooDeep(f, maxLive) {
+			return true
+		}
+		for i := range frame.NumLocals() {
+			if _, v := frame.Local(i); v != nil && d.tooDeep(variable(v), maxLive) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// variable is the value of a local variable: the interpreter has those that inner functions
+// use in a type of its own, a struct with the value alone in it.
+func variable(v starlark.Value) starlark.Value {
+	r := reflect.ValueOf(v)
+	if v.Type() != "cell" || r.Kind() != reflect.Pointer || r.Elem().Kind() != reflect.Struct || r.Elem().NumField() != 1 ||
+		r.Elem().Field(0).Type() != reflect.TypeFor[starlark.Value]() {
+		return v
+	}
+	if in := *(*starlark.Value)(r.UnsafePointer()); in != nil {
+		return in
+	}
+	return starlark.None
+}
+
+// reading is fn, which reads files.
+func (e *evaluation) reading(fn builtin) builtin {
+	return func(t *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
+		e.pulse.reading.Store(true)
+		defer e.pulse.reading.Store(false)
+		return fn(t, b, args, kwargs)
+	}
+}
