@@ -228,6 +228,10 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
 // clients send long ones in pieces.
 const maxBody = 256 << 20
 
+// firstRoom is the most that is set aside for a request because it says that it is as
+// long: a client may say so, and send nothing.
+const firstRoom = 1 << 20
+
 // readJSON reads the body as v.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return readRequest(w, r, func(data []byte) error { return json.Unmarshal(data, v) })
@@ -237,7 +241,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 // whether the client is still there, and end the request's context if not.
 func readRequest(w http.ResponseWriter, r *http.Request, decode func([]byte) error) error {
 	var b bytes.Buffer
-	b.Grow(int(min(max(0, r.ContentLength), maxBody)) + bytes.MinRead)
+	b.Grow(int(min(max(0, r.ContentLength), firstRoom)) + bytes.MinRead)
 	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
 		err = decode(b.Bytes())
