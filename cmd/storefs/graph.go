@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -32,7 +33,11 @@ func (c *graphCmd) Run(ctx context.Context, a *app) error {
 		}
 		var exprs, paths []store.Path
 		for _, i := range all {
-			if i.target.IsExpr() {
+			expr, err := isExpr(ctx, client, i.target)
+			if err != nil {
+				return err
+			}
+			if expr {
 				exprs = append(exprs, i.target)
 			} else {
 				paths = append(paths, i.target)
@@ -54,6 +59,23 @@ func (c *graphCmd) Run(ctx context.Context, a *app) error {
 			}
 		})
 	})
+}
+
+// isExpr tells a store expression from an output or a source that is called like one of
+// 2004.
+func isExpr(ctx context.Context, client *daemon.Client, p store.Path) (bool, error) {
+	if p.IsDerivation() || !p.IsExpr() {
+		return p.IsDerivation(), nil
+	}
+	derivers, err := client.Related(ctx, daemon.Deriver, p)
+	if err != nil || len(derivers) > 0 {
+		return false, err
+	}
+	_, err = client.Expr(ctx, p)
+	if errors.Is(err, store.ErrBadExpr) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func draw(g daemon.Graph) *dot.Graph {
