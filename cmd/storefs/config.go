@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -62,10 +63,22 @@ func configFiles() []string {
 	return []string{"/etc/storefs.toml", filepath.Join(dir, "storefs.toml")}
 }
 
+// maxConfig is far more than all flags take. The parser goes down into what is nested by
+// calls of itself, and with millions Go ends the process.
+const maxConfig = 64 << 10
+
 func readConfig(name string) (configFile, error) {
-	text, err := os.ReadFile(name)
+	file, err := os.Open(name)
 	if err != nil {
 		return configFile{}, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err != nil {
+		return configFile{}, err
+	}
+	if len(text) > maxConfig {
+		return configFile{}, fmt.Errorf("%s: larger than %d bytes", name, maxConfig)
 	}
 	tree, err := toml.LoadBytes(text)
 	if err != nil {
