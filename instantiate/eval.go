@@ -12,6 +12,7 @@ package instantiate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -216,6 +217,7 @@ func (e *evaluation) predeclared() starlark.StringDict {
 	} {
 		d[name] = starlark.NewBuiltin(name, fn)
 	}
+	maps.Copy(d, copying())
 	return d
 }
 

@@ -37,6 +37,9 @@ func TestHostile(t *testing.T) {
 		{"twice in itself, in a text", fmt.Sprintf(double, "[]", "text('t', x)", ""), "main.star:5:", "more than 10000000 elements"},
 		{"twice in itself, as inputs", fmt.Sprintf(double, "[]", "derivation('n', '/b', inputs = x)", ""), "main.star:5:", "more than 10000000 elements"},
 		{"twice in itself, as targets", fmt.Sprintf(double, "[]", "x", "default = "), "main.star", "more than 1000000 targets"},
+		{"a copy of a long range", "x = list(range(1 << 40))", "main.star:1:9", "more than fit in memory"},
+		{"the same, by name", "x = sorted(iterable = range(1 << 40))", "main.star:1:11", "more than fit in memory"},
+		{"its pairs", "x = enumerate(range(1 << 60))", "main.star:1:14", "more than fit in memory"},
 		{"too long a string", "x = ('a' * (1 << 25)).replace('a', 'b' * (1 << 25))", "main.star:1:", "the interpreter failed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
