@@ -12,7 +12,7 @@ const (
 	// maxNesting bounds lists in lists: a list can hold itself.
 	maxNesting = 64
 	// maxElements bounds what is in them together: a list can hold another one twice.
-	maxElements = 10_000_000
+	maxElements = 2_000_000
 )
 
 // coerce turns a value into the string that a builder sees, as Nix does for

@@ -153,7 +153,6 @@ func evaluate(ctx context.Context, thread *starlark.Thread, pulse *pulse, opts O
 		asked:   map[string]bool{},
 		depths:  depths{},
 		pulse:   pulse,
-		begin:   heapSize(),
 	}
 	e.builtins = e.predeclared()
 
@@ -194,7 +193,6 @@ type evaluation struct {
 	depths    depths                          // of the globals
 	looked    uint64                          // the step at which all values were looked at
 	pulse     *pulse
-	begin     uint64          // size of the heap
 	collected int             // values that were looked at for targets
 	asked     map[string]bool // arguments that arg() was asked for
 }

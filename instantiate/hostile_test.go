@@ -16,8 +16,6 @@ func TestHostile(t *testing.T) {
 	double := "def f():\n    x = %s\n    for i in range(60):\n        x = [x, x] if type(x) == 'list' else (x, x)\n    return %s\n%sf()"
 	for _, c := range []struct{ name, src, where, what string }{
 		{"printed", fmt.Sprintf(grow, "(x,)", "str(x)"), "main.star:", "nested too deeply"},
-		{"hashed", fmt.Sprintf(grow, "(x,)", "{x: 1}"), "main.star:", "nested too deeply"},
-		{"formatted", fmt.Sprintf(grow, "struct(a = x)", "'%s' % x"), "main.star:", "nested too deeply"},
 		{"encoded", fmt.Sprintf(grow, "[x]", "json.encode(x)"), "main.star:", "nested too deeply"},
 		// Each is in a list that is looked at first: it is deep nevertheless.
 		{"in a list", "def f():\n    all = [()]\n    for i in range(5000000):\n        all.append((all[-1],))\n    return str(all[-1])\nf()", "main.star:", "nested too deeply"},
@@ -25,17 +23,17 @@ func TestHostile(t *testing.T) {
 		{"captured", "def f():\n    x = ()\n    def g():\n        return x\n    g = None\n    for i in range(5000000):\n        x = (x,)\n    return str(x)\nf()", "main.star:", "nested too deeply"},
 		{"a global", "all = []\ndef f():\n    for i in range(5000000):\n        all.append((all.pop() if all else (),))\n    return str(all)\nf()", "main.star:", "nested too deeply"},
 
-		{"sums", "x = 1" + strings.Repeat(" + 1", 1_000_000), "main.star:1:", "nested too deeply"},
-		{"calls", "x = 1\ny = x" + strings.Repeat("()", 1_000_000), "main.star:2:", "nested too deeply"},
-		{"elif", "if 1:\n    pass\n" + strings.Repeat("elif 1:\n    pass\n", 200_000), "main.star:", "nested too deeply"},
-		{"clauses", "x = [1 for a in [1]" + strings.Repeat(" if 1", 1_000_000) + "]", "main.star:1:5", "nested too deeply"},
-		{"functions", functions(20_000), "main.star:", "more than 10000 functions call each other"},
+		{"sums", "x = 1" + strings.Repeat(" + 1", 100_000), "main.star:1:", "nested too deeply"},
+		{"calls", "x = 1\ny = x" + strings.Repeat("()", 100_000), "main.star:2:", "nested too deeply"},
+		{"elif", "if 1:\n    pass\n" + strings.Repeat("elif 1:\n    pass\n", 50_000), "main.star:", "nested too deeply"},
+		{"clauses", "x = [1 for a in [1]" + strings.Repeat(" if 1", 100_000) + "]", "main.star:1:5", "nested too deeply"},
+		{"functions", functions(11_000), "main.star:", "more than 10000 functions call each other"},
 
 		{"twice in itself, hashed", fmt.Sprintf(double, "()", "{x: 1}", ""), "main.star:", "one operation takes more than 200ms"},
 		{"a large number", "def f():\n    x = 3\n    for i in range(60):\n        x = x * x\nf()", "main.star:", "one operation takes more than 200ms"},
 		{"a long range", "x = max(range(1 << 62))", "main.star:", "one operation takes more than 200ms"},
-		{"twice in itself, in a text", fmt.Sprintf(double, "[]", "text('t', x)", ""), "main.star:5:", "more than 10000000 elements"},
-		{"twice in itself, as inputs", fmt.Sprintf(double, "[]", "derivation('n', '/b', inputs = x)", ""), "main.star:5:", "more than 10000000 elements"},
+		{"twice in itself, in a text", fmt.Sprintf(double, "[]", "text('t', x)", ""), "main.star:5:", "more than 2000000 elements"},
+		{"twice in itself, as inputs", fmt.Sprintf(double, "[]", "derivation('n', '/b', inputs = x)", ""), "main.star:5:", "more than 2000000 elements"},
 		{"twice in itself, as targets", fmt.Sprintf(double, "[]", "x", "default = "), "main.star", "more than 1000000 targets"},
 		{"a copy of a long range", "x = list(range(1 << 40))", "main.star:1:9", "more than fit in memory"},
 		{"the same, by name", "x = sorted(iterable = range(1 << 40))", "main.star:1:11", "more than fit in memory"},
@@ -85,7 +83,7 @@ func TestManyUnresolved(t *testing.T) {
 func TestLongReading(t *testing.T) {
 	dir := t.TempDir()
 	writeFiles(t, dir, map[string]string{"main.star": "default = source('hole')", "hole": ""})
-	if err := os.Truncate(filepath.Join(dir, "hole"), 256<<20); err != nil {
+	if err := os.Truncate(filepath.Join(dir, "hole"), 128<<20); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Eval(context.Background(), Options{Dir: "/nix/store", File: filepath.Join(dir, "main.star"), MaxOperation: 20 * time.Millisecond})

@@ -13,7 +13,7 @@ const (
 	// beatSteps is the most steps from one beat to the next: a beat takes as long as ten.
 	beatSteps = 1000
 	// lookSteps and lookSize are when all values are looked at: that many steps after the
-	// last time, once the heap has grown by that many bytes. Each step nests values by one
+	// last time, once the heap has that many bytes, whatever it began with. Each step nests values by one
 	// more at most, and each value takes 40 bytes at least, so none is ever nested more than
 	// two million deep. maxStack is enough for that: to print a tuple takes most, half a
 	// kilobyte for each in another.
@@ -57,7 +57,7 @@ func (e *evaluation) beat(t *starlark.Thread) {
 		t.Cancel(fmt.Sprintf("more than %d steps", e.opts.MaxSteps))
 	case t.CallStackDepth() > maxCalls:
 		t.Cancel(fmt.Sprintf("more than %d functions call each other", maxCalls))
-	case t.Steps-e.looked > lookSteps && heapSize() > e.begin+lookSize:
+	case t.Steps-e.looked > lookSteps && heapSize() > lookSize:
 		e.looked = t.Steps
 		if e.tooDeep(t) {
 			t.Cancel(fmt.Sprintf("nested too deeply: more than %d values in each other", maxLive))
