@@ -191,20 +191,34 @@ func TestNetworkWithoutDescriptors(t *testing.T) {
 	}
 	made := false
 	for more := uint64(1); !made && more < 50; more++ {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // it ends with the goroutine
+		func() {
+			// The main thread, which this may be, would not end with a goroutine.
+			runtime.LockOSThread()
+			home := make(map[int]int)
+			for flag, name := range map[int]string{unix.CLONE_NEWNET: "net", unix.CLONE_NEWIPC: "ipc"} {
+				fd, err := unix.Open("/proc/thread-self/ns/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unix.Close(fd)
+				home[flag] = fd
+			}
+			defer func() {
+				for flag, fd := range home {
+					if err := unix.Setns(fd, flag); err != nil {
+						t.Fatal(err)
+					}
+				}
+				runtime.UnlockOSThread()
+			}()
 			lowest, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
-				t.Error(err)
-				return
+				t.Fatal(err)
 			}
 			unix.Close(lowest)
 			before := count()
 			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(lowest) + more, Max: limit.Max}); err != nil {
-				t.Error(err)
-				return
+				t.Fatal(err)
 			}
 			n, err := makeNetwork(true, true)
 			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -219,7 +233,6 @@ func TestNetworkWithoutDescriptors(t *testing.T) {
 				t.Errorf("with %d descriptors: %d are open, and were %d", more, after, before)
 			}
 		}()
-		<-done
 	}
 	if !made {
 		t.Error("none was made at all")
