@@ -27,8 +27,9 @@ type fakeDisk struct {
 	rarity  int    // one in so many pages cannot be written
 	db      []byte // what is durable
 	pending []extent
-	log     map[int]difference // pages of the log
-	told    func() answers
+	log     map[int]difference     // pages of the log
+	still   func(do func(answers)) // calls do while nobody begins, or is answered
+	journal *journal
 	crashes []crash
 	wanted  bool // a crash
 }
@@ -52,6 +53,8 @@ const (
 	present
 	absent
 )
+
+func (f fate) String() string { return [...]string{"unknown", "present", "absent"}[f] }
 
 // crash is a moment: what the kernel shows, and what the disk has.
 type crash struct {
@@ -103,6 +106,7 @@ func (k *fakeDisk) look() {
 	if st.ModTime().Equal(longAgo) {
 		return
 	}
+	k.journal.note("the first pages are written again, and synced")
 	k.synced()
 	b := make([]byte, 2*os.Getpagesize())
 	if _, err := k.bad.ReadAt(b, 0); err != nil {
@@ -120,6 +124,7 @@ func (k *fakeDisk) age() {
 
 // assurable says whether assure succeeds from now on.
 func (k *fakeDisk) assurable(yes bool) {
+	k.journal.note("assure would succeed: %v", yes)
 	f := k.bad
 	if yes {
 		f = k.whole
@@ -138,27 +143,33 @@ func (k *fakeDisk) write(write writeAt, b []byte, off int64) (int, error) {
 	e := extent{off, bytes.Clone(b)}
 	if off >= int64(2*os.Getpagesize()) {
 		if k.chance(k.rarity) {
+			k.journal.note("a page at %d cannot be written", off)
 			return 0, []error{unix.EIO, unix.ENOSPC}[k.rand.IntN(2)]
 		}
+		k.journal.note("a page at %d is written", off)
 		k.pending = append(k.pending, e)
 		k.crash("among pages", nil, nil)
 		return write(b, off)
 	}
 	k.assurable(!k.chance(2))
 	if k.chance(8) {
-		k.lose() // the sync of the pages failed
+		k.journal.note("the sync of the pages fails")
+		k.lose()
 		return 0, unix.EIO
 	}
 	k.crash("before a sync of pages", nil, nil)
 	k.synced()
 	n, err := write(b, off)
 	k.pending = append(k.pending, e)
+	k.journal.note("first page %d is written: %v", off, metaOf(e.b))
 	k.crash("before the last sync", nil, nil)
 	if k.chance(3) {
+		k.journal.note("its sync fails")
 		k.lose()
 		return 0, unix.EIO
 	}
 	k.synced()
+	k.journal.note("and synced")
 	return n, err
 }
 
@@ -168,14 +179,21 @@ func (k *fakeDisk) crash(where string, record []byte, pages []int) {
 		return
 	}
 	k.wanted = false
-	c := crash{where: where, answers: k.told(), pending: slices.Clone(k.pending), differs: maps.Clone(k.log)}
-	var err error
-	if c.shownLog, err = os.ReadFile(k.path + ".log"); err == nil {
-		c.shown, err = os.ReadFile(k.path)
-	}
-	if err != nil {
-		panic(err)
-	}
+	c := crash{where: where, pending: slices.Clone(k.pending), differs: maps.Clone(k.log)}
+	k.journal.note("crash %s: what callers know", where)
+	k.still(func(a answers) {
+		// Records may be written beside this, of what needs no barrier: what is known
+		// must not be older than the log, which may have a deletion since.
+		c.answers = a
+		var err error
+		if c.shownLog, err = os.ReadFile(k.path + ".log"); err == nil {
+			c.shown, err = os.ReadFile(k.path)
+		}
+		if err != nil {
+			panic(err)
+		}
+	})
+	k.journal.note("crash: what there is: %v", logOf(c.shownLog))
 	c.log = bytes.Clone(c.shownLog)
 	for p, d := range k.log {
 		// What has been written there since was synced.
@@ -215,6 +233,7 @@ func (k *fakeDisk) barrier(d *DB, log, bad *os.File) error {
 		page = l.place(n)
 	}
 	if page == 0 {
+		k.journal.note("batch %d goes into the file", b.seq)
 		return nil // it goes into the file
 	}
 	next := *l
@@ -225,6 +244,7 @@ func (k *fakeDisk) barrier(d *DB, log, bad *os.File) error {
 	for i := range n {
 		pages = append(pages, page+i)
 	}
+	k.journal.note("batch %d goes to page %d of the log: %v", b.seq, page, bodyOf(bytes.Clone(body)))
 	k.crash("before a record", record, pages)
 	l.file = log
 	if !k.chance(6) {
@@ -232,6 +252,7 @@ func (k *fakeDisk) barrier(d *DB, log, bad *os.File) error {
 	}
 	// Of what it has written, the kernel shows all and the disk has some, or neither
 	// has anything.
+	k.journal.note("but that fails")
 	l.file = bad
 	was := make([]byte, n*logPage)
 	if _, err := log.ReadAt(was, int64(page)*logPage); err != nil {

@@ -22,29 +22,33 @@ type life struct {
 	disk *fakeDisk
 	mu   sync.Mutex
 	fate answers
-	busy map[string]bool // somebody changes it
+	busy map[string]bool // somebody makes it another
 }
 
-func (l *life) told() answers {
+// still calls do with what callers know, while none of them begins, or is answered.
+func (l *life) still(do func(answers)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := maps.Clone(l.fate)
 	for n := range l.busy {
 		a[n] = unknown
 	}
-	return a
+	do(a)
 }
 
 const group = "-group" // the other half of each name
 
 // begin opens what a crash has left: power says that the machine lost its power,
 // else only the owner was killed.
-func begin(t *testing.T, seed uint64, c crash, power bool) *life {
+func begin(t *testing.T, seed uint64, c crash, power bool, j *journal) *life {
 	t.Helper()
 	path := filepath.Join(memoryDir(t), "db.bolt")
-	k := &fakeDisk{path: path, rand: rand.New(rand.NewPCG(seed, 1)), rarity: []int{4, 60}[seed%2], log: map[int]difference{}}
+	k := &fakeDisk{
+		path: path, rand: rand.New(rand.NewPCG(seed, 1)), rarity: []int{4, 60}[seed%2],
+		log: map[int]difference{}, journal: j,
+	}
 	l := &life{disk: k, fate: c.answers, busy: map[string]bool{}}
-	k.told = l.told
+	k.still = l.still
 	if c.db == nil {
 		d, err := Open(path, testDir, Options{Create: true, pages: 16})
 		if err == nil {
@@ -69,6 +73,7 @@ func begin(t *testing.T, seed uint64, c crash, power bool) *life {
 			t.Fatal(err)
 		}
 	}
+	j.note("begun %s, power %v: %v %v; on disk: %v %v", c.where, power, fileOf(shown), logOf(shownLog), fileOf(c.db), logOf(c.log))
 	k.age()
 	b, disk, err := openFile(path, Options{})
 	if err != nil {
@@ -146,27 +151,42 @@ func (l *life) change(t *testing.T, name string, r *rand.Rand) {
 	}
 	l.mu.Lock()
 	was := l.fate[name]
-	l.busy[name] = true
 	l.mu.Unlock()
+	if was == present && r.IntN(2) == 0 {
+		l.delete(t, name)
+		return
+	}
 	a, b := testInfo(t, name), testInfo(t, name+group)
 	if r.IntN(2) == 0 {
 		a.References = []store.Path{b.Path}
 	}
-	var err error
-	to := present
-	if was == present && r.IntN(2) == 0 {
-		to = absent
-		_, err = l.Delete(ctx, a.Path, b.Path)
-	} else {
-		reg := Registration{Infos: []store.Info{a, b}}
-		if r.IntN(12) == 0 {
-			for i := range 100 { // more than the log takes
-				reg.Infos = append(reg.Infos, testInfo(t, fmt.Sprint("with-", i)))
-			}
+	reg := Registration{Infos: []store.Info{a, b}}
+	if r.IntN(12) == 0 {
+		for i := range 100 { // more than the log takes
+			reg.Infos = append(reg.Infos, testInfo(t, fmt.Sprint("with-", i)))
 		}
-		err = l.Register(ctx, reg)
 	}
-	told, e := l.Valid(a.Path)
+	l.make(t, name, present, func() error { return l.Register(ctx, reg) })
+}
+
+func (l *life) delete(t *testing.T, name string) {
+	l.make(t, name, absent, func() error {
+		_, err := l.Delete(context.Background(), testPath(t, name), testPath(t, name+group))
+		return err
+	})
+}
+
+// make has do make a name present or absent.
+func (l *life) make(t *testing.T, name string, to fate, do func() error) {
+	l.mu.Lock()
+	was := l.fate[name]
+	if was != to {
+		l.busy[name] = true
+	}
+	l.disk.journal.note("%s is %v, and to be %v", name, was, to)
+	l.mu.Unlock()
+	err := do()
+	told, e := l.Valid(testPath(t, name))
 	if e != nil {
 		t.Error(e)
 	}
@@ -174,6 +194,7 @@ func (l *life) change(t *testing.T, name string, r *rand.Rand) {
 	defer l.mu.Unlock()
 	delete(l.busy, name)
 	switch {
+	case was == to: // it stays so, whatever fails
 	case err == nil:
 		l.fate[name] = to
 	case errors.Is(err, ErrInDoubt) && to == present && told:
@@ -181,16 +202,20 @@ func (l *life) change(t *testing.T, name string, r *rand.Rand) {
 	case errors.Is(err, ErrInDoubt):
 		l.fate[name] = unknown
 	}
+	l.disk.journal.note("%s is %v: %v", name, l.fate[name], err)
 }
 
 // Whatever fails, and whenever it ends: what was answered is there, what was refused
 // is not, and nothing is there by halves.
 func TestDiskFails(t *testing.T) {
-	long, err := time.ParseDuration(os.Getenv("STOREFS_TEST_DISK_FAILS"))
-	if err != nil {
-		t.Skip("STOREFS_TEST_DISK_FAILS does not say for how long")
+	until := time.Now().Add(2 * time.Second)
+	if s := os.Getenv("STOREFS_TEST_DISK_FAILS"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		until = time.Now().Add(d)
 	}
-	until := time.Now().Add(long)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	counts := map[string]int{}
@@ -202,9 +227,10 @@ func TestDiskFails(t *testing.T) {
 
 func testDiskFails(t *testing.T, seed uint64, counts map[string]int) {
 	r := rand.New(rand.NewPCG(seed, 2))
+	j := newJournal(t)
 	c, power := crash{answers: answers{}}, true
 	for n := range uint64(6) {
-		l := begin(t, seed+n, c, power)
+		l := begin(t, seed+n, c, power, j)
 		l.check(t, fmt.Sprintf("%s, power %v", c.where, power))
 		l.disk.mu.Lock()
 		l.disk.calm, l.disk.wanted = false, r.IntN(4) > 0
@@ -228,6 +254,51 @@ func testDiskFails(t *testing.T, seed uint64, counts map[string]int) {
 		counts[fmt.Sprintf("%s, power %v", c.where, power)]++
 		if t.Failed() {
 			return
+		}
+	}
+}
+
+// A crash is one moment, also where the committer goes on beside what is written into
+// the file: what is deleted during it was not answered as present.
+func TestDiskCrashIsOneMoment(t *testing.T) {
+	for _, power := range []bool{false, true} {
+		j := newJournal(t)
+		l := begin(t, 1, crash{answers: answers{}}, true, j)
+		for _, n := range []string{"p0", "p1"} { // the first one makes use of the log
+			a, b := testInfo(t, n), testInfo(t, n+group)
+			l.make(t, n, present, func() error {
+				return l.Register(context.Background(), Registration{Infos: []store.Info{a, b}})
+			})
+		}
+		var all sync.WaitGroup
+		k := l.disk
+		k.still = func(do func(answers)) {
+			l.still(func(a answers) {
+				all.Go(func() { l.delete(t, "p1") })
+				if l.mu.TryLock() { // it does not wait
+					l.mu.Unlock()
+					all.Wait()
+				}
+				do(a)
+			})
+		}
+		k.mu.Lock()
+		for k.wanted = true; k.wanted; {
+			k.crash("beside a deletion", nil, nil)
+		}
+		k.mu.Unlock()
+		all.Wait()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		c := k.crashes[0]
+		if c.answers["p1"] != present {
+			t.Errorf("p1 was %v", c.answers["p1"])
+		}
+		l = begin(t, 1, c, power, j)
+		l.check(t, fmt.Sprintf("power %v", power))
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
