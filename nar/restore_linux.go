@@ -2,12 +2,10 @@ package nar
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -28,23 +26,28 @@ type RestoreOptions struct {
 // make it write outside of dest. After an error, nothing is left of what it made.
 func Restore(r io.Reader, dest string, o RestoreOptions) error {
 	w := restorer{r: NewReader(r, o.MaxSize), told: o.File, buf: make([]byte, 64<<10)}
-	err := w.restore(dest)
-	if err == nil {
-		return nil
+	if err := w.restore(dest); err != nil {
+		return fmt.Errorf("restore %s: %w", dest, err)
 	}
-	err = fmt.Errorf("restore %s: %w", dest, err)
-	if w.made {
-		err = errors.Join(err, trees.RemoveAll(filepath.Clean(dest)))
-	}
-	return err
+	return nil
 }
 
-func (w *restorer) restore(dest string) error {
+func (w *restorer) restore(dest string) (err error) {
 	base, name, err := openParent(dest)
 	if err != nil {
 		return err
 	}
 	defer base.release()
+	top := name
+	defer func() {
+		if err == nil || !w.made {
+			return
+		}
+		// In the directory that it is in: by its path, it might be something else.
+		if e := trees.RemoveIn(base.fd, top); e != nil {
+			err = fmt.Errorf("%w (and remove it: %w)", err, e)
+		}
+	}()
 	defer w.dirs.close()
 	for {
 		e, err := w.r.Next()

@@ -262,6 +262,32 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// What is removed of an archive cut off is what was made of it, where the name does not
+// lead by its letters alone.
+func TestRestoreCutBehindLink(t *testing.T) {
+	archive := dump(t, inTemp(t, sample()))
+	dir := memDir(t)
+	other := filepath.Join(dir, "dest")
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(dir, "far", "away"), 0o755),
+		os.Symlink("far/away", filepath.Join(dir, "link")),
+		os.WriteFile(other, nil, 0o644),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Restore(bytes.NewReader(archive[:len(archive)-1]), dir+"/link/../dest", RestoreOptions{}); !errors.Is(err, store.ErrBadArchive) {
+		t.Fatal(err)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(dir, "far")); len(entries) != 1 {
+		t.Errorf("%v is left", entries)
+	}
+	if _, err := os.Lstat(other); err != nil {
+		t.Error(err)
+	}
+}
+
 // FuzzRestore: whatever is accepted is what Dump writes, and nothing is left
 // outside of the destination.
 func FuzzRestore(f *testing.F) {

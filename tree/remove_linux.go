@@ -32,13 +32,20 @@ func RemoveAll(path string) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	defer unix.Close(parent)
-	r := remover{top: parent, name: filepath.Base(path)}
+	if err := RemoveIn(parent, filepath.Base(path)); err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// RemoveIn is RemoveAll of what has that name in an open directory.
+func RemoveIn(dir int, name string) error {
+	r := remover{top: dir, name: name}
 	for {
-		err := r.remove(parent, r.name, 0)
-		if err != nil {
-			return fmt.Errorf("remove %s: %w", path, err)
+		if err := r.remove(dir, r.name, 0); err != nil {
+			return err
 		}
-		// What was moved up is beside path now.
+		// What was moved up is beside it now.
 		if len(r.moved) == 0 {
 			return nil
 		}
