@@ -315,8 +315,14 @@ func (b *build) keep() (string, error) {
 	if err := os.Rename(b.scratch.dir, kept); err != nil {
 		return "", err
 	}
-	if err := tree.RemoveAll(filepath.Join(kept, "parked")); err != nil {
-		return kept, err
+	ours := []string{"parked"}
+	if b.scratch.given {
+		ours = append(ours, "root") // copies of what is in store
+	}
+	for _, name := range ours {
+		if err := tree.RemoveAll(filepath.Join(kept, name)); err != nil {
+			return kept, err
+		}
 	}
 	if b.ids.uid == os.Geteuid() {
 		return kept, nil

@@ -2,8 +2,10 @@ package buildertest
 
 import (
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -53,6 +55,20 @@ func fixedTests() tests {
 			w.expect(f, store.CauseHash, "hash mismatch in fixed output: want "+flat.SRI()+" got "+got.SRI())
 			f = w.Failed(fixed(w, "other-recursive", "r:sha256", flat, `echo fixed > $out`))
 			w.expect(f, store.CauseHash, "want "+flat.SRI()+" got "+store.HashOf(store.SHA256, []byte(archive)).SRI())
+		},
+		"fixed and other, kept": func(w *World) {
+			job := fixed(w, "other", "sha256", flat, `echo other > $out`)
+			job.KeepFailed = true
+			f := w.Failed(job)
+			defer os.RemoveAll(f.Kept)
+			var there []string
+			w.must(filepath.WalkDir(f.Kept, func(p string, d fs.DirEntry, err error) error {
+				if d.Name() == w.Path("other").Base() {
+					there = append(there, filepath.Base(filepath.Dir(p)))
+				}
+				return err
+			}))
+			w.same("where the output is", fmt.Sprint(there), "[store]")
 		},
 		// Who has the network can give its files to others, who outlive it.
 		"fixed and open elsewhere": func(w *World) {
