@@ -179,10 +179,13 @@ func (c *Checker) verify(ctx context.Context, p store.Path, path string) error {
 		return c.ask(ctx, all, p, "", func(ctx context.Context) error { return c.whole(ctx, info, &Recorder{}) })
 	}
 	index, was, ok := files.find(path)
-	if !ok && isDirectory(c.real(p), path) {
-		return nil // of those, only the ones with files are recorded
-	}
 	if !ok {
+		switch there, err := isDirectory(c.real(p), path); {
+		case err != nil:
+			return fmt.Errorf("verify %s: %w", filepath.Join(string(p), path), err)
+		case there:
+			return nil // of those, only the ones with files are recorded
+		}
 		err := damaged("it is no file of the object that was registered")
 		return c.ask(ctx, question{key, strangers}, p, path, func(context.Context) error { return err })
 	}
@@ -220,8 +223,8 @@ func compare(ctx context.Context, dir, path string, was []byte) error {
 // whole reads the whole object. With a recorder, its files are recorded, so
 // that the next time, each is read alone.
 func (c *Checker) whole(ctx context.Context, info store.Info, r *Recorder) error {
-	kind := kindAt(unix.AT_FDCWD, c.real(info.Path))
-	if kind != info.Kind && kind != store.KindUnknown && info.Kind != store.KindUnknown {
+	kind, err := kindAt(unix.AT_FDCWD, c.real(info.Path))
+	if err == nil && kind != info.Kind && kind != store.KindUnknown && info.Kind != store.KindUnknown {
 		return damaged("it is of the kind %s, %s was registered", kind, info.Kind) // known soon, whatever its size
 	}
 	var file nar.FileFunc

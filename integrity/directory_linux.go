@@ -28,7 +28,10 @@ func compareDirectory(dir, path string, files *Files, was []byte) error {
 	children := make([][]byte, 0, len(names))
 	for _, name := range names {
 		inner := strings.TrimPrefix(path+"/"+name, "/")
-		kind := kindAt(fd, name)
+		kind, err := kindAt(fd, name)
+		if err != nil {
+			return err
+		}
 		if kind == store.KindDirectory {
 			if _, _, ok := files.find(inner); !ok {
 				continue // without files, as when it was recorded
@@ -49,31 +52,36 @@ func compareDirectory(dir, path string, files *Files, was []byte) error {
 }
 
 // isDirectory reports whether there is a directory at path inside of the object at dir.
-func isDirectory(dir, path string) bool {
+// It fails only where that says nothing of what is there.
+func isDirectory(dir, path string) (bool, error) {
 	fd, err := openInside(dir, path, unix.O_PATH|unix.O_DIRECTORY)
-	if err == nil {
+	switch {
+	case err == nil:
 		unix.Close(fd)
+		return true, nil
+	case transient(err):
+		return false, err
 	}
-	return err == nil
+	return false, nil
 }
 
-// kindAt is of what kind the thing called name in the directory is: unknown if there
-// is none, or it is none that a store object may have.
-func kindAt(dir int, name string) store.Kind {
+// kindAt is of what kind the thing called name in the directory is: unknown if it is
+// none that a store object may have.
+func kindAt(dir int, name string) (store.Kind, error) {
 	var st unix.Stat_t
-	if unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return store.KindUnknown
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return store.KindUnknown, err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return store.KindDirectory
+		return store.KindDirectory, nil
 	case unix.S_IFLNK:
-		return store.KindSymlink
+		return store.KindSymlink, nil
 	case unix.S_IFREG:
 		if st.Mode&0o100 != 0 {
-			return store.KindExecutable
+			return store.KindExecutable, nil
 		}
-		return store.KindRegular
+		return store.KindRegular, nil
 	}
-	return store.KindUnknown
+	return store.KindUnknown, nil
 }

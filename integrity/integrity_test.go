@@ -101,13 +101,22 @@ func (w *world) add(name string, large bool) store.Path {
 	if large {
 		must(w.t, os.WriteFile(at+"/large", bytes.Repeat([]byte("x"), SmallObject), 0o644))
 	}
+	if f := w.register(p); (f != nil) != large {
+		w.t.Fatalf("%s: record %v", name, f)
+	}
+	return p
+}
+
+// register registers what is there.
+func (w *world) register(p store.Path) *Files {
+	w.t.Helper()
+	at := filepath.Join(w.real, p.Base())
 	var r Recorder
 	sum, err := nar.Ingest(w.t.Context(), at, nar.IngestOptions{UID: -1, GID: -1, File: r.File})
 	must(w.t, err)
 	w.infos[p] = store.Info{Path: p, Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size, Registered: 1}
-	if f := r.Files(sum); (f != nil) != large {
-		w.t.Fatalf("%s: record %v", name, f)
-	} else if f != nil {
+	f := r.Files(sum)
+	if f != nil {
 		w.files[p] = f.Bytes()
 	}
 	w.t.Cleanup(func() {
@@ -118,7 +127,7 @@ func (w *world) add(name string, large bool) store.Path {
 			return nil
 		})
 	})
-	return p
+	return f
 }
 
 // change rewrites what is inside of an object.
@@ -210,7 +219,7 @@ func TestCheckerFindsDamage(t *testing.T) {
 			must(t, os.Chmod(filepath.Join(c.real(p), inside), 0o444))
 		}
 		for _, dir := range []string{"", "a", "a/b", "void"} {
-			there := isDirectory(c.real(p), dir)
+			there, _ := isDirectory(c.real(p), dir)
 			if err := c.Verify(ctx, p.Base(), dir); there && (err != nil) != slices.Contains(bad, dir) || !there && err == nil {
 				t.Errorf("%q, after a change of %q: %v", dir, inside, err)
 			}
@@ -232,6 +241,35 @@ func TestCheckerFindsDamage(t *testing.T) {
 }
 
 // A link on the way to a file leads nowhere.
+// Who has no descriptor left, for a moment, finds no damage, wherever it looks.
+func TestCheckerWithoutDescriptors(t *testing.T) {
+	w := newWorld(t)
+	p := path("bare")
+	at := filepath.Join(w.real, p.Base())
+	must(t, os.MkdirAll(at+"/bare", 0o755)) // without files, so it is not recorded
+	must(t, os.WriteFile(at+"/large", bytes.Repeat([]byte("x"), SmallObject), 0o644))
+	w.register(p)
+	c := w.checker(w.memory())
+	all := []string{"", "large", "bare"}
+	var most unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &most))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: most.Max}))
+	for _, inside := range all {
+		if err := c.Verify(t.Context(), p.Base(), inside); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("%q without descriptors: %v", inside, err)
+		}
+	}
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &most))
+	for _, inside := range all {
+		if err := c.Verify(t.Context(), p.Base(), inside); err != nil {
+			t.Errorf("%q: %v", inside, err)
+		}
+	}
+	if len(w.found) > 0 {
+		t.Errorf("found %+v", w.found)
+	}
+}
+
 func TestCheckerFollowsNoLink(t *testing.T) {
 	w := newWorld(t)
 	c := w.checker(w.memory())
