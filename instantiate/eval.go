@@ -191,7 +191,8 @@ type evaluation struct {
 	external  []string                        // absolute paths that were read
 	modulo    map[store.Path]storeexpr.Modulo // by derivation
 	depths    depths                          // of the globals
-	looked    uint64                          // the step at which all values were looked at
+	look      uint64                          // the step before which nothing can be nested too deeply
+	room      uint64                          // and as little allocated that nothing can be
 	pulse     *pulse
 	collected int             // values that were looked at for targets
 	asked     map[string]bool // arguments that arg() was asked for

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.starlark.net/starlark"
 )
 
 // What would end the process, or never end, is an error of one line that says where.
@@ -57,6 +59,23 @@ func TestHostile(t *testing.T) {
 				t.Errorf("a trace of %d lines", strings.Count(trace, "\n"))
 			}
 		})
+	}
+}
+
+// What is small, and has nothing in it that is not, is not remembered: honest files have a
+// million of that, and all of it is looked at again and again.
+func TestManySmallValues(t *testing.T) {
+	var rows []starlark.Value
+	for i := range 1000 {
+		rows = append(rows, starlark.NewList([]starlark.Value{starlark.MakeInt(i), starlark.Tuple{}}))
+	}
+	all := starlark.NewList(rows)
+	if !new(depths).tooDeep(all, 2) { // itself, a row, and what is given
+		t.Error("the rows are not seen")
+	}
+	d := new(depths)
+	if d.tooDeep(all, 3) || len(d.from) != 1 || d.count != 1001 {
+		t.Errorf("%d of %d values are remembered", len(d.from), d.count)
 	}
 }
 

@@ -2,6 +2,7 @@ package instantiate
 
 import (
 	"fmt"
+	"unsafe"
 
 	"go.starlark.net/lib/json"
 	"go.starlark.net/starlark"
@@ -12,12 +13,16 @@ import (
 // them by calls of itself: with millions, Go ends the process.
 const maxDepth = 10_000
 
-// depths are how many values are in each other at most, from each one down: 0 while that
-// is being found out.
-type depths map[any]int
+// depths are how many values are in each other at most.
+type depths struct {
+	// from each one down: 0 while that is being found out. What has no other in it that has
+	// others is not remembered if it is small.
+	from  map[identity]int
+	count int // of those that were looked at, or more
+}
 
 // check looks at all that freezing globals will.
-func (d depths) check(globals starlark.StringDict) error {
+func (d *depths) check(globals starlark.StringDict) error {
 	for _, name := range globals.Keys() {
 		if d.tooDeep(globals[name], maxDepth) {
 			return fmt.Errorf("the global %s is nested too deeply: more than %d values in each other", name, maxDepth)
@@ -26,18 +31,26 @@ func (d depths) check(globals starlark.StringDict) error {
 	return nil
 }
 
-// tooDeep goes down with a stack of its own, looking at each value once. Where values hold
-// themselves, the way ends.
-func (d depths) tooDeep(v starlark.Value, limit int) bool {
+// few is how many values are looked at again wherever they are found: that takes less time,
+// and memory, than to remember that they were looked at.
+const few = 16
+
+// tooDeep goes down with a stack of its own, looking at each value once that has others
+// with values in them. Where values hold themselves, the way ends.
+func (d *depths) tooDeep(v starlark.Value, limit int) bool {
 	type step struct {
-		id   any
-		rest []starlark.Value
-		most int // of those in it that have been looked at
+		id    identity
+		begin int // of what is in it, in rest
+		most  int // of those in it that have been looked at
 	}
-	stack := []step{{rest: []starlark.Value{v}}}
+	if d.from == nil {
+		d.from = make(map[identity]int)
+	}
+	rest := appendOuter(nil, v)
+	stack := []step{{}}
 	for {
 		top := &stack[len(stack)-1]
-		if len(top.rest) == 0 {
+		if len(rest) == top.begin {
 			depth := top.most + 1
 			if depth > limit {
 				return true
@@ -45,75 +58,126 @@ func (d depths) tooDeep(v starlark.Value, limit int) bool {
 			if stack = stack[:len(stack)-1]; len(stack) == 0 {
 				return false
 			}
-			d[top.id] = depth
+			d.from[top.id] = depth
 			up := &stack[len(stack)-1]
 			up.most = max(up.most, depth)
 			continue
 		}
-		v := top.rest[0]
-		top.rest = top.rest[1:]
-		id := identity(v)
-		if id == nil {
-			continue
+		d.count++
+		v := rest[len(rest)-1]
+		rest = rest[:len(rest)-1]
+		begin, isFew := len(rest), size(v) <= few
+		if isFew {
+			if rest = appendInside(rest, v); len(rest) == begin {
+				top.most = max(top.most, 1)
+				continue
+			}
 		}
-		if depth, ok := d[id]; ok {
+		id := identify(v)
+		if depth, ok := d.from[id]; ok {
 			top.most = max(top.most, depth)
+			rest = rest[:begin]
 			continue
 		}
-		d[id] = 0
-		if stack = append(stack, step{id: id, rest: inside(v)}); len(stack) > limit+1 {
+		if !isFew {
+			rest = appendInside(rest, v)
+		}
+		d.from[id] = 0
+		if stack = append(stack, step{id: id, begin: begin}); len(stack) > limit+1 {
 			return true
 		}
 	}
 }
 
-// identity is nil for a value that has no others in it.
-func identity(v starlark.Value) any {
-	switch v := v.(type) {
-	case starlark.Tuple:
-		if len(v) > 0 {
-			type tuple struct {
-				first *starlark.Value
-				size  int
-			}
-			return tuple{&v[0], len(v)}
-		}
-	case *starlark.List, *starlark.Dict, *starlark.Set, *starlark.Function, *starlark.Builtin, *starlarkstruct.Struct:
-		return v
+// size is how many values are in v; of a function, that is nearly none.
+func size(v starlark.Value) int {
+	if s, ok := v.(*starlarkstruct.Struct); ok {
+		return s.Len()
 	}
-	return nil
+	return starlark.Len(v)
 }
 
-// inside are the values in v.
-func inside(v starlark.Value) []starlark.Value {
-	var all []starlark.Value
+// identity is what tells a value from others that have values in them; its size is 0 if v
+// has none.
+type identity struct {
+	at   unsafe.Pointer
+	size int // of a tuple, which may begin where another one does
+}
+
+func identify(v starlark.Value) identity {
 	switch v := v.(type) {
 	case starlark.Tuple:
-		return v
+		return identity{unsafe.Pointer(unsafe.SliceData(v)), len(v)}
+	case *starlark.List:
+		return identity{unsafe.Pointer(v), 1}
 	case *starlark.Dict:
-		for _, item := range v.Items() {
-			all = append(all, item...)
+		return identity{unsafe.Pointer(v), 1}
+	case *starlark.Set:
+		return identity{unsafe.Pointer(v), 1}
+	case *starlark.Function:
+		return identity{unsafe.Pointer(v), 1}
+	case *starlark.Builtin:
+		return identity{unsafe.Pointer(v), 1}
+	case *starlarkstruct.Struct:
+		return identity{unsafe.Pointer(v), 1}
+	}
+	return identity{}
+}
+
+// appendInside appends the values in v that have others in them.
+func appendInside(all []starlark.Value, v starlark.Value) []starlark.Value {
+	switch v := v.(type) {
+	case starlark.Tuple:
+		for _, e := range v {
+			all = appendOuter(all, e)
 		}
+	case *starlark.List:
+		for i := range v.Len() {
+			all = appendOuter(all, v.Index(i))
+		}
+	case *starlark.Dict:
+		return appendEntries(all, v)
+	case *starlark.Set:
+		return appendElements(all, v)
 	case *starlark.Function:
 		for i := range v.NumParams() {
-			all = append(all, v.ParamDefault(i))
+			all = appendOuter(all, v.ParamDefault(i))
 		}
 		for i := range v.NumFreeVars() {
 			_, free := v.FreeVar(i)
-			all = append(all, free)
+			all = appendOuter(all, free)
 		}
 	case *starlark.Builtin:
-		return []starlark.Value{v.Receiver()}
+		all = appendOuter(all, v.Receiver())
 	case *starlarkstruct.Struct:
-		for _, name := range v.AttrNames() {
-			if a, err := v.Attr(name); err == nil {
-				all = append(all, a)
-			}
+		for i := range v.Len() {
+			_, e := v.AttrAt(i)
+			all = appendOuter(all, e)
 		}
-	case starlark.Iterable: // a list or a set
-		for e := range starlark.Elements(v) {
-			all = append(all, e)
-		}
+	}
+	return all
+}
+
+// These are functions of their own since their loops call a function, which makes all
+// escape.
+func appendEntries(all []starlark.Value, d *starlark.Dict) []starlark.Value {
+	for key, v := range d.Entries() {
+		all = appendOuter(appendOuter(all, key), v)
+	}
+	return all
+}
+
+func appendElements(all []starlark.Value, s *starlark.Set) []starlark.Value {
+	for v := range s.Elements() {
+		all = appendOuter(all, v)
+	}
+	return all
+}
+
+// appendOuter appends v if it has others in it.
+func appendOuter(all []starlark.Value, v starlark.Value) []starlark.Value {
+	if identify(v).size > 0 {
+		return append(all, v)
 	}
 	return all
 }

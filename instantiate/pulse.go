@@ -12,13 +12,18 @@ import (
 const (
 	// beatSteps is the most steps from one beat to the next: a beat takes as long as ten.
 	beatSteps = 1000
-	// lookSteps and lookSize are when all values are looked at: that many steps after the
-	// last time, once the heap has that many bytes, whatever it began with. Each step nests values by one
-	// more at most, and each value takes 40 bytes at least, so none is ever nested more than
-	// two million deep. maxStack is enough for that: to print a tuple takes most, half a
-	// kilobyte for each in another.
-	lookSteps = 1_000_000
-	lookSize  = 32 << 20
+	// mostNested is how deeply values can be nested at most. maxStack is enough for that: to
+	// print a tuple takes most, half a kilobyte for each in another.
+	mostNested = 2_000_000
+	// All values are looked at before they can be nested more, and no sooner, since it takes
+	// long where there are many. Each takes valueSize bytes at least; so nothing is to be done
+	// while the heap has no more than lookSize, whatever it began with, or while too little was
+	// allocated since they were counted. And each step nests values by one more at most: so
+	// nothing is to be done for lookSteps, and then it is asked each sizeSteps.
+	valueSize = 40
+	lookSize  = (mostNested - sizeSteps) * valueSize
+	lookSteps = mostNested - maxLive - sizeSteps
+	sizeSteps = 100_000
 	// maxStack is the most that Go's runtime can be told. It takes a power of two.
 	maxStack = 2_000_000_000
 	// maxLive is how deeply values may be nested while a file is evaluated.
@@ -57,11 +62,16 @@ func (e *evaluation) beat(t *starlark.Thread) {
 		t.Cancel(fmt.Sprintf("more than %d steps", e.opts.MaxSteps))
 	case t.CallStackDepth() > maxCalls:
 		t.Cancel(fmt.Sprintf("more than %d functions call each other", maxCalls))
-	case t.Steps-e.looked > lookSteps && heapSize() > lookSize:
-		e.looked = t.Steps
-		if e.tooDeep(t) {
+	case t.Steps < e.look:
+	case heapSize() <= lookSize || allocated() <= e.room:
+		e.look = t.Steps + sizeSteps
+	default:
+		d := &depths{}
+		if e.tooDeep(t, d) {
 			t.Cancel(fmt.Sprintf("nested too deeply: more than %d values in each other", maxLive))
 		}
+		e.look = t.Steps + lookSteps
+		e.room = allocated() + valueSize*uint64(max(0, mostNested-sizeSteps-d.count))
 	}
 	// Often at first, so that the position is good in short files as well.
 	t.SetMaxExecutionSteps(min(t.Steps+min(beatSteps, 1+t.Steps/16), e.opts.MaxSteps))
@@ -69,8 +79,7 @@ func (e *evaluation) beat(t *starlark.Thread) {
 
 // tooDeep looks at whatever functions that run can reach. What they have in their
 // hands only, between two operations, cannot grow.
-func (e *evaluation) tooDeep(t *starlark.Thread) bool {
-	d := depths{}
+func (e *evaluation) tooDeep(t *starlark.Thread, d *depths) bool {
 	files := map[string]bool{}
 	for i := range t.CallStackDepth() {
 		frame := t.DebugFrame(i)

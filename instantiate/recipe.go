@@ -260,7 +260,7 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 // A string does not say which of them is meant; a value does.
 func (r *recipe) derivations() map[string][]*derivation {
 	meant := map[string][]*derivation{}
-	seen := map[any]bool{}
+	seen := map[identity]bool{}
 	var visit func(v starlark.Value, depth int)
 	visit = func(v starlark.Value, depth int) {
 		switch v := v.(type) {
@@ -271,7 +271,7 @@ func (r *recipe) derivations() map[string][]*derivation {
 				}
 			}
 		case *starlark.List, starlark.Tuple:
-			id := identity(v)
+			id := identify(v)
 			if seen[id] {
 				return
 			}

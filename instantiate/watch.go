@@ -54,8 +54,13 @@ func watch(memory uint64, operation time.Duration, p *pulse, over func(reason st
 
 // heapSize is that of all objects, those that are garbage and not collected yet
 // included.
-func heapSize() uint64 {
-	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+func heapSize() uint64 { return metric("/memory/classes/heap/objects:bytes") }
+
+// allocated is the size of all objects that there ever were.
+func allocated() uint64 { return metric("/gc/heap/allocs:bytes") }
+
+func metric(name string) uint64 {
+	s := []metrics.Sample{{Name: name}}
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
