@@ -41,6 +41,11 @@ type Job struct {
 	// Relayed is told of the build that was started in the place of this one, before
 	// its Phase is event.PhaseScan. It may be nil if Heir is NoHeir.
 	Relayed func(next store.Path)
+	// Mismatch, if not nil, is given what became of a fixed output that has another hash
+	// than its derivation promised: under the path that it has by its own hash, and without a
+	// deriver, for none is known to make that. It may move it away; what it leaves goes
+	// the way of the scratch directory. The build fails in any case.
+	Mismatch func(made Output) error
 	// Log gets each line that the builder writes, without its newline, as it
 	// comes; Phase the name of each phase (package event). Neither may block;
 	// either may be nil.

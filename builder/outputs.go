@@ -3,14 +3,12 @@ package builder
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 
 	"storefs/integrity"
 	"storefs/nar"
 	"storefs/store"
-	"storefs/storeexpr"
 )
 
 // outputs brings what the builder left into canonical form. The builder is gone:
@@ -65,69 +63,20 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 		if want := b.job.Kinds[o.Path]; want != store.KindUnknown && want != got.Kind {
 			return nil, fail(store.CauseRefused, "output %s is %s, and was declared to be %s", o.Path, describeKind(got.Kind), describeKind(want))
 		}
-		info := store.Info{
+		out := Output{Name: o.Name, Scratch: scratch, Files: files.Files(got), Info: store.Info{
 			Path: o.Path, Kind: got.Kind, NarHash: got.Hash, NarSize: got.Size,
 			References: got.References, Deriver: b.job.Drv,
-		}
+		}}
 		if fixed {
-			if info.CA, err = checkFixed(o, scratch, got); err != nil {
+			if out.Info.CA, err = b.checkFixed(o, out); err != nil {
 				return nil, err
 			}
 		}
-		outputs = append(outputs, Output{Name: o.Name, Info: info, Scratch: scratch, Files: files.Files(got)})
+		outputs = append(outputs, out)
 	}
 	return outputs, nil
 }
 
 func (b *build) scratchOf(p store.Path) string {
 	return b.scratch.path("store", p.Base())
-}
-
-// checkFixed holds a fixed output to its promise, and returns its content
-// address.
-func checkFixed(o storeexpr.Output, file string, got nar.Summary) (ca string, err error) {
-	want, recursive, err := o.Content()
-	if err != nil {
-		return "", fail(store.CauseExpr, "fixed output %s: %v", o.Path, err)
-	}
-	if !recursive && got.Kind != store.KindRegular {
-		return "", fail(store.CauseRefused, "fixed output %s is %s, and its hash is that of one file that cannot be executed", o.Path, describeKind(got.Kind))
-	}
-	have, err := contentHash(want.Algo, recursive, file, got)
-	if err != nil {
-		return "", err
-	}
-	if !have.Equal(want) {
-		return "", fail(store.CauseHash, "hash mismatch in fixed output: want %s got %s", want.SRI(), have.SRI())
-	}
-	if len(got.References) > 0 {
-		// Its name says what is in it, and nothing of what that needs.
-		return "", fail(store.CauseRefused, "fixed output %s must not refer to %s", o.Path, got.References[0])
-	}
-	if recursive {
-		return "fixed:r:" + have.String(), nil
-	}
-	return "fixed:" + have.String(), nil
-}
-
-func contentHash(a store.Algo, recursive bool, file string, got nar.Summary) (store.Hash, error) {
-	if recursive && a == store.SHA256 {
-		return got.Hash, nil
-	}
-	h := a.New()
-	if recursive {
-		if err := nar.Dump(h, file); err != nil {
-			return store.Hash{}, err
-		}
-	} else {
-		f, err := os.Open(file)
-		if err != nil {
-			return store.Hash{}, err
-		}
-		defer f.Close()
-		if _, err := io.Copy(h, f); err != nil {
-			return store.Hash{}, err
-		}
-	}
-	return store.Hash{Algo: a, Sum: string(h.Sum(nil))}, nil
 }

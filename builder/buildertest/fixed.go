@@ -70,6 +70,91 @@ func fixedTests() tests {
 			}))
 			w.same("where the output is", fmt.Sprint(there), "[store]")
 		},
+		// What came in the place of what was promised is offered under the name that it has.
+		"fixed and other, offered": func(w *World) {
+			zero := func(a store.Algo) store.Hash { return store.Hash{Algo: a, Sum: strings.Repeat("\x00", a.Size())} }
+			for _, algo := range []store.Algo{store.MD5, store.SHA1, store.SHA256, store.SHA512} {
+				for _, recursive := range []bool{false, true} {
+					promise, content, ca := string(algo), text, "fixed:"
+					if recursive {
+						promise, content, ca = "r:"+promise, archive, "fixed:r:"
+					}
+					have := store.HashOf(algo, []byte(content))
+					want, err := store.FixedPath(w.Options.Store, recursive, have, "offered", nil, false)
+					w.must(err)
+					job := fixed(w, "offered", promise, zero(algo), `echo fixed > $out`)
+					offers := 0
+					job.Mismatch = func(made builder.Output) error {
+						offers++
+						w.same("path", string(made.Info.Path), string(want))
+						w.same("content address", made.Info.CA, ca+have.String())
+						w.same("NAR hash", made.Info.NarHash.String(), store.HashOf(store.SHA256, []byte(archive)).String())
+						w.same("deriver", string(made.Info.Deriver), "")
+						w.same("content", w.Text(&builder.Result{Outputs: []builder.Output{made}}), text)
+						if len(made.Info.References) > 0 || made.Info.Kind != store.KindRegular || made.Info.NarSize != int64(len(archive)) {
+							w.T.Errorf("%+v", made.Info)
+						}
+						if offers == 1 {
+							return nil // what it leaves is removed
+						}
+						taken := filepath.Join(w.Options.Real, made.Info.Path.Base())
+						if err := os.Rename(made.Scratch, taken); err != nil {
+							return err
+						}
+						return os.Remove(taken)
+					}
+					for i := range 2 {
+						f := w.Failed(job)
+						w.expect(f, store.CauseHash, "got "+have.SRI()+"; what came is kept at "+string(want))
+						w.same("offers", fmt.Sprint(offers), fmt.Sprint(i+1))
+					}
+					job.Mismatch = func(builder.Output) error { return fmt.Errorf("no: %w", store.ErrNoSpace) }
+					w.expect(w.Failed(job), store.CauseHash, "got "+have.SRI()+"; what came cannot be kept: no: no space left")
+				}
+			}
+		},
+		"fixed and other, kept with the scratch directory": func(w *World) {
+			job := fixed(w, "kept", "sha256", flat, `echo other > $out`)
+			job.KeepFailed = true
+			taken := filepath.Join(w.Options.Real, "taken")
+			defer os.Remove(taken)
+			job.Mismatch = func(made builder.Output) error { return os.Rename(made.Scratch, taken) }
+			f := w.Failed(job)
+			defer os.RemoveAll(f.Kept)
+			defer Writable(f.Kept)
+			for _, file := range []string{taken, filepath.Join(f.Kept, "store", w.Path("kept").Base())} {
+				b, err := os.ReadFile(file)
+				w.must(err)
+				w.same(file, string(b), "other\n")
+			}
+		},
+		// Under no promise would these be taken.
+		"fixed and other, not offered": func(w *World) {
+			for script, cause := range map[string]store.Cause{
+				`echo ${PATH%/bin} > $out`:           store.CauseHash,
+				`echo $out > $out`:                   store.CauseHash,
+				`echo other > $out; chmod +x $out`:   store.CauseRefused,
+				`echo other > $out; chmod 666 $out`:  store.CauseRefused,
+				`echo other > $out; exit 1`:          store.CauseBuilder,
+				`mkdir $out; echo other > $out/file`: store.CauseRefused,
+			} {
+				job := fixed(w, "unfit", "sha256", flat, script)
+				job.Mismatch = func(builder.Output) error {
+					w.T.Errorf("%s: it is offered", script)
+					return nil
+				}
+				f := w.Failed(job)
+				if f.Cause != cause || strings.Contains(f.Message, "what came") {
+					w.T.Errorf("%s: %s", script, f.Message)
+				}
+			}
+			job := fixed(w, "right", "sha256", flat, `echo fixed > $out`)
+			job.Mismatch = func(builder.Output) error {
+				w.T.Error("what was promised is offered")
+				return nil
+			}
+			w.Built(job)
+		},
 		// Who has the network can give its files to others, who outlive it.
 		"fixed and open elsewhere": func(w *World) {
 			name := fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
