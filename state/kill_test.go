@@ -33,7 +33,12 @@ func registrar(dir string) error {
 	for w := range 4 {
 		wg.Go(func() {
 			for i := 0; ; i++ {
-				if err := registerOne(s, fmt.Sprintf("x-%d-%d-%d", start, w, i), i%5 == 4); err != nil {
+				name := fmt.Sprintf("x-%d-%d-%d", start, w, i)
+				err := registerOne(s, name, i%5 == 4)
+				if err == nil && i%3 == 0 {
+					err = registerMistaken(s, "mistaken-"+name)
+				}
+				if err != nil {
 					errs <- err
 					return
 				}
@@ -49,6 +54,15 @@ func registerOne(s *State, name string, remove bool) error {
 		_, err = s.Delete(context.Background(), d.OutputList()...)
 	}
 	return err
+}
+
+// registerMistaken registers what nothing promises.
+func registerMistaken(s *State, name string) error {
+	o, err := fixedContent(s, name, strings.Repeat(name, 900))
+	if err != nil {
+		return err
+	}
+	return s.RegisterContent(context.Background(), o, nil)
 }
 
 func registerNew(s *State, name string) (*storeexpr.Derivation, error) {

@@ -99,6 +99,30 @@ func (s *State) register(ctx context.Context, o Outcome) ([]store.Info, store.Pa
 	return infos, closure, nil
 }
 
+// RegisterContent makes an output valid that is named by its own content and refers to
+// nothing, whether or not a derivation is known that makes it: what was made of in, in the place of
+// what had been promised. It needs no lock of the output: whoever is making the same finds
+// it valid, as with what is added, and one that is valid already is left alone.
+func (s *State) RegisterContent(ctx context.Context, o Output, in *Inputs) error {
+	b := s.newBatch()
+	if in != nil {
+		b.since = in.since
+	}
+	o.Info.Registered = now()
+	b.add(object{info: o.Info, scratch: o.Scratch, files: o.Files})
+	known, err := s.db.Known(o.Info.Path)
+	switch {
+	case err == nil: // and may have failed until now
+		b.reg.ClearFailures = []store.Path{known.Drv, o.Info.Path}
+	case !errors.Is(err, store.ErrUnknown):
+		return fmt.Errorf("register %s: %w", o.Info.Path, err)
+	}
+	if err := s.place(ctx, b.objects, b.reg, in, nil); err != nil {
+		return fmt.Errorf("register %s: %w", o.Info.Path, diskError(err))
+	}
+	return nil
+}
+
 // Normalised makes the closure of the outputs of drv its normal form: they are
 // all valid, whoever made them. It returns the closure expression. The error
 // wraps store.ErrNotValid if one of them is not.
