@@ -2,12 +2,16 @@ package fstest
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"storefs/store"
 )
 
 // nixScript runs a script with the real Nix, whose store directory is the
@@ -97,4 +101,52 @@ func TestRealNixClosureBuildsTheSame(t *testing.T) {
 		t.Fatalf("export: %s", r.stderr)
 	}
 	l.nixScript(`rm -rf nix/state; chmod -R u+w nix/store; rm -rf nix/store/*; mkdir nix/state; nix-store --import < back >/dev/null; nix-store --verify --check-contents >/dev/null 2>&1; nix-store -qR ` + outs[0] + ` | grep -q top`)
+}
+
+// Where the hash is wrong, Nix and storefs keep what came at the same path.
+func TestRealNixKeepsTheSameOfAMismatch(t *testing.T) {
+	l := newLab(t)
+	expr := "let tools = ./tools; wrong = algo: mode: name: script: derivation { inherit name; system = \"x86_64-linux\"; builder = \"${tools}/bin/sh\"; PATH = \"${tools}/bin\"; " +
+		"args = [ \"-euc\" script ]; outputHashAlgo = algo; outputHashMode = mode; outputHash = builtins.hashString algo \"\"; };\nin [\n"
+	n := 0
+	for _, algo := range []string{"md5", "sha1", "sha256", "sha512"} {
+		expr += fmt.Sprintf("(wrong %q \"flat\" \"flat-%s\" \"echo text > $out\")\n", algo, algo)
+		expr += fmt.Sprintf("(wrong %q \"recursive\" \"tree-%s\" \"mkdir -p $out/d; echo text > $out/d/f; chmod +x $out/d/f; ln -s d $out/link\")\n", algo, algo)
+		n += 2
+	}
+	l.write("wrong.nix", expr+"]\n")
+	drvs := strings.Fields(l.nixScript("nix-instantiate wrong.nix 2>/dev/null; nix-store --export $(nix-store -qR $(nix-instantiate wrong.nix 2>/dev/null)) > exported"))
+	if len(drvs) != n {
+		t.Fatalf("%d derivations, want %d", len(drvs), n)
+	}
+	if r := l.inShell(binary + " import < exported"); r.status != 0 {
+		t.Fatalf("import: %s", r.stderr)
+	}
+	nixStatus := strings.TrimSpace(l.nixScript("nix-store -r -k " + strings.Join(drvs, " ") + " >/dev/null 2>&1 || echo $?"))
+	if r := l.storefs(append([]string{"build", "-k"}, drvs...)...); r.status != 102 || nixStatus != "102" {
+		t.Errorf("status %d, Nix ends with %s, want 102", r.status, nixStatus)
+	}
+	for _, drv := range drvs {
+		_, kept := l.mismatched(strings.Join(l.ok("why", drv), "\n"))
+		var ours, nix []struct {
+			NarHash    string
+			NarSize    int64
+			CA         string
+			References []string
+		}
+		info := l.nixScript("nix --extra-experimental-features nix-command path-info --json " + kept)
+		if err := json.Unmarshal([]byte(info), &nix); err != nil || len(nix) != 1 {
+			t.Errorf("Nix does not have %s: %v: %s", kept, err, info)
+			continue
+		}
+		hash, err := store.ParseHash(nix[0].NarHash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nix[0].NarHash = hash.String()
+		if err := json.Unmarshal([]byte(strings.Join(l.ok("query", "info", "--json", kept), "\n")), &ours); err != nil || !reflect.DeepEqual(ours, nix) {
+			t.Errorf("%s: %+v, Nix has %+v (%v)", kept, ours, nix, err)
+		}
+	}
+	l.ok("verify", "--check-contents")
 }

@@ -37,7 +37,7 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	var res *builder.Result
 	if err == nil {
 		defer inputs.Release()
-		res, err = n.run(ctx, j, d, inputs)
+		res, err = n.run(ctx, j, d, inputs, true)
 	}
 	if err != nil {
 		j.run.awaitInputs(ctx)
@@ -158,8 +158,10 @@ func (n *Normaliser) reuse(ctx context.Context, j *job, d *storeexpr.Derivation)
 	return n.keep(ctx, j.path, cut)
 }
 
-// run gives the job to the builder.
-func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, inputs Inputs) (*builder.Result, error) {
+// run gives the job to the builder. keepOther says that what a fixed output is in the
+// place of what was promised is kept for whoever corrects the promise, as Nix keeps it, and
+// not of what is only built to be compared.
+func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, inputs Inputs, keepOther bool) (*builder.Result, error) {
 	outs := make([]store.Path, len(d.Outputs))
 	for i, o := range d.Outputs {
 		outs[i] = o.Path
@@ -170,6 +172,13 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, i
 	}
 	slot := slotHolder{n: n, j: j}
 	infos, era := inputs.All()
+	var mismatch func(builder.Output) error
+	if _, fixed := d.Fixed(); fixed && keepOther {
+		mismatch = func(made builder.Output) error {
+			// As with what is as promised, it would be a waste not to keep it.
+			return n.store.RegisterContent(context.WithoutCancel(ctx), made, inputs)
+		}
+	}
 	res, err := n.builder.Build(ctx, builder.Job{
 		Drv:        j.path,
 		Derivation: d,
@@ -183,6 +192,7 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, i
 		Pool:       j.pool,
 		Heir:       j.heir,
 		Relayed:    slot.relayed,
+		Mismatch:   mismatch,
 		Log: func(line []byte) {
 			n.events.Publish(event.Event{Kind: event.Log, Goal: j.path, Text: string(line)})
 		},
@@ -251,7 +261,7 @@ func (n *Normaliser) check(ctx context.Context, j *job) error {
 		return err
 	}
 	defer inputs.Release()
-	res, err := n.run(ctx, j, d, inputs)
+	res, err := n.run(ctx, j, d, inputs, false)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,8 @@ type world struct {
 
 	takes         map[string]time.Duration // by name; default one second
 	fails         map[string]bool
-	hashes        map[string]string // NAR contents of a rebuilt output
+	mistaken      map[string]store.Path // what a fixed output is that is not what was promised
+	hashes        map[string]string     // NAR contents of a rebuilt output
 	unreachable   bool
 	quick         bool          // builds take no time
 	hold          chan struct{} // that no build ends before, if there is one
@@ -81,7 +82,7 @@ func newWorld() *world {
 		subs: map[store.Path][]substitute.Substitute{}, failures: map[store.Path]*store.Failure{},
 		expected: map[store.Path]time.Duration{}, locks: map[store.Path]chan struct{}{},
 		kinds: map[store.Path]store.Kind{}, takes: map[string]time.Duration{},
-		fails: map[string]bool{}, hashes: map[string]string{}, patient: map[string]bool{}, jobs: map[string]builder.Job{}, slow: map[string]time.Duration{},
+		fails: map[string]bool{}, mistaken: map[string]store.Path{}, hashes: map[string]string{}, patient: map[string]bool{}, jobs: map[string]builder.Job{}, slow: map[string]time.Duration{},
 	}
 }
 
@@ -421,6 +422,23 @@ func (w *world) Register(ctx context.Context, b Built) error {
 	return nil
 }
 
+func (w *world) RegisterContent(ctx context.Context, made builder.Output, inputs Inputs) error {
+	time.Sleep(w.register)
+	if err := cmp.Or(ctx.Err(), inputs.Err()); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if in, ok := inputs.(*fakeInputs); !ok || !w.used[in] {
+		return errors.New("its inputs were released")
+	}
+	if w.unregistrable[made.Info.Path.Name()] {
+		return errors.New("the disk is full")
+	}
+	w.valid[made.Info.Path] = made.Info
+	return nil
+}
+
 func (w *world) Hurry() {}
 
 func (w *world) Normalised(ctx context.Context, drv store.Path) error {
@@ -645,6 +663,13 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 			Path: j.Drv, Cause: store.CauseBuilder, Message: "builder failed with exit status 7",
 			Status: 7, Builder: "/b", Log: []string{"oh no"}, Time: time.Now(),
 		}
+	}
+	if made, ok := w.mistaken[name]; ok {
+		message := "hash mismatch"
+		if j.Mismatch != nil {
+			message = fmt.Sprintf("%s, kept: %v", message, j.Mismatch(builder.Output{Info: store.Info{Path: made}}))
+		}
+		return nil, &store.Failure{Path: j.Drv, Cause: store.CauseHash, Message: message, Builder: "/b", Time: time.Now()}
 	}
 	ended()
 	if next := w.relay(j); next != "" {

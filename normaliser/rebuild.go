@@ -24,7 +24,7 @@ func (n *Normaliser) Rebuild(ctx context.Context, drv store.Path) (*builder.Resu
 		return nil, fmt.Errorf("rebuild %s: %w", drv, err)
 	}
 	defer inputs.Release()
-	res, err := n.run(ctx, j, d, inputs)
+	res, err := n.run(ctx, j, d, inputs, true)
 	if err == nil {
 		if err = inputs.Err(); err != nil {
 			res.Release()

@@ -58,6 +58,9 @@ type Registry interface {
 	// valid, together with the successor of the derivation and the duration of
 	// the build, and forgets its failures. It does not release the result.
 	Register(ctx context.Context, b Built) error
+	// RegisterContent moves made, which was built of inputs, into the store and makes it valid: a
+	// fixed output that is not what was promised, under the path of its own content.
+	RegisterContent(ctx context.Context, made builder.Output, inputs Inputs) error
 	// Hurry lets no registration wait for others any longer. It does not block.
 	Hurry()
 	// Normalised gives drv, whose outputs are all valid, its successor.

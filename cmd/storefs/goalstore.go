@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"storefs/builder"
 	"storefs/normaliser"
 	"storefs/state"
 	"storefs/store"
@@ -63,17 +64,34 @@ func (g goalStore) Successor(expr store.Path) (store.Path, bool, error) {
 	return g.DB().Successor(expr)
 }
 
+// stateOutput is an output as the state directory takes it.
+func stateOutput(o builder.Output) state.Output {
+	return state.Output{Info: o.Info, Scratch: o.Scratch, Files: o.Files}
+}
+
+// stateInputs are inputs that the state directory gave, nil if they are not.
+func stateInputs(in normaliser.Inputs) *state.Inputs {
+	if in, ok := in.(goalInputs); ok {
+		return in.Inputs
+	}
+	return nil
+}
+
 func (g goalStore) Register(ctx context.Context, b normaliser.Built) error {
-	o := state.Outcome{Drv: b.Drv, Derivation: b.Derivation, Duration: b.Result.Duration, Patient: b.Patient, Moved: b.Moved, InPlace: b.InPlace, Synced: b.Synced}
-	if in, ok := b.Inputs.(goalInputs); ok {
-		o.Inputs = in.Inputs
+	o := state.Outcome{
+		Drv: b.Drv, Derivation: b.Derivation, Inputs: stateInputs(b.Inputs), Duration: b.Result.Duration,
+		Patient: b.Patient, Moved: b.Moved, InPlace: b.InPlace, Synced: b.Synced,
 	}
 	for _, out := range b.Result.Outputs {
-		o.Outputs = append(o.Outputs, state.Output{Info: out.Info, Scratch: out.Scratch, Files: out.Files})
+		o.Outputs = append(o.Outputs, stateOutput(out))
 	}
 	g.vigil.built()
 	_, _, err := g.State.Register(ctx, o)
 	return err
+}
+
+func (g goalStore) RegisterContent(ctx context.Context, made builder.Output, inputs normaliser.Inputs) error {
+	return g.State.RegisterContent(ctx, stateOutput(made), stateInputs(inputs))
 }
 
 func (g goalStore) Normalised(ctx context.Context, drv store.Path) error {
