@@ -40,13 +40,20 @@ type argFlags struct {
 }
 
 // installables reads what a command line names. Store expressions that are not
-// in the store yet are put there.
+// in the store yet are put there. A store object is meant itself, even if it is called
+// like a Starlark file: who deletes that means nothing that it would make.
 func (a *app) installables(ctx context.Context, c *daemon.Client, args []string, f argFlags) ([]installable, error) {
+	return a.read(ctx, c, args, f, func(file string) bool { return !isObject(c, file) })
+}
+
+// read reads what a command line names; evaluated says of a Starlark file of which no
+// target is named whether it is one.
+func (a *app) read(ctx context.Context, c *daemon.Client, args []string, f argFlags, evaluated func(file string) bool) ([]installable, error) {
 	var all []installable
 	unused := map[string]int{}
 	files := 0
 	for _, arg := range args {
-		if file, target, ok := instantiate.SplitTarget(arg); ok {
+		if file, target, ok := instantiate.SplitTarget(arg); ok && (target != "" || evaluated(file)) {
 			plan, err := a.evaluate(ctx, c, file, target, f)
 			if err != nil {
 				return nil, err
@@ -72,6 +79,16 @@ func (a *app) installables(ctx context.Context, c *daemon.Client, args []string,
 		}
 	}
 	return all, nil
+}
+
+// isObject: name is that of a whole store object.
+func isObject(c *daemon.Client, name string) bool {
+	name, err := filepath.Abs(name)
+	if err != nil {
+		return false
+	}
+	_, below, err := c.Hello().Store.Split(name)
+	return err == nil && below == ""
 }
 
 func ofTarget(t instantiate.Target) installable {

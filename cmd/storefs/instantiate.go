@@ -18,7 +18,7 @@ func (*instantiateCmd) Help() string {
 
 func (c *instantiateCmd) Run(ctx context.Context, a *app) error {
 	return a.connect(ctx, ownerOptions{role: "instantiate", repeat: true}, func(client *daemon.Client) error {
-		wanted, err := a.installables(ctx, client, c.Files, c.argFlags)
+		wanted, err := a.read(ctx, client, c.Files, c.argFlags, func(string) bool { return true })
 		if err != nil {
 			return err
 		}
