@@ -20,6 +20,20 @@ import (
 // makes no files, which would cost more than all the rest.
 const lockFile = "outputs"
 
+// sliceBits is how many bits of a byte's offset say in which slice of the file it is.
+// Slices are what is locked, for the kernel goes through all locks of a file to set
+// one: with each of 20,000 outputs a lock of its own, that took 27 seconds. Slices
+// that are neighbours are one lock to it.
+const sliceBits = 12
+
+// sliceLocks are locks of slices of a file against other processes. Within this one,
+// any number of goroutines may have the same.
+type sliceLocks struct {
+	file *os.File
+	mu   sync.Mutex
+	held [1 << sliceBits]int32 // by how many
+}
+
 // lockPoll is how often a lock that another process holds is tried. Only the
 // owner of the state takes locks, so the other is one that is about to end.
 const lockPoll = 20 * time.Millisecond
@@ -36,28 +50,27 @@ func (s *State) Lock(ctx context.Context, paths []store.Path, waits func()) (unl
 	if err != nil {
 		return nil, err
 	}
-	for i, n := range names {
-		if err := lockByte(ctx, s.locked, n, waits); err != nil {
-			s.unlock(names[:i], release)
-			return nil, fmt.Errorf("lock %s: %w", n, diskError(err))
+	at := slicesOf(names)
+	for i, n := range at {
+		if err := s.locked.lock(ctx, n, waits); err != nil {
+			s.unlock(at[:i], release)
+			return nil, fmt.Errorf("lock %s: %w", s.path("locks", lockFile), diskError(err))
 		}
 	}
-	return sync.OnceFunc(func() { s.unlock(names, release) }), nil
+	return sync.OnceFunc(func() { s.unlock(at, release) }), nil
 }
 
-func (s *State) unlock(names []string, release func()) {
-	for _, n := range slices.Backward(names) {
-		// It fails only if the kernel has no memory to split a lock: then the
-		// byte stays locked for others until this process ends.
-		_ = setLock(s.locked, n, unix.F_UNLCK)
+func (s *State) unlock(at []int, release func()) {
+	for _, n := range at {
+		s.locked.unlock(n)
 	}
 	release()
 }
 
-// lockByte waits until no other process has the byte of name locked.
-func lockByte(ctx context.Context, f *os.File, name string, waits func()) error {
+// lock waits until no other process has slice n locked.
+func (l *sliceLocks) lock(ctx context.Context, n int, waits func()) error {
 	for {
-		err := setLock(f, name, unix.F_WRLCK)
+		err := l.tryLock(n)
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
 			return err
 		}
@@ -72,20 +85,58 @@ func lockByte(ctx context.Context, f *os.File, name string, waits func()) error 
 	}
 }
 
-// setLock locks or unlocks the byte of name, without waiting. The lock belongs
-// to the open file, not to the process: it ends with the last descriptor.
-func setLock(f *os.File, name string, how int16) error {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	// Offsets are 63 bits. Two names of the same byte would exclude each other
-	// between processes for no reason, and do no other harm.
-	l := unix.Flock_t{Type: how, Whence: io.SeekStart, Start: int64(h.Sum64() >> 2), Len: 1}
+func (l *sliceLocks) tryLock(n int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[n] == 0 {
+		if err := l.set(n, unix.F_WRLCK); err != nil {
+			return err
+		}
+	}
+	l.held[n]++
+	return nil
+}
+
+func (l *sliceLocks) unlock(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[n]--; l.held[n] == 0 {
+		// It fails only if the kernel has no memory to split a lock: then the
+		// slice stays locked for others until this process ends.
+		_ = l.set(n, unix.F_UNLCK)
+	}
+}
+
+// set locks or unlocks slice n, without waiting. The lock belongs to the open file,
+// not to the process: it ends with the last descriptor.
+func (l *sliceLocks) set(n int, how int16) error {
+	lock := unix.Flock_t{
+		Type: how, Whence: io.SeekStart,
+		Start: int64(n) << (offsetBits - sliceBits), Len: 1 << (offsetBits - sliceBits),
+	}
 	for {
-		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
+		err := unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &lock)
 		if !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("fcntl", err)
 		}
 	}
+}
+
+// offsetBits are those of the byte of a path: a hash, cut to what every kernel takes.
+const offsetBits = 62
+
+// slicesOf are the slices in which the bytes of names are, sorted and without
+// duplicates. Names in the same one exclude each other between processes for no reason,
+// which does no other harm.
+func slicesOf(names []string) []int {
+	out := make([]int, len(names))
+	for i, n := range names {
+		h := fnv.New64a()
+		h.Write([]byte(n))
+		out[i] = int(h.Sum64() >> (64 - sliceBits))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // baseNames are the names of paths, sorted and without duplicates.

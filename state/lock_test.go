@@ -66,6 +66,49 @@ func TestLockExcludes(t *testing.T) {
 	}
 }
 
+// The kernel goes through all locks of a file for each one more: of the outputs of a
+// derivation that has many there are few.
+func TestLockManyPaths(t *testing.T) {
+	s := newState(t)
+	unlock := must(s.Lock(context.Background(), lockPaths(t, 6<<sliceBits), nil))(t)
+	defer unlock()
+	if n := kernelLocks(t, s); n < 1 || n > 1<<sliceBits/8 {
+		t.Errorf("%d locks", n)
+	}
+}
+
+// Paths whose bytes are in one slice do not exclude each other within a process, and
+// the slice is others' when the last of them is unlocked.
+func TestLockOneSlice(t *testing.T) {
+	s := newState(t)
+	paths := lockPaths(t, 2<<sliceBits)
+	slice := func(p store.Path) int { return slicesOf([]string{p.Base()})[0] }
+	next := 1
+	for slice(paths[next]) != slice(paths[0]) {
+		if next++; next == len(paths) {
+			t.Fatal("no two paths share a slice")
+		}
+	}
+	first := must(s.Lock(context.Background(), paths[:1], nil))(t)
+	second := must(s.Lock(context.Background(), paths[next:next+1], nil))(t)
+	for i, unlock := range []func(){first, second} {
+		if n := kernelLocks(t, s); n != 1 {
+			t.Errorf("after %d are unlocked, %d locks", i, n)
+		}
+		unlock()
+	}
+	if n := kernelLocks(t, s); n != 0 {
+		t.Errorf("after both are unlocked, %d locks", n)
+	}
+}
+
+// kernelLocks counts the locks of s in the kernel.
+func kernelLocks(t *testing.T, s *State) int {
+	t.Helper()
+	info := must(os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", s.locked.file.Fd())))(t)
+	return strings.Count(string(info), "OFDLCK")
+}
+
 func TestLockIsCancelled(t *testing.T) {
 	s := newState(t)
 	paths := lockPaths(t, 2)
@@ -94,7 +137,8 @@ func locker(path, name string) error {
 		return err
 	}
 	defer f.Close()
-	if err := lockByte(context.Background(), f, name, nil); err != nil {
+	l := sliceLocks{file: f}
+	if err := l.lock(context.Background(), slicesOf([]string{name})[0], nil); err != nil {
 		return err
 	}
 	fmt.Println("locked")

@@ -36,8 +36,8 @@ type State struct {
 	store  store.Dir
 	db     *db.DB
 	events *event.Bus
-	real   *os.File // real/, for syncs
-	locked *os.File // locks/outputs, for locks between processes
+	real   *os.File   // real/, for syncs
+	locked sliceLocks // of locks/outputs, for locks between processes
 	exprs  exprCache
 	texts  sync.Pool // of *[]byte: room to read expressions into
 
@@ -119,12 +119,12 @@ func (s *State) takeOver(command string) error {
 		return err
 	}
 	writeOwner(s.path("owner"), command)
-	if s.locked, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if s.locked.file, err = os.OpenFile(s.path("locks", lockFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return errors.Join(err, s.real.Close())
 	}
 	left, err := s.sweep()
 	if err != nil {
-		return errors.Join(err, s.real.Close(), s.locked.Close())
+		return errors.Join(err, s.real.Close(), s.locked.file.Close())
 	}
 	if !left {
 		close(s.swept)
@@ -159,7 +159,7 @@ func (s *State) Close() error {
 	if e := os.Remove(s.path("owner")); e != nil && !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
-	err = errors.Join(err, s.db.Close(), s.real.Close(), s.locked.Close())
+	err = errors.Join(err, s.db.Close(), s.real.Close(), s.locked.file.Close())
 	if err != nil {
 		return fmt.Errorf("close state %s: %w", s.dir, err)
 	}
