@@ -184,7 +184,11 @@ func checkCycles(outputs []Output) error {
 		open = iota + 1
 		done
 	)
-	state := make(map[store.Path]int)
+	at := make(map[store.Path]int, len(outputs))
+	for i, o := range outputs {
+		at[o.Info.Path] = i
+	}
+	state := make(map[store.Path]int, len(outputs))
 	var visit func(o Output, from []string) error
 	visit = func(o Output, from []string) error {
 		from = append(from, string(o.Info.Path))
@@ -196,8 +200,8 @@ func checkCycles(outputs []Output) error {
 		}
 		state[o.Info.Path] = open
 		for _, r := range o.Info.References {
-			i := slices.IndexFunc(outputs, func(o Output) bool { return o.Info.Path == r })
-			if i < 0 || r == o.Info.Path {
+			i, ok := at[r]
+			if !ok || r == o.Info.Path {
 				continue
 			}
 			if err := visit(outputs[i], from); err != nil {

@@ -15,11 +15,11 @@ import (
 // nothing changes under our hands.
 func (b *build) outputs(ctx context.Context) ([]Output, error) {
 	d := b.job.Derivation
-	candidates := make([]store.Path, 0, len(b.job.Inputs)+len(d.Outputs))
+	may := make([]store.Path, 0, len(b.job.Inputs)+len(d.Outputs))
 	for _, in := range b.job.Inputs {
-		candidates = append(candidates, in.Path)
+		may = append(may, in.Path)
 	}
-	candidates = append(candidates, d.OutputList()...)
+	candidates := nar.NewCandidates(append(may, d.OutputList()...))
 	_, fixed := d.Fixed()
 
 	if b.ids.uid == os.Geteuid() {

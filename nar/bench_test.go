@@ -92,7 +92,7 @@ func BenchmarkSmallFiles(b *testing.B) {
 			})
 			b.Run("ingest-again", func(b *testing.B) {
 				for b.Loop() {
-					if _, err := Ingest(context.Background(), dir, IngestOptions{UID: -1, GID: -1, Candidates: c}); err != nil {
+					if _, err := Ingest(context.Background(), dir, IngestOptions{UID: -1, GID: -1, Candidates: NewCandidates(c)}); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -146,7 +146,7 @@ func BenchmarkFileHashes(b *testing.B) {
 		for name, file := range map[string]FileFunc{"without": nil, "with": func(string, store.Kind, [32]byte) {}} {
 			b.Run(shape.name+"/ingest/"+name, func(b *testing.B) {
 				for b.Loop() {
-					o := IngestOptions{UID: -1, GID: -1, Candidates: c, File: file}
+					o := IngestOptions{UID: -1, GID: -1, Candidates: NewCandidates(c), File: file}
 					if _, err := Ingest(context.Background(), dir, o); err != nil {
 						b.Fatal(err)
 					}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"slices"
 
 	"storefs/references"
 	"storefs/store"
@@ -15,8 +14,8 @@ import (
 type IngestOptions struct {
 	// UID and GID become the owner of every file; -1 leaves what is.
 	UID, GID int
-	// Candidates are the paths that may be referred to.
-	Candidates []store.Path
+	// Candidates are the paths that may be referred to; nil are none.
+	Candidates *Candidates
 	// File, if set, is told of every file, from the same read.
 	File FileFunc
 }
@@ -62,7 +61,7 @@ func IngestCopy(ctx context.Context, path, dest string, o IngestOptions) (Summar
 
 // HashPath hashes and scans what is at path, and changes nothing.
 func HashPath(ctx context.Context, path string, candidates ...store.Path) (Summary, error) {
-	s, err := summarise(ctx, path, reading{}, candidates)
+	s, err := summarise(ctx, path, reading{}, NewCandidates(candidates))
 	if err != nil {
 		return Summary{}, fmt.Errorf("hash %s: %w", path, err)
 	}
@@ -122,14 +121,10 @@ func TextSummary(text []byte) Summary {
 	return Summary{Kind: store.KindRegular, Hash: d.sum(), Size: d.size}
 }
 
-func summarise(ctx context.Context, path string, how reading, candidates []store.Path, stages ...io.Writer) (Summary, error) {
+func summarise(ctx context.Context, path string, how reading, candidates *Candidates, stages ...io.Writer) (Summary, error) {
 	var scanner *references.Scanner
-	if len(candidates) > 0 {
-		digests := make([]string, len(candidates))
-		for i, p := range candidates {
-			digests[i] = p.Digest()
-		}
-		scanner = references.New(digests)
+	if candidates != nil {
+		scanner = candidates.set.Scanner()
 		stages = append(stages, scanner)
 	}
 	d := newDigest(store.SHA256)
@@ -139,21 +134,9 @@ func summarise(ctx context.Context, path string, how reading, candidates []store
 	}
 	s := Summary{Kind: kind, Hash: d.sum(), Size: d.size}
 	if scanner != nil {
-		s.References = referred(candidates, scanner.Found())
+		s.References = candidates.referred(scanner.Found())
 	}
 	return s, nil
-}
-
-// referred is those candidates whose digests were found, sorted.
-func referred(candidates []store.Path, found []string) []store.Path {
-	var refs []store.Path
-	for _, p := range candidates {
-		if _, ok := slices.BinarySearch(found, p.Digest()); ok {
-			refs = append(refs, p)
-		}
-	}
-	slices.Sort(refs)
-	return slices.Compact(refs)
 }
 
 // digest hashes and counts what is written to it.

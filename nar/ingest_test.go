@@ -326,7 +326,7 @@ func TestReferences(t *testing.T) {
 	}))
 	want := []store.Path{c[1], c[3], c[7], c[9], c[12]}
 	slices.Sort(want)
-	s, err := Ingest(t.Context(), path, IngestOptions{UID: -1, GID: -1, Candidates: c})
+	s, err := Ingest(t.Context(), path, IngestOptions{UID: -1, GID: -1, Candidates: NewCandidates(c)})
 	must(t, err)
 	if !slices.Equal(s.References, want) {
 		t.Errorf("references %q, want %q", s.References, want)

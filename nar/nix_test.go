@@ -180,7 +180,7 @@ func TestExportAsNix(t *testing.T) {
 		for i, p := range paths {
 			candidates[i] = store.Path(p)
 		}
-		s, err := Ingest(t.Context(), dest, IngestOptions{UID: -1, GID: -1, Candidates: candidates})
+		s, err := Ingest(t.Context(), dest, IngestOptions{UID: -1, GID: -1, Candidates: NewCandidates(candidates)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
+	"sync"
 
 	"storefs/store"
 )
@@ -31,18 +32,24 @@ const (
 // says where in a digest it may be, mostly in one place, and the window that would
 // be that digest is compared: if all of its quarters are known pieces.
 type Scanner struct {
-	digests  map[[window]byte]bool // whether it was found
-	missing  int                   // digests not found yet
-	grams    bitmap
-	places   places             // nil until a piece is known
+	*Set
+	places   places // the set's; nil until a piece is known
+	found    map[[window]byte]bool
 	tail     [2*window - 2]byte // the last bytes written, to be joined with the next ones
 	tailUsed int                // at most window-1 between calls
 }
 
-// New makes a scanner for digests, each of 32 characters; one of any other
-// length is in no store path and never found.
-func New(digests []string) *Scanner {
-	s := &Scanner{
+// Set is digests to be found, for any number of scanners at a time.
+type Set struct {
+	digests    map[[window]byte]bool
+	grams      bitmap
+	makePlaces func() places
+}
+
+// NewSet makes a set of digests, each of 32 characters; one of any other length is in
+// no store path and never found.
+func NewSet(digests []string) *Set {
+	s := &Set{
 		digests: make(map[[window]byte]bool, len(digests)),
 		// 16 bits a piece: one false alarm in 16 at worst, and the bitmap of
 		// 100 digests stays in the first-level cache, of 10,000 in the second.
@@ -52,18 +59,24 @@ func New(digests []string) *Scanner {
 		if len(d) != window {
 			continue
 		}
-		s.digests[[window]byte([]byte(d))] = false
+		s.digests[[window]byte([]byte(d))] = true
 		for i := range stride {
 			s.grams.set(piece([]byte(d[i:])))
 		}
 	}
-	s.missing = len(s.digests)
+	s.makePlaces = sync.OnceValue(func() places { return newPlaces(s.digests) })
 	return s
 }
 
+// Scanner makes a scanner for the digests of s.
+func (s *Set) Scanner() *Scanner { return &Scanner{Set: s} }
+
+// New makes a scanner for digests, as NewSet takes them.
+func New(digests []string) *Scanner { return NewSet(digests).Scanner() }
+
 // Write scans p. It never fails.
 func (s *Scanner) Write(p []byte) (int, error) {
-	if s.missing == 0 {
+	if len(s.found) == len(s.digests) {
 		return len(p), nil
 	}
 	n := copy(s.tail[s.tailUsed:], p[:min(len(p), window-1)])
@@ -81,10 +94,8 @@ func (s *Scanner) Write(p []byte) (int, error) {
 // Found returns the digests found so far, sorted.
 func (s *Scanner) Found() []string {
 	var found []string
-	for d, ok := range s.digests {
-		if ok {
-			found = append(found, string(d[:]))
-		}
+	for d := range s.found {
+		found = append(found, string(d[:]))
 	}
 	slices.Sort(found)
 	return found
@@ -99,7 +110,7 @@ func (s *Scanner) scan(p []byte) {
 			continue
 		}
 		if s.places == nil {
-			s.places = newPlaces(s.digests)
+			s.places = s.makePlaces()
 		}
 		for set := *s.places.at(h); set != 0; set &= set - 1 {
 			begin := at - bits.TrailingZeros32(set)
@@ -118,9 +129,11 @@ func (s *Scanner) compare(p []byte) {
 		}
 	}
 	d := [window]byte(p)
-	if found, ok := s.digests[d]; ok && !found {
-		s.digests[d] = true
-		s.missing--
+	if s.digests[d] && !s.found[d] {
+		if s.found == nil {
+			s.found = make(map[[window]byte]bool)
+		}
+		s.found[d] = true
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -181,6 +182,23 @@ func BenchmarkScan(b *testing.B) {
 					b.Fatal("found what is not there")
 				}
 			})
+		}
+	}
+}
+
+// Scanners of one set find what they are given, each for itself.
+func TestScannersOfOneSet(t *testing.T) {
+	ds := digests(rand.New(rand.NewPCG(9, 10)), 3)
+	set := NewSet(ds)
+	scanners := []*Scanner{set.Scanner(), set.Scanner(), set.Scanner()}
+	var wg sync.WaitGroup
+	for i, s := range scanners {
+		wg.Go(func() { fmt.Fprint(s, "see ", ds[i], " ") })
+	}
+	wg.Wait()
+	for i, s := range scanners {
+		if got := s.Found(); !slices.Equal(got, ds[i:i+1]) {
+			t.Errorf("found %q, want %q", got, ds[i])
 		}
 	}
 }

@@ -117,7 +117,7 @@ func register(s *State, name string, needs []store.Path, inPlace func(*storeexpr
 		if err := os.WriteFile(filepath.Join(scratch, "a", "b", "file"), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
-		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: append(needs, src.Path)})
+		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: nar.NewCandidates(append(needs, src.Path))})
 		if err != nil {
 			return nil, err
 		}

@@ -105,7 +105,7 @@ func build(t testing.TB, s *State, d *storeexpr.Derivation, refs ...store.Path) 
 		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		sum, err := nar.Ingest(context.Background(), dir, nar.IngestOptions{UID: -1, GID: -1, Candidates: append(refs, d.OutputList()...)})
+		sum, err := nar.Ingest(context.Background(), dir, nar.IngestOptions{UID: -1, GID: -1, Candidates: nar.NewCandidates(append(refs, d.OutputList()...))})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -50,7 +50,7 @@ func (b *instant) Build(ctx context.Context, j builder.Job) (*builder.Result, er
 		if err := os.WriteFile(scratch, []byte(j.Drv), 0o644); err != nil {
 			return nil, err
 		}
-		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: candidates})
+		sum, err := nar.Ingest(ctx, scratch, nar.IngestOptions{UID: -1, GID: -1, Candidates: nar.NewCandidates(candidates)})
 		if err != nil {
 			return nil, err
 		}

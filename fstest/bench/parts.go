@@ -207,7 +207,7 @@ func (b *bench) ingest() error {
 	}
 	ingest := func(path string) func() error {
 		return func() error {
-			_, err := nar.Ingest(context.Background(), path, nar.IngestOptions{UID: -1, GID: -1, Candidates: candidates})
+			_, err := nar.Ingest(context.Background(), path, nar.IngestOptions{UID: -1, GID: -1, Candidates: nar.NewCandidates(candidates)})
 			return err
 		}
 	}
