@@ -7,7 +7,9 @@ package store
 import (
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // DigestLen is the length in characters of the digest that begins the name of
@@ -19,6 +21,13 @@ const DigestLen = 32
 // dash. It is Nix's limit: digest, dash, name and a suffix such as ".lock" or
 // ".chroot" still fit the 255 bytes of a file name.
 const MaxNameLen = 211
+
+// What Linux takes: NAME_MAX, and PATH_MAX without the NUL that ends a path, which
+// the longest name must fit after the store directory.
+const (
+	maxFileName = 255
+	maxDirLen   = 4095 - len("/") - DigestLen - len("-") - MaxNameLen
+)
 
 // Dir is a store directory: the logical, absolute, clean directory that is
 // hashed into names and written into outputs, for instance "/nix/store". It is
@@ -36,6 +45,13 @@ func ParseDir(s string) (Dir, error) {
 		return "", fmt.Errorf("store directory %q: the root directory cannot be a store: %w", s, ErrBadPath)
 	case strings.ContainsAny(s, "\x00\n:"):
 		return "", fmt.Errorf("store directory %q: contains a NUL, a newline or a colon: %w", s, ErrBadPath)
+	case len(s) > maxDirLen:
+		return "", fmt.Errorf("store directory: %d bytes long, more than the %d that leave room for a path in it: %w", len(s), maxDirLen, ErrBadPath)
+	}
+	for name := range strings.SplitSeq(s, "/") {
+		if len(name) > maxFileName {
+			return "", fmt.Errorf("store directory: %q is %d bytes long, more than the %d of a file name: %w", name[:16]+"…", len(name), maxFileName, ErrBadPath)
+		}
 	}
 	return Dir(s), nil
 }
@@ -140,10 +156,13 @@ func CheckName(name string) error {
 	case name == "." || name == ".." || strings.HasPrefix(name, ".-") || strings.HasPrefix(name, "..-"):
 		return fmt.Errorf("the name %q is one of ., .., .-… and ..-…: %w", name, ErrBadPath)
 	}
-	for i := 0; i < len(name); i++ {
-		if !isNameByte(name[i]) {
-			return fmt.Errorf("the name %q contains %q, which is not one of A-Z a-z 0-9 + - . _ ? =: %w", name, name[i], ErrBadPath)
+	for i := range len(name) {
+		if isNameByte(name[i]) {
+			continue
 		}
+		_, n := utf8.DecodeRuneInString(name[i:])
+		char := strconv.Quote(name[i : i+n])
+		return fmt.Errorf("the name %q contains '%s', which is not one of A-Z a-z 0-9 + - . _ ? =: %w", name, char[1:len(char)-1], ErrBadPath)
 	}
 	return nil
 }

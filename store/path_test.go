@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -21,7 +22,8 @@ func wantBadPath(t *testing.T, err error, want string) {
 }
 
 func TestParseDir(t *testing.T) {
-	for _, s := range []string{"/nix/store", "/s", "/a b/ü", "/..."} {
+	longest := strings.Repeat("/abc", maxDirLen/4) + strings.Repeat("d", maxDirLen%4)
+	for _, s := range []string{"/nix/store", "/s", "/a b/ü", "/...", "/" + strings.Repeat("a", 255), longest} {
 		if d, err := ParseDir(s); err != nil || string(d) != s {
 			t.Errorf("%q: %q, %v", s, d, err)
 		}
@@ -37,6 +39,9 @@ func TestParseDir(t *testing.T) {
 		"/a\nb":        `contains a NUL, a newline or a colon`,
 		"/a\x00":       `contains a NUL, a newline or a colon`,
 		"/a:b":         `contains a NUL, a newline or a colon`,
+
+		strings.Repeat("/abc", maxDirLen/4) + "/defg": fmt.Sprintf(`%d bytes long, more than the %d that leave room for a path in it`, maxDirLen/4*4+5, maxDirLen),
+		"/a/" + strings.Repeat("b", 256):              `"bbbbbbbbbbbbbbbb…" is 256 bytes long, more than the 255 of a file name`,
 	} {
 		_, err := ParseDir(s)
 		if !errors.Is(err, ErrBadPath) || !strings.HasSuffix(err.Error(), want+": malformed store path") || strings.Contains(err.Error(), "\n") {
@@ -73,6 +78,8 @@ func TestParsePath(t *testing.T) {
 		// e is hexadecimal only, z nixbase32 only.
 		"/nix/store/ez" + base32[2:] + "-a": `"ez` + base32[2:] + `-a": "ez` + base32[2:] + `" is neither nixbase32 nor hexadecimal`,
 		"/nix/store/" + base32 + "-a b":     `"` + base32 + `-a b": the name "a b" contains ' ', which is not one of A-Z a-z 0-9 + - . _ ? =`,
+		"/nix/store/" + base32 + "-aéb":     `"` + base32 + `-aéb": the name "aéb" contains 'é', which is not one of A-Z a-z 0-9 + - . _ ? =`,
+		"/nix/store/" + base32 + "-a\xffb":  `"` + base32 + `-a\xffb": the name "a\xffb" contains '\xff', which is not one of A-Z a-z 0-9 + - . _ ? =`,
 		"/nix/store/" + base32 + "-a\nb":    `"` + base32 + `-a\nb": the name "a\nb" contains '\n', which is not one of A-Z a-z 0-9 + - . _ ? =`,
 	} {
 		_, err := d.Parse(s)
