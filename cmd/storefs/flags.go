@@ -1,14 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"storefs/builder"
 )
@@ -59,8 +59,15 @@ func (f sandboxFlags) present() error {
 		return err
 	}
 	for _, p := range all {
-		if err := unix.Access(p.Outside, unix.F_OK); err != nil {
-			return badInputf("--sandbox-path: %s: %w", p.Outside, err)
+		st, err := os.Stat(p.Outside)
+		if err != nil {
+			return badInputf("--sandbox-path: %s: %w", p.Outside, errors.Unwrap(err))
+		}
+		switch p.Inside {
+		case "/build", "/dev", "/etc", "/proc", "/tmp":
+			if !st.IsDir() {
+				return badInputf("--sandbox-path: %s is a directory in every sandbox, and %s is none", p.Inside, p.Outside)
+			}
 		}
 	}
 	return nil
@@ -76,8 +83,8 @@ func (f jobsFlag) check() error {
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs=%d: must not be negative", f.Jobs)
 	}
-	if f.Load < 0 || math.IsNaN(f.Load) {
-		return fmt.Errorf("--load=%g: must not be negative", f.Load)
+	if !(f.Load >= 0 && f.Load <= math.MaxFloat64) { // nor NaN
+		return fmt.Errorf("--load=%g: must be a number that is not negative", f.Load)
 	}
 	return nil
 }

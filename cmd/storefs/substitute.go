@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"storefs/daemon"
 	"storefs/store"
@@ -24,6 +25,9 @@ func (c *substituteCmd) Run(ctx context.Context, a *app) error {
 		paths, err := storePaths(client, []string{c.Path})
 		if err != nil {
 			return err
+		}
+		if below, err := filepath.Abs(c.Path); err != nil || store.Path(below) != paths[0] {
+			return badInputf("substitute: %s is not a store path, but below one", c.Path)
 		}
 		exprs, err := a.installables(ctx, client, []string{c.Expr}, c.argFlags)
 		if err != nil {
