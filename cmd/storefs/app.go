@@ -113,6 +113,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(a),
 	}
+	options = append(options, pathMappers()...)
 	var model any = &a.cli
 	if one := a.oneCommand(args); one != nil {
 		model, options = &a.shared, append(options, one)
