@@ -67,21 +67,21 @@ type Options struct {
 }
 
 // For chooses the display for f: Live if it is a terminal that can move its
-// cursor, else Plain.
-func For(f *os.File, logs bool) Display {
+// cursor, else Plain. It writes to w, by which f is written.
+func For(f *os.File, w io.Writer, logs bool) Display {
 	o := Options{Start: time.Now(), Delay: Delay, Logs: logs}
 	fd := int(f.Fd())
 	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
-		return NewPlain(f, o)
+		return NewPlain(w, o)
 	}
 	o.Size = func() (int, int) {
-		w, h, err := term.GetSize(fd)
-		if err != nil || w <= 0 || h <= 0 {
+		width, height, err := term.GetSize(fd)
+		if err != nil || width <= 0 || height <= 0 {
 			return 80, 24
 		}
-		return w, h
+		return width, height
 	}
-	return NewLive(f, o)
+	return NewLive(w, o)
 }
 
 const (

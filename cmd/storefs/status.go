@@ -50,12 +50,15 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 }
 
 func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) error {
+	watched, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	out := &watchedFile{a.stdout, leave}
 	var show func(daemon.Seen)
 	if a.JSON {
-		enc := json.NewEncoder(a.stdout)
+		enc := json.NewEncoder(out)
 		enc.SetEscapeHTML(false)
 		show = func(s daemon.Seen) {
-			// Errors of writing are those of watch, too, or show again.
+			// Errors of writing end the watch.
 			switch {
 			case s.Status != nil:
 				_ = enc.Encode(s.Status)
@@ -66,7 +69,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			}
 		}
 	} else {
-		meter := progress.Start(progress.For(a.stdout, c.PrintBuildLogs))
+		meter := progress.Start(progress.For(a.stdout, out, c.PrintBuildLogs))
 		defer meter.Close()
 		show = func(s daemon.Seen) {
 			switch {
@@ -85,8 +88,6 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			}
 		}
 	}
-	watched, leave := context.WithCancelCause(ctx)
-	defer leave(nil)
 	err := client.Watch(watched, c.PrintBuildLogs, func(s daemon.Seen) {
 		show(s)
 		// SIGPIPE says so too, but does not end an owner.
@@ -94,14 +95,31 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			leave(err)
 		}
 	})
-	if isUnread(context.Cause(watched)) {
-		return context.Cause(watched)
+	if cause := context.Cause(watched); cause != nil && ctx.Err() == nil {
+		return fmt.Errorf("print the status: %w", cause)
 	}
 	if errors.Is(err, store.ErrCancelled) && ctx.Err() != nil {
 		return nil // that is how watching ends
 	}
 	return err
 }
+
+// watchedFile ends what writes to it with the first error.
+type watchedFile struct {
+	*os.File
+	fail context.CancelCauseFunc
+}
+
+func (f *watchedFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	if err != nil {
+		f.fail(err)
+	}
+	return n, err
+}
+
+// WriteString is what io.WriteString calls.
+func (f *watchedFile) WriteString(s string) (int, error) { return f.Write([]byte(s)) }
 
 // noReader is the error that writing to f would have if it is a pipe or a socket that
 // nobody reads any more, else nil.
