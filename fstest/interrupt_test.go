@@ -2,7 +2,10 @@ package fstest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +41,7 @@ func TestInterruptedAtAPipe(t *testing.T) {
 		"dump":            {"", []string{"dump", "big"}},
 		"export":          {"", []string{"export", big}},
 		"log":             {"", []string{"log", l.loud()}},
+		"log --json":      {"", []string{"log", "--json", l.loud()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			read, write, err := os.Pipe()
@@ -91,6 +95,50 @@ func TestInterruptedAtAPipe(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(l.State + "/builds"); len(left) > 0 {
 		t.Errorf("%v is left", left)
+	}
+}
+
+// A build whose profile goes to a FIFO that nobody reads is not begun, and can be
+// interrupted.
+func TestInterruptedAtAProfile(t *testing.T) {
+	l := newLab(t)
+	fifo := l.Dir + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := l.command("build", "--profile="+fifo, l.star("a.star", `default = sh("x", "mkdir $out")`))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	defer func() {
+		cmd.Process.Kill()
+		<-ended
+	}()
+	waitFor(t, "the FIFO", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", cmd.Process.Pid))
+		return slices.ContainsFunc(threads, func(name string) bool {
+			where, _ := os.ReadFile(name)
+			return string(where) == "wait_for_partner"
+		})
+	})
+	cmd.Process.Signal(unix.SIGINT)
+	waitFor(t, "its end", func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if got := cmd.ProcessState.ExitCode(); got != 130 || stderr.String() != "storefs: interrupted\n" {
+		t.Errorf("status %d, %q", got, stderr.String())
 	}
 }
 

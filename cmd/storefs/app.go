@@ -25,6 +25,7 @@ import (
 // app is what all commands share.
 type app struct {
 	cli
+	soft     context.Context // ends with the signal that ends the command
 	hard     context.Context // ends with the signal after the one that ends the command
 	draining atomic.Bool     // the command has ended, and others are waited for
 	patience time.Duration   // see connect; zero is what that says
@@ -98,6 +99,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	if slices.Equal(args, []string{"--version"}) {
 		args = []string{"version"} // as many programs have it
 	}
+	a.soft = ctx
 	var unprinted error
 	options := []kong.Option{
 		kong.Name("storefs"),
@@ -198,9 +200,14 @@ func (a *app) findState() error {
 }
 
 // print writes a result to stdout: as JSON if that was asked for, or else what
-// text writes.
+// text writes. Where nobody reads it, a signal ends that: another one, if the first
+// came before.
 func (a *app) print(v any, text func(w io.Writer)) error {
-	w := bufio.NewWriter(a.stdout)
+	ctx := a.soft
+	if ctx.Err() != nil {
+		ctx = a.hard
+	}
+	w := bufio.NewWriter(&flow{ctx: ctx, file: a.stdout})
 	if a.JSON {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)

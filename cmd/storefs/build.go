@@ -51,7 +51,7 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	var trace *profile
 	if !c.DryRun {
 		var err error
-		if trace, err = openProfile(c.Profile); err != nil {
+		if trace, err = openProfile(ctx, c.Profile); err != nil {
 			return err
 		}
 	}

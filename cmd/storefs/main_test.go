@@ -83,7 +83,7 @@ func capture(t *testing.T) (a *app, stdout, stderr func() string) {
 			return string(b)
 		}
 	}
-	a = &app{hard: t.Context(), stdin: os.Stdin}
+	a = &app{soft: t.Context(), hard: t.Context(), stdin: os.Stdin}
 	a.stdout, stdout = file("stdout")
 	a.stderr, stderr = file("stderr")
 	return a, stdout, stderr

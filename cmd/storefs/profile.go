@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,15 +20,28 @@ type profile struct {
 	written bool
 }
 
-// openProfile returns nil if there is no name.
-func openProfile(name string) (*profile, error) {
+// openProfile returns nil if there is no name. It waits for whoever reads it, if that
+// is a FIFO, until ctx ends.
+func openProfile(ctx context.Context, name string) (*profile, error) {
 	if name == "" {
 		return nil, nil
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	made := err == nil
 	if errors.Is(err, os.ErrExist) {
-		f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+		opened := make(chan struct{})
+		var file *os.File
+		var failure error
+		go func() {
+			defer close(opened)
+			file, failure = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+		}()
+		select {
+		case <-opened:
+			f, err = file, failure
+		case <-ctx.Done(): // the process ends, and with it the system call that waits
+			return nil, context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		return nil, badInput(fmt.Errorf("profile: %w", err))

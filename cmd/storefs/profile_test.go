@@ -27,7 +27,7 @@ func TestProfileOnAFullDisk(t *testing.T) {
 	})
 	name := filepath.Join(dir, "trace.json")
 	fill := func(size int) error {
-		p, err := openProfile(name)
+		p, err := openProfile(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
