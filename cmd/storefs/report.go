@@ -19,7 +19,7 @@ import (
 // reportFlags ask where the time of a build went.
 type reportFlags struct {
 	Profile string `placeholder:"FILE" type:"path" help:"Write where the time went, as a trace for ui.perfetto.dev or chrome://tracing."`
-	Explain bool   `help:"Say which goals decided how long it took, and what one more job at a time would have saved."`
+	Explain bool   `help:"Say which goals decided how long it took, and what one more job at a time would have saved: two replays of the durations in the best order are compared, and neither is the run that was."`
 }
 
 // detailed reports whether every event of every goal is needed.
