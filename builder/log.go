@@ -32,15 +32,17 @@ type buildLog struct {
 	size    int64
 	partial []byte   // a line that has not ended
 	tail    []string // at most tailLines
-	// active is when the last byte came, in nanoseconds since 1970.
+	// active is when the last byte came, in nanoseconds since the log began: of a clock
+	// that nobody sets.
 	active atomic.Int64
+	began  time.Time
 }
 
 // newLog is the log of a build, before it has a file. The name is Nix's:
 // drvs/XX/REST.
 func newLog(logs string, job Job) *buildLog {
 	base := job.Drv.Base()
-	return &buildLog{path: filepath.Join(logs, "drvs", base[:2], base[2:]), line: job.Log, max: job.Limits.MaxLog}
+	return &buildLog{path: filepath.Join(logs, "drvs", base[:2], base[2:]), line: job.Log, max: job.Limits.MaxLog, began: time.Now()}
 }
 
 // create makes the file, in the place of that of an earlier build. A build whose spawner
@@ -65,9 +67,15 @@ func (l *buildLog) close() {
 	}
 }
 
+// stir ends a silence.
+func (l *buildLog) stir() { l.active.Store(int64(time.Since(l.began))) }
+
+// silentSince is when the last byte came.
+func (l *buildLog) silentSince() time.Time { return l.began.Add(time.Duration(l.active.Load())) }
+
 // write takes what the builder wrote. An error ends the build.
 func (l *buildLog) write(p []byte) error {
-	l.active.Store(time.Now().UnixNano())
+	l.stir()
 	over := l.max > 0 && l.size+int64(len(p)) > l.max
 	if over {
 		p = p[:l.max-l.size]

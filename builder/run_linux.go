@@ -107,7 +107,7 @@ func (b *build) attempt(ctx context.Context, env []string, spawned bool) (starte
 		b.ran = true
 		b.phase(event.PhaseBuild)
 		started = time.Now()
-		b.log.active.Store(started.UnixNano())
+		b.log.stir()
 		if at, _ := b.limit(started); !at.IsZero() {
 			limit.set(time.Until(at))
 		}
@@ -239,7 +239,7 @@ func (b *build) limit(started time.Time) (at time.Time, why error) {
 		at, why = started.Add(d), fail(store.CauseTimeout, "timed out after %s", d)
 	}
 	if d := b.job.Limits.MaxSilent; d > 0 {
-		if silent := time.Unix(0, b.log.active.Load()).Add(d); at.IsZero() || silent.Before(at) {
+		if silent := b.log.silentSince().Add(d); at.IsZero() || silent.Before(at) {
 			at, why = silent, fail(store.CauseTimeout, "timed out after %s without output", d)
 		}
 	}
