@@ -242,7 +242,7 @@ ready = sh("ready", "mkdir $out; seq 1 100000 > $out/file")`)
 	os.Chmod(failing, 0o755)
 	l.fails(2, []string{"upgrade: ", "no such file or directory"}, "upgrade", l.Dir+"/nothing")
 	l.fails(1, []string{"upgrade: the new program ended before it could serve: exit status 3"}, "upgrade", failing)
-	l.fails(1, []string{"upgrade: ", "permission denied"}, "upgrade", file)
+	l.fails(2, []string{"upgrade: ", "permission denied"}, "upgrade", file)
 	// One that hangs can be called off.
 	hanging := l.write("hanging", "#!/bin/sh\n: > "+l.Dir+"/hangs\nexec sleep 300\n")
 	os.Chmod(hanging, 0o755)
