@@ -22,7 +22,7 @@ const lockFile = "outputs"
 
 // sliceBits is how many bits of a byte's offset say in which slice of the file it is.
 // Slices are what is locked, for the kernel goes through all locks of a file to set
-// one: with each of 20,000 outputs a lock of its own, that took 27 seconds. Slices
+// one: with a lock of its own for each of 20,000 outputs, that was most of half a minute. Slices
 // that are neighbours are one lock to it.
 const sliceBits = 12
 
