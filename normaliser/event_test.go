@@ -37,6 +37,10 @@ func story(events []event.Event, goal string) []string {
 			line += " expected " + e.Expected.String()
 		}
 		s = append(s, line)
+		// The graph tells of the slot, and the worker of its phases, at the same time.
+		if n := len(s); n > 1 && (s[n-2] == "freed" && line == "phase sync" || s[n-2] == "phase register" && line == "freed") {
+			s[n-2], s[n-1] = s[n-1], s[n-2]
+		}
 	}
 	return s
 }
