@@ -20,9 +20,6 @@ import (
 // when it says that it is ready: the way it would say so to systemd.
 func (c *mountCmd) background(ctx context.Context, a *app) error {
 	log, err := os.OpenFile(filepath.Join(a.State, "daemon.log"), os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("mount: %s is not a state directory (storefs init makes one)", a.State)
-	}
 	if err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"storefs/normaliser"
 	"storefs/notice"
 	"storefs/progress"
+	"storefs/state"
 )
 
 type mountCmd struct {
@@ -75,7 +76,7 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if c.Background {
-		if err := c.present(); err != nil {
+		if err := c.fit(ctx, a); err != nil {
 			return err
 		}
 		return c.background(ctx, a)
@@ -88,7 +89,7 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	}
 	if link == nil {
 		// Not of the next server: a mount that is in use goes on without it.
-		if err := c.present(); err != nil {
+		if err := c.fit(ctx, a); err != nil {
 			return err
 		}
 	}
@@ -97,6 +98,25 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		return becomeHolder()
 	}
 	return c.serve(ctx, a, meter, link)
+}
+
+// fit reports what would keep a mount from beginning, as far as that can be seen
+// before anything is made or waited for.
+func (c *mountCmd) fit(ctx context.Context, a *app) error {
+	if _, err := state.StoreDir(a.State); err != nil {
+		return err
+	}
+	if err := c.present(); err != nil {
+		return err
+	}
+	// Any other owner ends by itself, soon.
+	if client, err := a.reach(ctx, true); err == nil {
+		defer client.Close()
+		if h := client.Hello(); h.Role == "mount" {
+			return &state.InUseError{Dir: a.State, Command: "storefs mount", PID: h.PID}
+		}
+	}
+	return nil
 }
 
 // serve serves the mount. With a link the process is the server of a holder,
