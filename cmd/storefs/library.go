@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"storefs/daemon"
@@ -177,57 +174,6 @@ func (l *library) derivers(p store.Path) ([]store.Path, error) {
 		all = append(all, info.Deriver)
 	}
 	return all, err
-}
-
-// roots are the links in the directory of roots that lead to a path which is p
-// or needs it; all links if p is "".
-func (l *library) roots(p store.Path) ([]store.Path, error) {
-	var links []store.Path
-	err := l.walkRoots(func(link string, root store.Path) error {
-		keeps, err := l.keeps(root, p)
-		if keeps {
-			links = append(links, store.Path(link))
-		}
-		return err
-	})
-	return links, err
-}
-
-// walkRoots calls f with each link in the directory of roots that leads to a path,
-// and with that.
-func (l *library) walkRoots(f func(link string, root store.Path) error) error {
-	err := filepath.WalkDir(l.state.Roots(), func(name string, d iofs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.Type() != iofs.ModeSymlink {
-			return nil
-		}
-		target, err := os.Readlink(name)
-		if err != nil {
-			return err
-		}
-		root, _, err := l.state.Store().Split(target)
-		if err != nil {
-			return nil // it leads elsewhere
-		}
-		return f(name, root)
-	})
-	if err != nil {
-		return fmt.Errorf("list roots: %w", err)
-	}
-	return nil
-}
-
-func (l *library) keeps(root, p store.Path) (bool, error) {
-	if p == "" {
-		return true, nil
-	}
-	infos, err := l.state.DB().Requisites([]store.Path{root})
-	if errors.Is(err, store.ErrNotValid) {
-		return root == p, nil
-	}
-	return slices.ContainsFunc(infos, func(i store.Info) bool { return i.Path == p }), err
 }
 
 func (l *library) Failure(p store.Path) (*store.Failure, error) { return l.state.DB().Failure(p) }
