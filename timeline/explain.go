@@ -48,12 +48,13 @@ func (r *Run) CriticalPath() []Step {
 const maxSteps = 20
 
 // Explain writes what decided how long the run took, and what one slot more
-// than there were would have saved if builders had not been slower for it.
-func (r *Run) Explain(w io.Writer, slots int, duration func(time.Duration) string) {
+// than there were would have saved if builders had not been slower for it. The
+// counts are those of the run, of what was no goal too.
+func (r *Run) Explain(w io.Writer, counts event.Counts, slots int, duration func(time.Duration) string) {
 	steps := r.CriticalPath()
 	switch {
 	case len(steps) > 0:
-	case r.interrupted:
+	case r.interrupted, counts.Failed > 0:
 		fmt.Fprintln(w, "critical path: none, nothing had begun")
 		return
 	default:

@@ -99,7 +99,7 @@ func TestCriticalPath(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	var b strings.Builder
-	example().Explain(&b, 1, time.Duration.String)
+	example().Explain(&b, event.Counts{}, 1, time.Duration.String)
 	want := "critical path: 3 of the goals, 4.1s at work and 600ms waiting for a slot\n" +
 		"       1s a\n       2s c, after 500ms without a slot\n     1.1s d\n" +
 		"one more slot than 1 would have saved about 2s of 6s, had the machine room for it\n"
@@ -107,7 +107,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%s\nwant %s", b.String(), want)
 	}
 	b.Reset()
-	example().Explain(&b, 2, time.Duration.String)
+	example().Explain(&b, event.Counts{}, 2, time.Duration.String)
 	if !strings.HasSuffix(b.String(), "one more slot than 2 would have saved next to nothing\n") {
 		t.Error(b.String())
 	}
@@ -120,14 +120,19 @@ func TestExplain(t *testing.T) {
 		long = append(long, g)
 	}
 	b.Reset()
-	run(long...).Explain(&b, 2, time.Duration.String)
+	run(long...).Explain(&b, event.Counts{}, 2, time.Duration.String)
 	if n := strings.Count(b.String(), "\n"); n > 2*maxSteps+3 || !strings.Contains(b.String(), "shorter)") {
 		t.Errorf("%d lines:\n%s", n, b.String())
 	}
 	b.Reset()
-	New().Explain(&b, 2, time.Duration.String)
+	New().Explain(&b, event.Counts{}, 2, time.Duration.String)
 	if b.String() != "critical path: none, nothing had to be done\n" {
 		t.Errorf("of nothing: %s", b.String())
+	}
+	b.Reset()
+	New().Explain(&b, event.Counts{Failed: 1}, 2, time.Duration.String)
+	if b.String() != "critical path: none, nothing had begun\n" {
+		t.Errorf("of what cannot be made: %s", b.String())
 	}
 }
 
@@ -294,7 +299,7 @@ func TestUnfinished(t *testing.T) {
 		true:  "critical path: 1 of the goals, 4s at work and 1s waiting for a slot\n       4s long (its builder 3s), after 1s without a slot, unfinished\n",
 	} {
 		var b strings.Builder
-		unfinishedRun(interrupted).Explain(&b, 2, time.Duration.String)
+		unfinishedRun(interrupted).Explain(&b, event.Counts{}, 2, time.Duration.String)
 		if b.String() != want {
 			t.Errorf("interrupted %v: %s\nwant %s", interrupted, b.String(), want)
 		}
