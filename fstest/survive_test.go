@@ -230,6 +230,11 @@ ready = sh("ready", "mkdir $out; seq 1 100000 > $out/file")`)
 			t.Errorf("upgrade %d: process %d after %d runs %s, %v", i, now, old, exe, err)
 		}
 		old = now
+		said := fmt.Sprintf("storefs: upgraded: %s (pid %d) serves the mount now\n", program, now)
+		waitFor(t, "a word of it", func() bool {
+			log, err := os.ReadFile(l.Dir + "/mount.log")
+			return err == nil && strings.Contains(string(log), said)
+		})
 	}
 	uses, longest := stop()
 	t.Logf("%d requests during three upgrades; the longest took %v", uses, longest)

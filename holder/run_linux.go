@@ -209,6 +209,7 @@ func (h *holder) take(e came) (status int, end bool) {
 			h.tell(sd.SdNotifyReady)
 		}
 		if e.from == h.current && h.newer != "" {
+			h.say("upgraded: %s (pid %d) serves the mount now", h.newer, e.from.pid)
 			return h.become(h.newer)
 		}
 	case packetEnding:
