@@ -21,8 +21,9 @@ type Waiter struct {
 	Began time.Time  `json:"began,omitzero"`  // of a running goal: when it got its slot
 	// Expected is how long the goal took the last time, 0 if that is not known.
 	Expected time.Duration `json:"expected,omitempty"`
-	// Left is an estimate of the time until Path is realised if slots are free:
-	// the longest path of goals. 0 if something on it was never built.
+	// Left is an estimate of the time until Path is realised if no slot goes to what
+	// others need: the longest path of goals, or all that has to be built over the
+	// slots if that is longer. 0 if something on that path was never built.
 	Left time.Duration `json:"left,omitempty"`
 	// Goals is how many goals have to end, the goal among them; 0 if they were
 	// not counted, because there are very many.
@@ -206,11 +207,7 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 		if a.first == nil {
 			a.first = v.goal
 		}
-		left := v.goal.cost()
-		if r := v.goal.run; r != nil {
-			left -= min(left, o.now.Sub(r.since))
-		}
-		a.left += left
+		a.left += o.left(v.goal)
 		a.unknown = a.unknown || v.goal.mode == modeBuild && v.goal.expected == 0
 		o.ahead[v.goal] = a
 		stack = stack[:len(stack)-1]
@@ -220,8 +217,18 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 	}
 }
 
+// left is how much longer g is likely to run.
+func (o *outlook) left(g *goal) time.Duration {
+	left := g.cost()
+	if r := g.run; r != nil && g.state != prepared {
+		left -= min(left, o.now.Sub(r.since))
+	}
+	return left
+}
+
 // count counts the goals below each of goals, as long as that is not too much:
-// those first for whom somebody has waited longest.
+// those first for whom somebody has waited longest. What they take together is
+// more, at times, than the longest path of them.
 func (o *outlook) count(goals []*goal, all []Waiter) {
 	order := make([]int, len(goals))
 	for i := range order {
@@ -229,37 +236,48 @@ func (o *outlook) count(goals []*goal, all []Waiter) {
 	}
 	slices.SortFunc(order, func(i, j int) int { return all[i].Since.Compare(all[j].Since) })
 	looked := 0
-	counted := map[*goal]int{}
+	counted := map[*goal]below{}
 	for _, i := range order {
 		g := goals[i]
 		if g == nil {
 			continue
 		}
-		n, ok := counted[g]
+		b, ok := counted[g]
 		if !ok {
-			n = o.below(g, maxOutlook-looked)
-			counted[g] = n
-			if looked += n; n == 0 {
+			b = o.below(g, maxOutlook-looked)
+			counted[g] = b
+			if looked += b.goals; b.goals == 0 {
 				looked = maxOutlook
 			}
 		}
-		all[i].Goals = n
+		all[i].Goals = b.goals
+		if all[i].Left > 0 {
+			all[i].Left = max(all[i].Left, b.work/time.Duration(o.gr.builds.slots))
+		}
 	}
 }
 
-// below is the number of goals that g needs, and g; 0 if there are more than
-// most.
-func (o *outlook) below(g *goal, most int) int {
+// below is a goal and all that it needs.
+type below struct {
+	goals int
+	work  time.Duration // of the builds among them, for a single slot
+}
+
+// below counts what g needs, and g; nothing if there is more than most.
+func (o *outlook) below(g *goal, most int) below {
 	o.gr.search++
 	g.mark = o.gr.search
 	stack := []*goal{g}
-	n := 0
+	var b below
 	for len(stack) > 0 {
-		if n++; n > most {
-			return 0
+		if b.goals++; b.goals > most {
+			return below{}
 		}
 		g := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
+		if p := o.gr.poolOf(g); p == &o.gr.builds {
+			b.work += o.left(g) * time.Duration(p.needs(g))
+		}
 		for _, e := range g.inputs {
 			if !e.dead && e.to.mark != o.gr.search {
 				e.to.mark = o.gr.search
@@ -267,5 +285,5 @@ func (o *outlook) below(g *goal, most int) int {
 			}
 		}
 	}
-	return n
+	return b
 }

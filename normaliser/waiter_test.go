@@ -43,9 +43,10 @@ func TestWaiters(t *testing.T) {
 		synctest.Wait()
 		got := n.Status().Waiters
 		// a began a second after the first moment, four seconds have passed.
+		// All that top needs takes 33 seconds on the one slot, the longest path of it 32.
 		slowest := &Running{Goal: path("a.drv"), Phase: "build", Since: begin.Add(time.Second), Expected: 10 * time.Second, Waiters: 2}
 		want := []Waiter{
-			{Path: path("top"), Since: begin.Add(1 * time.Second), Goal: path("top.drv"), State: WaitInput, Expected: 5 * time.Second, Left: 32 * time.Second, Goals: 4, Slowest: slowest},
+			{Path: path("top"), Since: begin.Add(1 * time.Second), Goal: path("top.drv"), State: WaitInput, Expected: 5 * time.Second, Left: 33 * time.Second, Goals: 4, Slowest: slowest},
 			{Path: path("a"), More: 1, Since: begin.Add(2 * time.Second), Goal: path("a.drv"), State: WaitRun, Phase: "build", Began: begin.Add(time.Second), Expected: 10 * time.Second, Left: 7 * time.Second, Goals: 1},
 			{Path: path("never"), Since: begin.Add(3 * time.Second), Goal: path("never.drv"), State: WaitSlot, Goals: 1},
 			{Path: path("slow"), Since: begin.Add(4 * time.Second), State: WaitPlan},
