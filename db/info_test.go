@@ -31,6 +31,22 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
+// What is shorter or longer than what was written is not taken for something else.
+func TestRecordIsDamaged(t *testing.T) {
+	whole := record{kind: 1, narHash: string(make([]byte, 32)), deriver: "d", references: []string{"a", "b"}}.encode()
+	if _, err := decodeRecord("x", whole); err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) {
+		if _, err := decodeRecord("x", whole[:n]); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%d bytes: %v, want ErrDamaged", n, err)
+		}
+	}
+	if _, err := decodeRecord("x", append(whole, 0)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a byte more: %v, want ErrDamaged", err)
+	}
+}
+
 func FuzzModulo(f *testing.F) {
 	f.Add(encodeModulo(nil))
 	f.Add([]byte{1, 3, 'o', 'u', 't', 6, 's', 'h', 'a', '2', '5', '6', 2, 'x', 'y'})

@@ -174,18 +174,32 @@ func TestLogIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	other := filepath.Join(dir, "other.bolt")
+	if d, err = Open(other, testDir, Options{Create: true, rest: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	register(t, d, Registration{Infos: []store.Info{first}})
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	otherLog, err := os.ReadFile(other + ".log")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		file, log []byte // log nil: none
 		want      string // of the error, "" for none
 		second    bool   // is valid then
 	}{
-		"closed, no log":       {file: closed, second: true},
-		"closed, another log":  {file: closed, log: []byte(logMagic + strings.Repeat("\x00", 4000)), second: true},
-		"closed, something":    {file: closed, log: []byte("notes\n"), second: true},
-		"killed, no log":       {file: killed, want: "log is missing"},
-		"killed, another log":  {file: killed, log: []byte(logMagic + strings.Repeat("\x00", 4000)), want: "not its log"},
-		"killed, something":    {file: killed, log: []byte("notes\n"), want: "not its log"},
-		"killed, an empty log": {file: killed, log: []byte{}},
+		"closed, no log":          {file: closed, second: true},
+		"closed, another log":     {file: closed, log: []byte(logMagic + strings.Repeat("\x00", 4000)), second: true},
+		"closed, that of another": {file: closed, log: otherLog, second: true},
+		"closed, something":       {file: closed, log: []byte("notes\n"), second: true},
+		"killed, no log":          {file: killed, want: "log is missing"},
+		"killed, another log":     {file: killed, log: []byte(logMagic + strings.Repeat("\x00", 4000)), want: "not its log"},
+		"killed, that of another": {file: killed, log: otherLog, want: "not its log"},
+		"killed, something":       {file: killed, log: []byte("notes\n"), want: "not its log"},
+		"killed, an empty log":    {file: killed, log: []byte{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db.bolt")
