@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"storefs/store"
 )
@@ -77,6 +78,61 @@ func TestRepairComesTooLate(t *testing.T) {
 				verified(t, s)
 			}
 		})
+	}
+}
+
+func TestVerifyFinds(t *testing.T) {
+	for what, test := range map[string]struct {
+		change   func(path string) error
+		contents bool // it takes a look at them
+		want     string
+	}{
+		"missing": {os.Remove, false, "it is missing"},
+		"of another kind": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Symlink("elsewhere", path))
+		}, false, "it is of the kind "},
+		"to be written to": {func(path string) error { return os.Chmod(path, 0o644) }, false, "its mode -rw-r--r-- or its time "},
+		"younger": {func(path string) error {
+			return os.Chtimes(path, time.Unix(2, 0), time.Unix(2, 0))
+		}, false, "its mode -r--r--r-- or its time 1970-01-01 00:00:02 "},
+		"of the same size": {func(path string) error { overwrite(t, path, "hellO"); return nil }, true, "its NAR has the hash "},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newState(t)
+			src := must(s.AddText(t.Context(), "src", []byte("hello"), nil))(t)
+			if err := test.change(s.Real(src.Path)); err != nil {
+				t.Fatal(err)
+			}
+			for _, contents := range []bool{false, true} {
+				p, err := s.VerifyPath(t.Context(), src.Path, VerifyOptions{Contents: contents})
+				if found := contents || !test.contents; err != nil || found != (p != nil) || found && !strings.HasPrefix(p.Message, test.want) {
+					t.Errorf("contents %v: %+v, %v; want %q", contents, p, err, test.want)
+				}
+			}
+		})
+	}
+}
+
+// What has its path from its contents is repaired by nothing else.
+func TestRepairMakesAnother(t *testing.T) {
+	for want, samePath := range map[string]bool{"the repair made ": false, "what was made has the hash ": true} {
+		s := newState(t)
+		src := must(s.AddText(t.Context(), "src", []byte("hello"), nil))(t)
+		_, d := derivation(t, s, "x", []string{"out"}, nil, nil)
+		overwrite(t, s.Real(src.Path), "damaged")
+		p, err := s.VerifyPath(t.Context(), src.Path, VerifyOptions{Contents: true, Repair: func(context.Context, store.Info) (Output, func(), error) {
+			made := build(t, s, d)[0]
+			if samePath {
+				made.Info.Path = src.Path
+			}
+			return made, nil, nil
+		}})
+		if err != nil || p == nil || p.Repaired || !strings.Contains(p.Message, "; not repaired: "+want) {
+			t.Errorf("%+v, %v; want %q", p, err, want)
+		}
+		if text, err := os.ReadFile(s.Real(src.Path)); err != nil || string(text) != "damaged" {
+			t.Errorf("it became %q, %v", text, err)
+		}
 	}
 }
 
