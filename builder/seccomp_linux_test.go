@@ -57,19 +57,19 @@ func TestFilter(t *testing.T) {
 		enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 		family = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
 	)
-	type calls struct{ chmod, fchmod, fchmodat, setxattr, fsetxattr, open, read, keyctl, socket uint32 }
+	type calls struct{ chmod, fchmod, fchmodat, setxattr, lsetxattr, fsetxattr, open, read, addKey, requestKey, keyctl, socket uint32 }
 	for goarch, machines := range map[string]map[string]struct {
 		arch uint32
 		n    calls
 	}{
 		"amd64": {
-			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 190, 2, 0, 250, 41}},
-			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 190, x32Bit | 2, x32Bit, x32Bit | 250, x32Bit | 41}},
-			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 228, 5, 3, 288, 359}},
+			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 189, 190, 2, 0, 248, 249, 250, 41}},
+			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 189, x32Bit | 190, x32Bit | 2, x32Bit, x32Bit | 248, x32Bit | 249, x32Bit | 250, x32Bit | 41}},
+			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 227, 228, 5, 3, 286, 287, 288, 359}},
 		},
 		"arm64": {
-			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 7, 56, 63, 219, 198}},
-			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 228, 5, 3, 311, 281}},
+			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 6, 7, 56, 63, 217, 218, 219, 198}},
+			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 227, 228, 5, 3, 309, 310, 311, 281}},
 		},
 	} {
 		program := filterProgram(abis(goarch))
@@ -99,8 +99,11 @@ func TestFilter(t *testing.T) {
 				check(mode.want, 452, 3, 0, mode.mode)
 			}
 			check(enotup, m.n.setxattr)
+			check(enotup, m.n.lsetxattr)
 			check(enotup, m.n.fsetxattr)
 			check(enotup, 463)
+			check(enosys, m.n.addKey)
+			check(enosys, m.n.requestKey)
 			check(enosys, m.n.keyctl)
 			check(family, m.n.socket, unix.AF_VSOCK, unix.SOCK_STREAM)
 			check(family, m.n.socket, 0xffffffff_00000000|unix.AF_VSOCK, unix.SOCK_STREAM)
