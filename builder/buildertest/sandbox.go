@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -152,6 +154,60 @@ writable
 1777
 `)
 		},
+		"flags of mounts": func(w *World) {
+			r := w.Built(w.Job("mounts", `cut -d ' ' -f 5,6 /proc/self/mountinfo > $out`, nil))
+			dir := string(w.Options.Store)
+			least := map[string]string{
+				"/": "ro,nosuid,nodev", "/build": "nosuid,nodev", "/tmp": "nosuid,nodev", dir: "nosuid,nodev",
+				"/dev/pts": "nosuid,noexec", "/dev/shm": "nosuid,nodev", "/proc": "nosuid,nodev,noexec",
+				"/dev/null": "ro,nosuid", string(w.Shell.Path): "ro,nosuid,nodev",
+			}
+			seen := make(map[string]bool)
+			for line := range strings.Lines(w.Text(r)) {
+				place, options, _ := strings.Cut(strings.TrimSpace(line), " ")
+				seen[place] = true
+				flags, ok := least[place]
+				switch {
+				case ok:
+				case strings.HasPrefix(place, dir+"/"): // inputs
+					flags = "ro,nosuid,nodev"
+				case strings.HasPrefix(place, "/dev/"):
+					flags = "ro,nosuid"
+				case strings.HasPrefix(place, "/proc/"): // settings of the machine
+					flags = "ro,nosuid,nodev,noexec"
+				default:
+					w.T.Errorf("%s is mounted", place)
+				}
+				for flag := range strings.SplitSeq(flags, ",") {
+					if !slices.Contains(strings.Split(options, ","), flag) {
+						w.T.Errorf("%s is mounted without %s: %s", place, flag, options)
+					}
+				}
+			}
+			for place := range least {
+				if !seen[place] {
+					w.T.Errorf("%s is not mounted", place)
+				}
+			}
+		},
+		"what storefs was started with": func(w *World) {
+			var core unix.Rlimit
+			w.must(unix.Getrlimit(unix.RLIMIT_CORE, &core))
+			some := unix.Rlimit{Cur: min(4096, core.Max), Max: core.Max}
+			w.must(unix.Setrlimit(unix.RLIMIT_CORE, &some))
+			defer func() { w.must(unix.Setrlimit(unix.RLIMIT_CORE, &core)) }()
+			signal.Ignore(unix.SIGHUP, unix.SIGINT)
+			defer signal.Reset(unix.SIGHUP, unix.SIGINT)
+			// The two are the lowest bits. Some shells ignore others themselves.
+			script, want := `ulimit -c; grep -c '^SigIgn:.*[048c]$' /proc/1/status`, "0\n1\n"
+			if had, err := unix.Getgroups(); err == nil && syscall.Setgroups([]int{4}) == nil { // who may
+				defer func() { w.must(syscall.Setgroups(had)) }()
+				script += `; grep -c '^Groups:[^0-9]*$' /proc/1/status`
+				want += "1\n"
+			}
+			in := NewWorld(w.T, w.open)
+			w.same("what is left of that", in.Text(in.Built(in.Job("inherits", `(`+script+`) > $out`, nil))), want)
+		},
 		"terminals": func(w *World) {
 			w.Built(w.Job("terminals", `exec 3<>/dev/ptmx && ls /dev/pts | grep -q 0 && ! (: < /dev/tty) 2>/dev/null && echo > $out`, nil))
 		},
@@ -248,7 +304,8 @@ writable
 				return w.open(t, o)
 			})
 			r := in.Built(in.Job("paths", `exec > $out 2>&1; cat /deep/host/file /etc/linked; echo x > /dev/other-null && echo device
-				echo x > /deep/host/new; rm -f /deep/host/file; echo x > /etc/linked; touch `+shell+`/x; ls $NIX_STORE | wc -l`, func(j *builder.Job) {
+				echo x > /deep/host/new; rm -f /deep/host/file; echo x > /etc/linked; touch `+shell+`/x; ls $NIX_STORE | wc -l
+				grep -cE ' /(deep/host|etc/linked) ro,nosuid,nodev' /proc/self/mountinfo; grep -c ' /dev/other-null ro,nosuid' /proc/self/mountinfo`, func(j *builder.Job) {
 				j.Derivation.Builder = "/bin/sh"
 				j.Derivation.Args[0] = "-c"
 				j.Inputs = nil
@@ -261,6 +318,8 @@ rm: can't remove '/deep/host/file': Read-only file system
 sh: can't create /etc/linked: Read-only file system
 touch: `+shell+`/x: Read-only file system
 2
+2
+1
 `)
 			in.Built(in.Job("both", `echo > $out`, nil)) // the shell is an input too
 			broken := NewWorld(w.T, func(t testing.TB, o *builder.Options) Builder {
