@@ -14,7 +14,7 @@ import (
 // Seen is one thing that a client hears while it waits; exactly one field is
 // set.
 type Seen struct {
-	Status *Status      `json:"status,omitempty"` // first, to a client that watches
+	Status *Status      `json:"status,omitempty"` // to a client that watches: first, and after event.Missed
 	Event  *event.Event `json:"event,omitempty"`
 	// Remaining is an estimate of the time until all that the owner does is
 	// done.

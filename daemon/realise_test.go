@@ -93,6 +93,39 @@ func testClientThatGoesCancels(t *testing.T, dial dialer) {
 	<-cancelled
 }
 
+// Who did not read for long begins anew with what is so now.
+func TestWatchAfterAPause(t *testing.T) {
+	f := newFake(t)
+	_, socket := f.serve()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	before := event.Kind("nothing")
+	statuses := 0
+	err := dial(t, socket).Watch(ctx, false, func(s Seen) {
+		switch {
+		case s.Status != nil && statuses == 0:
+			f.running(normaliser.Running{Goal: path("b.drv")})
+			for range 80_000 {
+				f.events.Publish(event.Event{Kind: event.Added, Goal: path("a.drv")})
+			}
+			f.events.Publish(event.Event{Kind: event.Valid})
+			statuses++
+		case s.Status != nil:
+			if before != event.Missed || len(s.Status.Running) != 1 {
+				t.Errorf("behind %s: %+v", before, s.Status)
+			}
+			statuses++
+		case s.Event != nil:
+			if before = s.Event.Kind; before == event.Valid {
+				cancel()
+			}
+		}
+	})
+	if !errors.Is(err, store.ErrCancelled) || statuses != 2 {
+		t.Errorf("%d statuses: %v", statuses, err)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	f := newFake(t)
 	f.running(normaliser.Running{Goal: path("a.drv"), Since: time.Now().Add(-time.Minute), Phase: event.PhaseBuild, Expected: time.Hour})

@@ -128,7 +128,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	logs := r.FormValue("logs") != ""
-	sub := s.Events.Subscribe(func(e event.Event) bool { return logs || e.Kind != event.Log })
+	sub := s.Events.Watch(func(e event.Event) bool { return logs || e.Kind != event.Log })
 	defer sub.Close()
 	ctx, cancel := s.untilClosing(r.Context())
 	defer cancel()
@@ -146,9 +146,14 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		return seen
 	}
 	passOn(ctx, ctx, sub, out, look, func(events []event.Event) (over bool) {
-		seen := make([]Seen, len(events))
+		seen := make([]Seen, 0, len(events))
 		for i := range events {
-			seen[i].Event = &events[i]
+			seen = append(seen, Seen{Event: &events[i]})
+			if events[i].Kind == event.Missed {
+				now := s.Status()
+				waiters = now.Waiters
+				seen = append(seen, Seen{Status: &now})
+			}
 			over = over || isOver(events[i], waiters)
 		}
 		sendEvents(out, seen...)

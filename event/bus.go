@@ -8,8 +8,12 @@ import (
 )
 
 // maxQueuedLog bounds the log lines that wait for a slow reader. Events of
-// other kinds are never dropped: there are at most a handful a goal.
+// other kinds are dropped for those only who Watch: there are at most a handful a goal.
 const maxQueuedLog = 4096
+
+// maxWatched bounds the events of other kinds that wait for one who watches: some
+// thousands of goals, and as many megabytes.
+const maxWatched = 1 << 15
 
 // maxRoom bounds the room that a queue begins with.
 const maxRoom = 256
@@ -31,6 +35,8 @@ type Subscription struct {
 	room   int // of the next queue: as much as the last one held
 	logs   int // Log events in queue
 	lost   int // Log events dropped since the last Next
+	most   int // the length of queue at which all of it is dropped; 0: never
+	missed int // events dropped so since the last Next
 	ready  chan struct{}
 	closed bool
 }
@@ -51,8 +57,16 @@ func (b *Bus) Publish(e Event) {
 
 // Subscribe begins to collect the events that filter accepts (all, if it is
 // nil). filter runs inside Publish: it must be quick and must not publish.
-func (b *Bus) Subscribe(filter func(Event) bool) *Subscription {
-	s := &Subscription{bus: b, filter: filter, ready: make(chan struct{}, 1)}
+func (b *Bus) Subscribe(filter func(Event) bool) *Subscription { return b.subscribe(filter, 0) }
+
+// Watch is Subscribe for a reader who stays however much happens: if he reads nothing
+// for long, he gets Missed in the place of what he has not read.
+func (b *Bus) Watch(filter func(Event) bool) *Subscription {
+	return b.subscribe(filter, maxWatched+maxQueuedLog)
+}
+
+func (b *Bus) subscribe(filter func(Event) bool, most int) *Subscription {
+	s := &Subscription{bus: b, filter: filter, most: most, ready: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.subs = append(b.subs, s)
@@ -62,6 +76,10 @@ func (b *Bus) Subscribe(filter func(Event) bool) *Subscription {
 func (s *Subscription) put(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.most > 0 && len(s.queue) >= s.most {
+		s.missed += len(s.queue) + s.lost
+		s.queue, s.logs, s.lost = nil, 0, 0
+	}
 	if e.Kind == Log {
 		if s.logs >= maxQueuedLog {
 			s.lost++
@@ -88,14 +106,17 @@ func (s *Subscription) wake() {
 func (s *Subscription) Next(ctx context.Context) ([]Event, bool) {
 	for {
 		s.mu.Lock()
-		q, lost, closed := s.queue, s.lost, s.closed
-		s.queue, s.logs, s.lost = nil, 0, 0
+		q, lost, missed, closed := s.queue, s.lost, s.missed, s.closed
+		s.queue, s.logs, s.lost, s.missed = nil, 0, 0, 0
 		if len(q) > 0 {
 			s.room = min(len(q), maxRoom)
 		}
 		s.mu.Unlock()
 		if lost > 0 {
 			q = append(q, Event{Time: time.Now(), Kind: Lost, Count: lost})
+		}
+		if missed > 0 {
+			q = slices.Insert(q, 0, Event{Time: q[0].Time, Kind: Missed, Count: missed})
 		}
 		if len(q) > 0 {
 			return q, true

@@ -55,6 +55,32 @@ func TestSlowReadersLoseLogsOnly(t *testing.T) {
 	}
 }
 
+// Who watches a store for weeks, and has stopped to read, does not have all of that kept.
+func TestWatchersMissWhatTheyDoNotRead(t *testing.T) {
+	var b Bus
+	watcher, client := b.Watch(nil), b.Subscribe(nil)
+	defer watcher.Close()
+	defer client.Close()
+	const most = maxWatched + maxQueuedLog
+	for i := range 3*most + 7 {
+		b.Publish(Event{Kind: Added, Count: i})
+		if len(watcher.queue) > most {
+			t.Fatalf("%d events wait", len(watcher.queue))
+		}
+	}
+	got, _ := watcher.Next(context.Background())
+	if len(got) != 8 || got[0].Kind != Missed || got[0].Count != 3*most || got[1].Count != 3*most {
+		t.Errorf("%d events: %v", len(got), got[0])
+	}
+	b.Publish(Event{Kind: Done})
+	if got, _ := watcher.Next(context.Background()); len(got) != 1 || got[0].Kind != Done {
+		t.Errorf("afterwards: %v", got)
+	}
+	if got, _ := client.Next(context.Background()); len(got) != 3*most+8 {
+		t.Errorf("who asked for something lost events: %d", len(got))
+	}
+}
+
 func TestNextWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b Bus

@@ -40,6 +40,9 @@ const (
 	Deleted Kind = "deleted"
 	// Lost: the reader was too slow; Event.Count log lines are missing here.
 	Lost Kind = "lost"
+	// Missed: the reader was so slow that all that had happened since the event before
+	// this one was dropped, Event.Count events.
+	Missed Kind = "missed"
 )
 
 // Phases of a running goal.
@@ -75,6 +78,6 @@ type Event struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Duration is how long a Done or Failed goal held its slot.
 	Duration time.Duration `json:"duration,omitempty"`
-	// Count is how many lines are Lost, or how many slots a Started goal holds; 0 is one.
+	// Count is how many lines are Lost, or events Missed, or how many slots a Started goal holds; 0 is one.
 	Count int `json:"count,omitempty"`
 }

@@ -116,6 +116,8 @@ func eventLine(t *tally, e event.Event, ended, logs bool) string {
 		return Name(e.Goal) + "> " + Clean(e.Text) + "\n"
 	case e.Kind == event.Lost && logs:
 		return fmt.Sprintf("(%d lines of logs are not shown)\n", e.Count)
+	case e.Kind == event.Missed:
+		return fmt.Sprintf("(%d events are not shown)\n", e.Count)
 	}
 	return ""
 }

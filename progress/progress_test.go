@@ -114,6 +114,22 @@ func TestPlainLogs(t *testing.T) {
 	}
 }
 
+// What ran before something was missed may have ended since: whoever says that it still
+// runs comes later.
+func TestMissed(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPlain(&out, Options{Start: start, Delay: Delay})
+	p.Take(ev(0, event.Started, "a"))
+	p.Take(ev(0, event.Started, "b"))
+	p.Take(event.Event{Time: at(1), Kind: event.Missed, Count: 7})
+	p.Take(ev(0, event.Started, "b"))
+	p.Paint(at(100))
+	want := "(7 events are not shown)\n[0/1] running: b 1m40s\n"
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
+	}
+}
+
 // screen is as much of a terminal as Live uses: it interprets newline,
 // carriage return, cursor up and clear to the end.
 type screen struct {

@@ -76,6 +76,9 @@ func (t *tally) take(e event.Event) bool {
 	case event.Dropped:
 		t.leave(e.Goal)
 		t.total--
+	case event.Missed:
+		// Any of them may have ended.
+		*t = *newTally()
 	}
 	return false
 }

@@ -153,7 +153,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	}
 	var readers sync.WaitGroup
 	defer readers.Wait()
-	shown := own.events.Subscribe(func(e event.Event) bool { return e.Goal != "" && e.Kind != event.Log })
+	shown := own.events.Watch(func(e event.Event) bool { return e.Goal != "" && e.Kind != event.Log })
 	defer shown.Close()
 	defer own.events.Subscribe(own.tellMount).Close()
 	readers.Go(func() { show(shown, meter) })
