@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
 
 	"storefs/store"
 )
@@ -225,5 +226,56 @@ func TestDeleteOutput(t *testing.T) {
 	}
 	if n, _ := d.Count(); n != 1 {
 		t.Errorf("%d valid paths, want 1", n)
+	}
+}
+
+// A derivation that is deleted with all that it made leaves nothing but how long its
+// name took: else a store that changes for years would grow with all that it ever had.
+func TestDeletedDerivationsLeaveNothing(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "db.bolt")
+	d := open(t, path)
+	drv, out := testInfo(t, "x-1.drv"), testInfo(t, "x")
+	closure := testInfo(t, "s.store", out.Path)
+	register(t, d, Registration{
+		Infos: []store.Info{drv, out, closure}, Successor: &Successor{drv.Path, closure.Path},
+		Outputs:  []KnownOutput{{Path: out.Path, Drv: drv.Path, Name: "out", Kind: store.KindRegular}},
+		Modulos:  []Modulo{{drv.Path, map[string]store.Hash{"out": store.HashOf(store.SHA256, nil)}}},
+		Duration: &Duration{drv.Path, time.Second},
+	})
+	if err := d.SetFailures(ctx, []*store.Failure{{Path: drv.Path, Cause: store.CauseTimeout}}); err != nil {
+		t.Fatal(err)
+	}
+	d.Touch(time.Unix(100, 0), drv.Path, out.Path)
+	for _, p := range []store.Path{out.Path, drv.Path} {
+		if _, err := d.Delete(ctx, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e, ok := d.Expected(drv.Path); !ok || e != time.Second {
+		t.Errorf("its name is said to take %v, %v", e, ok)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	left := map[string]int{}
+	if err := file.View(func(tx *bolt.Tx) error {
+		for b := range buckets {
+			if n := b.in(tx).Stats().KeyN; n > 0 {
+				left[bucketNames[b]] = n
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	delete(left, "meta")
+	if diff := cmp.Diff(map[string]int{"nametimes": 2}, left); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -140,7 +140,8 @@ func (w writer) dropPath(base string) error {
 	if err := w.dropOutputs(base); err != nil {
 		return err
 	}
-	for _, b := range []bucketID{bucketModulo, bucketUse, bucketFailures, bucketDamaged} {
+	// If a derivation comes back, how long its name took says as much as its own time.
+	for _, b := range []bucketID{bucketModulo, bucketUse, bucketFailures, bucketDamaged, bucketDurations} {
 		if err := w.forget(b, base); err != nil {
 			return err
 		}
