@@ -19,11 +19,12 @@ import (
 // background starts this command again, in a session of its own, and returns
 // when it says that it is ready: the way it would say so to systemd.
 func (c *mountCmd) background(ctx context.Context, a *app) error {
-	log, err := os.OpenFile(filepath.Join(a.State, "daemon.log"), os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	log, err := os.OpenFile(logPath(a.State), os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
 	defer log.Close()
+	newDaemonLog(log, a.State).trim() // before its length is remembered
 	before, err := log.Seek(0, 2)
 	if err != nil {
 		return fmt.Errorf("mount: %w", err)

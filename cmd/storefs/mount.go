@@ -81,7 +81,7 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		}
 		return c.background(ctx, a)
 	}
-	meter := progress.Start(progress.For(a.stderr, a.stderr, false))
+	meter := progress.Start(progress.For(a.stderr, messages(a), false))
 	defer meter.Close()
 	link, err := holder.Connect(append([]string{"storefs"}, os.Args[1:]...), meter.Say)
 	if err != nil {
