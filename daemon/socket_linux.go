@@ -34,6 +34,12 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// There is no inode but that of a socket which nobody listens at any more.
+		if os.Remove(short) == nil {
+			l, err = net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}

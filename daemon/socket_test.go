@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"storefs/normaliser"
 	"storefs/store"
@@ -294,5 +295,27 @@ func TestEndingIsSaidOnce(t *testing.T) {
 	s.Close()
 	if err := <-realised; !errors.Is(err, ErrClosing) || strings.Count(err.Error(), ErrClosing.Error()) != 1 {
 		t.Errorf("%v", err)
+	}
+}
+
+// On a disk without a free inode, the socket of a dead owner makes room for the next.
+func TestSocketWithoutInode(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "nr_inodes=2"); err != nil { // one is of the directory
+		t.Skipf("cannot mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	socket := filepath.Join(dir, "socket")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if l, err = Listen(socket); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := os.Stat(socket); err != nil {
+		t.Error(err)
 	}
 }
