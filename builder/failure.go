@@ -48,7 +48,7 @@ func (b *build) failure(err error) *store.Failure {
 	switch {
 	case errors.As(err, &known):
 		f.Cause, f.Status, f.Signal = known.cause, known.status, known.signal
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+	case isFull(err):
 		f.Cause = store.CauseNoSpace
 	case errors.Is(err, store.ErrUnfit):
 		f.Cause = store.CauseRefused
@@ -62,6 +62,9 @@ func (b *build) failure(err error) *store.Failure {
 	}
 	return f
 }
+
+// isFull reports whether err means a full disk.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // diskFull reports whether so little is left at dir that a builder may have
 // failed for it. The measure is Nix's: 8 MiB, or no inode.

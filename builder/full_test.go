@@ -1,7 +1,9 @@
 package builder_test
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,5 +37,20 @@ func TestFullDisk(t *testing.T) {
 	}
 	if f := w.Failed(w.Job("room", fill+`; rm x; exit 1`, nil)); f.Cause != store.CauseBuilder {
 		t.Errorf("failure: %s", f.Text())
+	}
+}
+
+// What builds nothing needs no room: on a full disk, it would be refused.
+func TestSpareIsMadeByTheFirstBuild(t *testing.T) {
+	w := buildertest.NewWorld(t, func(t testing.TB, o *builder.Options) buildertest.Builder {
+		o.Spare = filepath.Join(o.Builds, "spare")
+		return local(t, o)
+	})
+	if _, err := os.Stat(w.Options.Spare); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is there before a build: %v", err)
+	}
+	w.Built(w.Job("a", "echo > $out", nil))
+	if _, err := os.Stat(w.Options.Spare); err != nil {
+		t.Error(err)
 	}
 }

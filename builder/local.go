@@ -74,14 +74,12 @@ type Local struct {
 
 // New checks and completes the options.
 func New(o Options) (*Local, error) {
-	if o.Spare != "" {
-		if err := os.MkdirAll(o.Spare, 0o700); err != nil {
-			return nil, fmt.Errorf("open builder: %w", err)
-		}
-	}
+	// Spare itself is made by the first build: on a full disk, what builds nothing
+	// must go on, as a deletion that makes room.
+	spare, name := filepath.Split(o.Spare)
 	dirs := []*string{&o.Real, &o.Builds}
 	if o.Spare != "" {
-		dirs = append(dirs, &o.Spare)
+		dirs = append(dirs, &spare)
 	}
 	for _, dir := range dirs {
 		// The child binds them by name: it should meet no links on its way.
@@ -131,11 +129,11 @@ func New(o Options) (*Local, error) {
 	}
 	l.scratches = &scratches{dir: o.Builds, spare: o.Spare != "", real: o.Real, ids: l.ids}
 	if o.Spare != "" {
-		l.scratches.dir = o.Spare
+		l.scratches.dir = filepath.Join(spare, name)
 	}
 	l.spawner = &spawnerKeeper{
 		ids:   l.ids,
-		start: startSpawner,
+		start: l.startSpawner,
 		off:   o.NoSpawner,
 		say:   o.Say,
 		config: spawnerConfig{
@@ -152,6 +150,14 @@ func New(o Options) (*Local, error) {
 // Prepare starts the spawner, if there is to be one: the first build does so too,
 // but waits for it. Close waits for what Prepare has begun.
 func (l *Local) Prepare() { l.spawner.get() }
+
+// startSpawner starts one, which mounts its root over the directory of the scratches.
+func (l *Local) startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
+	if err := l.scratches.makeDir(); err != nil {
+		return nil, err
+	}
+	return startSpawner(c, ids)
+}
 
 // Forget lets go of the inputs that are kept mounted for the next builds. They would not
 // be used in another Job.Era; but what is deleted takes up its space as long as they are.

@@ -59,8 +59,10 @@ func (p *scratches) take(b *build) (*scratch, error) {
 	var err error
 	if s != nil {
 		err = s.renew()
-	} else if s, err = newScratch(p.dir, p.prefix(b), p.ids); s != nil {
-		s.number = number
+	} else if err = p.makeDir(); err == nil {
+		if s, err = newScratch(p.dir, p.prefix(b), p.ids); s != nil {
+			s.number = number
+		}
 	}
 	if err == nil {
 		err = s.fit(b.job.Inputs, key, number, p.real)
@@ -70,6 +72,14 @@ func (p *scratches) take(b *build) (*scratch, error) {
 		return nil, err
 	}
 	return s, err
+}
+
+// makeDir makes the directory where they are, unless it is everybody's.
+func (p *scratches) makeDir() error {
+	if !p.spare {
+		return nil
+	}
+	return os.MkdirAll(p.dir, 0o700)
 }
 
 // prefix begins the name of a scratch directory: what it is for, if it is for one

@@ -46,7 +46,7 @@ func (k *spawnerKeeper) get() *spawner {
 	if k.tried.IsZero() && k.say != nil {
 		k.say(fmt.Sprintf("sandboxes take longer to make than they could: %v", err))
 	}
-	k.off, k.tried = !passes(err), time.Now()
+	k.off, k.tried = !passes(err) && !isFull(err), time.Now()
 	return nil
 }
 
