@@ -301,6 +301,7 @@ func (f *file) apply(layers [2]*layer, at position, list []*entry) (r applied) {
 				return err
 			}
 		}
+		reserve(f.views.disk, tx.Size())
 		r.tx = tx.ID()
 		f.coming(r.tx, at.seq)
 		// bbolt writes the pages, syncs, writes the meta page and syncs again: a

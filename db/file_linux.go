@@ -89,6 +89,16 @@ func assure(f *os.File) error {
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
 }
 
+// reserved is how much of the disk bbolt's file has beyond its last page.
+const reserved = 256 << 10
+
+// reserve gives bbolt's file, which has holes, room behind its last page: on a disk
+// that is full later, a deletion, which makes room, can still be written. Where there
+// is none now, or a file system knows no such thing, it goes on without.
+func reserve(f *os.File, size int64) {
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, size, reserved)
+}
+
 // newest is the meta page that counts, nil if neither of the two is whole.
 func newest(f io.ReaderAt) (n *meta, err error) {
 	page := int64(os.Getpagesize())
