@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"store", "pressure", "tree", "rawfile"},
 	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
-	{"db", "integrity"},
+	{"db", "integrity", "fetchurl"},
 	{"state", "builder", "instantiate", "progress", "timeline", "holder"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},
