@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"storefs/builder/buildertest"
+	"storefs/store"
 )
 
 // again runs tests of this binary in another process: as another user, or in a
@@ -101,4 +102,18 @@ func TestClosedDirectories(t *testing.T) {
 	}
 	w := buildertest.NewWorld(t, local)
 	w.Built(w.Job("closed", `echo > $out`, nil))
+}
+
+// What is built by this program itself is built by who could not execute its file.
+func TestClosedProgram(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		cmd := again(t, "^TestClosedProgram$", 0, nil)
+		if err := os.Chmod(cmd.Path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		pass(t, cmd)
+		return
+	}
+	w := buildertest.NewWorld(t, local)
+	w.Built(w.Fetch("file:///etc/group", "sha256", store.HashOf(store.SHA256, []byte("root:x:0:\nnixbld:!:100:\nnogroup:x:65534:\n"))))
 }

@@ -81,6 +81,15 @@ func (a attributes) bool(name string) bool {
 	return v == "1"
 }
 
+// text is the value of a text, and whether there is one.
+func (a attributes) text(name string) (string, bool) {
+	if a.structured != nil {
+		v, ok := a.structured[name].(string)
+		return v, ok
+	}
+	return a.drv.Getenv(name)
+}
+
 // words is the value of a list, and whether there is one.
 func (a attributes) words(name string) ([]string, bool, error) {
 	if a.structured != nil {
@@ -145,10 +154,12 @@ func (b *build) accept() error {
 	if b.attrs, err = readAttributes(d); err != nil {
 		return err
 	}
-	if name, ok := strings.CutPrefix(d.Builder, "builtin:"); ok {
-		return fail(store.CauseRefused, "it needs the builtin builder %q, which is not provided", name)
-	}
-	if !strings.HasPrefix(d.Builder, "/") {
+	name, builtin := strings.CutPrefix(d.Builder, "builtin:")
+	if builtin {
+		if err := b.acceptBuiltin(name); err != nil {
+			return err
+		}
+	} else if !strings.HasPrefix(d.Builder, "/") {
 		return fail(store.CauseRefused, "its builder %q is not an absolute path", d.Builder)
 	}
 	features, _, err := b.attrs.words("requiredSystemFeatures")
@@ -156,7 +167,7 @@ func (b *build) accept() error {
 		return err
 	}
 	missing := slices.DeleteFunc(features, func(f string) bool { return slices.Contains(b.opts.Features, f) })
-	if d.Platform != b.opts.System && !slices.Contains(b.opts.ExtraPlatforms, d.Platform) {
+	if !builtin && d.Platform != b.opts.System && !slices.Contains(b.opts.ExtraPlatforms, d.Platform) {
 		return fail(store.CauseRefused, "it is for %s, and this is %s",
 			required(d.Platform, missing), strings.Join(append([]string{b.opts.System}, b.opts.ExtraPlatforms...), ", "))
 	}

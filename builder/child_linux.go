@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/fetchurl"
 )
 
 // childName is the argv[0] by which a process knows that it is a sandbox child.
@@ -21,15 +23,17 @@ const (
 	controlFD = 4
 )
 
-// Child becomes the builder, or a spawner of builders, and never returns, if this
-// process was started for that. Otherwise it does nothing. It must be the first
-// thing that main, or TestMain of tests that build, does.
+// Child becomes the builder, or a spawner of builders, or is the builtin builder, and
+// never returns, if this process was started for that. Otherwise it does nothing. It
+// must be the first thing that main, or TestMain of tests that build, does.
 func Child() {
 	switch {
 	case len(os.Args) > 0 && os.Args[0] == childName:
 		beBuilder()
 	case len(os.Args) > 0 && os.Args[0] == spawnerName:
 		beSpawner()
+	case len(os.Args) > 0 && os.Args[0] == fetcherName:
+		os.Exit(fetchurl.Main())
 	}
 }
 

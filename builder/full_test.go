@@ -2,8 +2,11 @@ package builder_test
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +36,15 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("failure: %s", f.Text())
 	}
 	if f := w.Failed(w.Job("no-output", fill+`; true`, nil)); f.Cause != store.CauseNoSpace {
+		t.Errorf("failure: %s", f.Text())
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for block := make([]byte, 1<<20); r.Context().Err() == nil; {
+			_, _ = w.Write(block)
+		}
+	}))
+	defer s.Close()
+	if f := w.Failed(w.Fetch(s.URL, "sha256", store.HashOf(store.SHA256, nil))); f.Cause != store.CauseNoSpace || !strings.HasSuffix(f.Message, ": no space left on device; the disk is full") {
 		t.Errorf("failure: %s", f.Text())
 	}
 	if f := w.Failed(w.Job("room", fill+`; rm x; exit 1`, nil)); f.Cause != store.CauseBuilder {

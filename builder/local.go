@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"storefs/event"
+	"storefs/fetchurl"
 	"storefs/store"
 )
 
@@ -245,6 +246,7 @@ type build struct {
 	job          Job
 	attrs        attributes
 	placeholders placeholders
+	fetch        *fetchurl.Request         // nil: the builder is a program
 	scratch      *scratch                  // nil until it exists
 	infos        map[store.Path]store.Info // of job.Inputs, once somebody asked
 	log          *buildLog
@@ -316,7 +318,10 @@ func (b *build) spec(env []string) *spec {
 	}
 	if _, fixed := d.Fixed(); fixed {
 		s.Network = true
-		s.Binds = append(s.Binds, b.hostNetworkFiles()...)
+		s.Binds = append(s.Binds, b.hostNetworkFiles(b.fetch != nil)...)
+	}
+	if b.fetch != nil {
+		b.makeFetcher(s)
 	}
 	return s
 }
@@ -374,15 +379,20 @@ func (b *build) launch(env []string) *launch {
 }
 
 // hostNetworkFiles is what a builder with the host's network needs to find and
-// trust other hosts.
-func (l *Local) hostNetworkFiles() []bind {
+// trust other hosts; whom, our own environment says of what is our own program.
+func (l *Local) hostNetworkFiles(own bool) []bind {
 	var binds []bind
 	for _, f := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/services"} {
 		binds = append(binds, bind{Outside: f, Inside: f, Optional: true})
 	}
 	const inside = "/etc/ssl/certs/ca-certificates.crt"
+	ours := ""
+	if own {
+		ours = os.Getenv("SSL_CERT_FILE")
+	}
 	for _, f := range []string{
 		os.Getenv("NIX_SSL_CERT_FILE"),
+		ours,
 		inside,                                   // Debian, Arch, Gentoo, Alpine
 		"/etc/ssl/certs/ca-bundle.crt",           // NixOS
 		"/etc/pki/tls/certs/ca-bundle.crt",       // Fedora

@@ -1,6 +1,10 @@
 package builder_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +68,64 @@ in {
   fixed-recursive = make "fixed-recursive" "$b env | $b grep NIX_OUTPUT_CHECKED > y; $b mkdir $out; $b cp y $out" {
     outputHashMode = "recursive"; outputHashAlgo = "sha1"; outputHash = "HASH";
   };
+  fetched = import <nix/fetchurl.nix> { url = "URL/program"; hash = "sha256-FLAT"; };
+  fetched-executable = import <nix/fetchurl.nix> { url = "URL/moved"; name = "executable"; executable = true; sha256 = "PROGRAM"; };
+  fetched-encoded = import <nix/fetchurl.nix> { url = "URL/encoded"; hash = "sha256-FLAT"; };
+  fetched-archive = import <nix/fetchurl.nix> { url = "URL/tree.nar"; unpack = true; sha256 = "TREE"; };
+  fetched-archive-xz = import <nix/fetchurl.nix> { url = "URL/tree.nar.xz"; unpack = true; sha256 = "TREE"; };
+  fetched-archive-executable = import <nix/fetchurl.nix> { url = "URL/file.nar.xz"; unpack = true; executable = true; sha256 = "PROGRAM"; };
 }`
+
+// toFetch starts a server of what nixExpressions fetch, and returns what to put into them:
+// its URL and hashes, each after what it stands for.
+func toFetch(t *testing.T) []string {
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	archive := func(name string) []byte {
+		var b bytes.Buffer
+		check(nar.Dump(&b, filepath.Join(dir, name)))
+		return b.Bytes()
+	}
+	packed := func(b []byte) []byte {
+		cmd := exec.Command(buildertest.Need(t, "xz"), "--x86", "--lzma2", "-c")
+		cmd.Stdin = bytes.NewReader(b)
+		out, err := cmd.Output()
+		check(err)
+		return out
+	}
+	const program = "#!/bin/sh\n"
+	check(os.MkdirAll(filepath.Join(dir, "tree", "bin"), 0o755))
+	check(os.WriteFile(filepath.Join(dir, "tree", "bin", "sh"), []byte(program), 0o755))
+	check(os.WriteFile(filepath.Join(dir, "tree", "text"), []byte(program), 0o644))
+	check(os.Symlink("bin/sh", filepath.Join(dir, "tree", "link")))
+	flat, tree, file, executable := []byte(program), archive("tree"), archive("tree/text"), archive("tree/bin/sh")
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, err := z.Write(flat)
+	check(err)
+	check(z.Close())
+	served := map[string][]byte{
+		"/program": flat, "/encoded": zipped.Bytes(), "/tree.nar": tree, "/tree.nar.xz": packed(tree), "/file.nar.xz": packed(file),
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/moved":
+			http.Redirect(w, r, "/program", http.StatusMovedPermanently)
+		case "/encoded":
+			w.Header().Set("Content-Encoding", "gzip")
+		}
+		_, _ = w.Write(served[r.URL.Path])
+	}))
+	t.Cleanup(s.Close)
+	hash := func(b []byte) store.Hash { return store.HashOf(store.SHA256, b) }
+	_, flat64, _ := strings.Cut(hash(flat).SRI(), "-")
+	return []string{"URL", s.URL, "FLAT", flat64, "PROGRAM", hash(executable).Base32(), "TREE", hash(tree).Base32()}
+}
 
 // TestAsNix builds derivations with a real Nix and then here: hashes and
 // references of all outputs must be equal.
@@ -107,7 +168,7 @@ func TestAsNix(t *testing.T) {
 	check(os.WriteFile(filepath.Join(fixed, "y"), []byte("NIX_OUTPUT_CHECKED=1\n"), 0o644))
 	hash := run("nix-hash", "--type", "sha1", fixed)[0]
 	file := filepath.Join(state, "default.nix")
-	check(os.WriteFile(file, []byte(strings.Replace(nixExpressions, "HASH", hash, 1)), 0o644))
+	check(os.WriteFile(file, []byte(strings.NewReplacer(append(toFetch(t), "HASH", hash)...).Replace(nixExpressions)), 0o644))
 
 	drvs := run("nix-instantiate", file)
 	for i := range drvs {

@@ -33,7 +33,7 @@ func (s *spec) enterRoot() error {
 	if err := os.Chdir("root"); err != nil {
 		return err
 	}
-	for _, step := range []func() error{s.makeSystem, s.makeWritable, s.bindHostPaths, s.bindInputs} {
+	for _, step := range []func() error{s.makeSystem, s.copyOwn, s.makeWritable, s.bindHostPaths, s.bindInputs} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -34,6 +34,9 @@ type spec struct {
 	Devices []string // base names in /dev
 	Network bool     // the host's, in place of a loopback interface alone
 
+	// Own says that the builder is this program, which is not in the sandbox otherwise.
+	Own bool `json:",omitempty"`
+
 	Personality uintptr // flags of personality(2)
 	Builder     []byte
 	Args        byteStrings
