@@ -175,7 +175,7 @@ for n in itertools.count():
 	go func() { clients.Wait(); close(finished) }()
 	select {
 	case <-finished:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		for _, pid := range append(l.serving(false), l.serving(true)...) {
 			unix.Kill(pid, unix.SIGQUIT) // they say what they do
 		}

@@ -94,7 +94,7 @@ func TestEndsWhileCallersWait(t *testing.T) {
 			l.mount.Wait()
 			l.mount = nil
 			waitFor(t, "the end of all", func() bool { return len(l.serving(true))+len(l.serving(false)) == 0 })
-			if took := time.Since(began); took > 10*time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("it took %v", took)
 			}
 			if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), l.Store) {

@@ -3,20 +3,23 @@ package fstest
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"storefs/event"
+	"storefs/store"
 )
 
 // seen is what `storefs status --watch --json` has shown so far.
 type seen []event.Event
 
 // watch follows the server's events until the test ends. The function that it
-// returns gives what was seen so far; the events that come before watch
-// returns may be missing.
+// returns gives what has happened so far, and adds a file to the store for that; the
+// events that come before watch returns may be missing.
 func (l *lab) watch() func() seen {
 	l.t.Helper()
 	cmd := l.command("status", "--watch", "--json")
@@ -53,14 +56,20 @@ func (l *lab) watch() func() seen {
 	l.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	select {
 	case <-ready:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		l.t.Fatal("status --watch shows nothing")
 	}
-	return func() seen {
-		time.Sleep(100 * time.Millisecond) // what has happened gets here within that
-		mu.Lock()
-		defer mu.Unlock()
-		return append(seen(nil), events...)
+	return func() (now seen) {
+		l.t.Helper()
+		// They come in the order in which they happen: what is before that has come.
+		mark := store.Path(l.ok("add", l.write("mark", fmt.Sprint(time.Now().UnixNano())))[0])
+		waitFor(l.t, "what has happened", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			now = slices.Clone(events)
+			return slices.ContainsFunc(now, func(e event.Event) bool { return slices.Contains(e.Paths, mark) })
+		})
+		return now
 	}
 }
 
@@ -90,10 +99,10 @@ func (s seen) startedGoal(name string) bool { return s.count(event.Started, name
 
 func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !done() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("waited a minute for %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

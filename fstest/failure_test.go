@@ -131,12 +131,17 @@ missing = sh("missing", "true")
 kind = sh("kind", "echo > $out", kind = "directory")
 alien = sh("alien", "mkdir $out", system = "pdp11-unix")
 `)
-	want := map[string]syscall.Errno{"slow": syscall.ETIMEDOUT, "wrong": syscall.EIO, "missing": syscall.EIO, "kind": syscall.EIO, "alien": syscall.EIO}
-	outs := map[string]string{}
+	want := map[string]syscall.Errno{"wrong": syscall.EIO, "missing": syscall.EIO, "kind": syscall.EIO, "alien": syscall.EIO}
+	outs := map[string]string{"slow": l.outputs(file + ":slow")[0]}
 	for name := range want {
 		outs[name] = l.outputs(file + ":" + name)[0]
 	}
-	l.serve("--timeout=1s", "--deny-command=cp")
+	l.serve("--timeout=1s")
+	if _, err := os.Stat(outs["slow"]); errno(err) != syscall.ETIMEDOUT {
+		t.Errorf("slow: %v, want %v", err, syscall.ETIMEDOUT)
+	}
+	l.stop()
+	l.serve("--deny-command=cp") // and with a time that is long enough for the others
 	for name, e := range want {
 		if _, err := os.Stat(outs[name]); errno(err) != e {
 			t.Errorf("%s: %v, want %v", name, err, e)
@@ -175,26 +180,19 @@ func errno(err error) syscall.Errno {
 }
 
 func TestKeepGoing(t *testing.T) {
-	body := `
-bad = sh("bad", "sleep 1; exit 1")
-good = [sh("good-%d" % i, "sleep %s; mkdir $out" % ("0.1" if i < 4 else "2")) for i in range(8)]
-later = [sh("later-%d" % i, "mkdir $out", env = {"in": good[4 + i].out}) for i in range(4)]
-needsbad = [sh("needsbad-%d" % i, "mkdir $out", env = {"in": bad.out}) for i in range(3)]
-all = sh("all", "mkdir $out", env = {"deps": " ".join([str(d) for d in later + needsbad + good])})
-`
 	for _, keep := range []bool{false, true} {
 		name := map[bool]string{false: "stop", true: "keep-going"}[keep]
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			file := l.star("a.star", body)
-			args := []string{"build", "-j8", file + ":all"}
-			if keep {
-				args = append(args, "-k")
-			}
-			r := l.storefs(args...)
-			if r.status != 100 {
-				t.Errorf("status %d, want 100: %s", r.status, r.stderr)
-			}
+			mark := filepath.Base(l.Dir)
+			bad, fail := l.held("bad", "exit 1 # "+mark)
+			gate, release := l.held("gate", "mkdir $out # "+mark)
+			file := l.star("a.star", bad+gate+`
+good = [gate] + [sh("good-%d" % i, "mkdir $out") for i in range(4)]
+later = [sh("later-%d" % i, "mkdir $out", env = {"in": gate.out}) for i in range(4)]
+needsbad = [sh("needsbad-%d" % i, "mkdir $out", env = {"in": bad.out}) for i in range(3)]
+all = sh("all", "mkdir $out", env = {"deps": " ".join([str(d) for d in later + needsbad + good])})
+`)
 			valid := func(target string) (n int) {
 				for _, o := range l.outputs(file + ":" + target) {
 					if l.storefs("query", "info", o).status == 0 {
@@ -203,13 +201,39 @@ all = sh("all", "mkdir $out", env = {"deps": " ".join([str(d) for d in later + n
 				}
 				return n
 			}
+			cmd := l.command("build", "-j8", l.gates(), file+":all")
+			if keep {
+				cmd.Args = append(cmd.Args, "-k")
+			}
+			said, err := os.Create(l.Dir + "/said")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer said.Close()
+			cmd.Stderr = said
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			// It fails when nothing else can start, and what runs ends when that is known.
+			waitFor(t, "all that can be built at once", func() bool { return builders(mark) == 2 && valid("good") == 4 })
+			fail()
+			waitFor(t, "the failure", func() bool {
+				b, _ := os.ReadFile(said.Name())
+				return keep || strings.Contains(string(b), "waiting for builds that had begun: gate")
+			})
+			release()
+			if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 100 {
+				b, _ := os.ReadFile(said.Name())
+				t.Errorf("%v, want exit status 100: %s", cmd.ProcessState, b)
+			}
 			// What ran beside the failing builder ends well in either case;
 			// what had not started is built with -k only.
 			later := 0
 			if keep {
 				later = 4
 			}
-			for target, want := range map[string]int{"good": 8, "bad": 0, "needsbad": 0, "later": later, "all": 0} {
+			for target, want := range map[string]int{"good": 5, "bad": 0, "needsbad": 0, "later": later, "all": 0} {
 				if got := valid(target); got != want {
 					t.Errorf("%s: %d of %s are valid, want %d", name, got, target, want)
 				}

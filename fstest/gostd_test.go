@@ -68,7 +68,8 @@ func TestStandardLibrarySurvivesKills(t *testing.T) {
 			}
 		}
 		k.kill()
-		if err := <-blocked; err == nil {
+		// A fast machine has built it before the last round.
+		if err := <-blocked; err == nil && k.storefs("query", "info", out).status != 0 {
 			t.Errorf("round %d: hello ran although the server was killed", i)
 		}
 		k.noOrphans(i)
@@ -131,7 +132,7 @@ func (l *lab) hashes(drv string) map[string]string {
 // scratch directory in its mount table.
 func (l *lab) noOrphans(round int) {
 	l.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		var left []string
 		tables, _ := filepath.Glob("/proc/[0-9]*/mountinfo")

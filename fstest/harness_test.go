@@ -228,7 +228,7 @@ func (l *lab) serve(args ...string) {
 	if err := l.mount.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !l.mounted() {
 		if time.Now().After(deadline) || l.mount.ProcessState != nil {
 			b, _ := os.ReadFile(l.Dir + "/mount.log")
@@ -312,8 +312,8 @@ func (l *lab) stop() {
 			b, _ := os.ReadFile(l.Dir + "/mount.log")
 			l.t.Errorf("mount ended: %v\n%s", err, b)
 		}
-	case <-time.After(30 * time.Second):
-		l.t.Error("mount did not end within 30 s of SIGTERM")
+	case <-time.After(time.Minute):
+		l.t.Error("mount did not end within a minute of SIGTERM")
 		l.mount.Process.Kill()
 		<-done
 	}

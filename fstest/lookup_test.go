@@ -41,15 +41,16 @@ default = sh("shared", "sleep 1; mkdir $out; echo hello > $out/file")
 
 func TestBlockedLookupsDelayNothing(t *testing.T) {
 	l := newLab(t)
-	file := l.star("a.star", `
+	body, _ := l.held("never", "mkdir $out")
+	gate, release := l.held("gate", "mkdir $out")
+	file := l.star("a.star", body+gate+`
 ready = sh("ready", "mkdir $out; echo ready > $out/file")
-slow = [sh("slow-%d" % i, "sleep 6; echo %d > $out" % i, kind = "regular") for i in range(50)]
-never = sh("never", "sleep 100; mkdir $out")
+slow = [sh("slow-%d" % i, "until test -e /gates/gate; do sleep 0.2; done; echo %d > $out" % i, kind = "regular") for i in range(50)]
 `)
 	ready := l.ok("build", file+":ready")[0]
 	slow := l.outputs(file + ":slow")
 	never := l.outputs(file + ":never")[0]
-	l.serve("-j", "50")
+	l.serve("-j", "50", l.gates())
 	events := l.watch()
 
 	var cats []*exec.Cmd
@@ -64,18 +65,15 @@ never = sh("never", "sleep 100; mkdir $out")
 
 	// While they block: what is realised answers, and create-like calls on an
 	// unrealised name neither wait nor start anything nor hold the root up.
-	start := time.Now()
 	for range 20 {
 		if _, err := os.Stat(ready + "/file"); err != nil {
 			t.Error(err)
 		}
-		if r := l.inShell("timeout 1 mkdir " + never + "; timeout 1 touch " + never + "; ls $STORE >/dev/null"); r.status != 0 {
-			t.Errorf("ls: %s", r.stderr)
+		if r := l.inShell("for c in mkdir touch; do timeout 60 $c " + never + "; test $? != 124 || exit; done; ls $STORE >/dev/null"); r.status != 0 {
+			t.Fatalf("status %d: %s", r.status, r.stderr)
 		}
 	}
-	if d := time.Since(start); d > 4*time.Second {
-		t.Errorf("20 rounds of stat, mkdir, touch and ls took %v while others were blocked", d)
-	}
+	release()
 	for i, cmd := range cats {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("cat %s: %v", slow[i], err)
@@ -132,7 +130,7 @@ func TestWaitersCanBeKilled(t *testing.T) {
 				start := time.Now()
 				cmd.Process.Kill()
 				cmd.Wait()
-				if d := time.Since(start); d > 2*time.Second {
+				if d := time.Since(start); d > 30*time.Second {
 					t.Errorf("%v took %v to die of SIGKILL", argv, d)
 				}
 			}

@@ -67,7 +67,7 @@ func flipByte(at int64) func(string) error {
 // eventually waits until f reports success.
 func (l *lab) eventually(what string, f func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			b, _ := os.ReadFile(l.Dir + "/mount.log")
 			l.t.Fatalf("not within 30 s: %s\n%s", what, b)

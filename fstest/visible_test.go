@@ -145,7 +145,7 @@ func TestEverybodySeesWhyTheyWait(t *testing.T) {
 		if !ok {
 			t.Error("status --watch ended")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("status --watch does not show who waits")
 	}
 	watch.Process.Kill()
