@@ -44,7 +44,7 @@ func TestKilled(t *testing.T) {
 		_ = cmd.Wait()
 		// One that was about to become a builder would be one soon.
 		gone := 0
-		for deadline := time.Now().Add(5 * time.Second); gone < 10; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); gone < 10; time.Sleep(10 * time.Millisecond) {
 			left := buildertest.Running(mark)
 			if len(left) == 0 {
 				gone++

@@ -176,7 +176,7 @@ func TestHeldSandboxIsKilled(t *testing.T) {
 			r, err := w.Builder.Build(ctx, job)
 			ended <- outcome{r, err}
 		}()
-		for end := time.Now().Add(10 * time.Second); !waitsFor(name); {
+		for end := time.Now().Add(time.Minute); !waitsFor(name); {
 			if time.Now().After(end) {
 				t.Fatal("no sandbox waits for it")
 			}
@@ -205,7 +205,7 @@ func TestHeldSandboxIsKilled(t *testing.T) {
 		if o := <-ended; !errors.Is(o.err, store.ErrCancelled) {
 			t.Errorf("cancelled: %v", o.err)
 		}
-		for end := time.Now().Add(10 * time.Second); waitsFor(name); {
+		for end := time.Now().Add(time.Minute); waitsFor(name); {
 			if time.Now().After(end) {
 				t.Fatal("its sandbox still waits")
 			}

@@ -25,7 +25,7 @@ import (
 func spawners(t *testing.T) []int {
 	t.Helper()
 	// That of an earlier test may still be about to end.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if pids := spawnersNow(t); len(pids) == 1 || time.Now().After(deadline) {
 			return pids
 		}
@@ -182,7 +182,7 @@ func TestCancelledAtAnyMoment(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		cancel()
-		if took := time.Since(start); took > 10*time.Second {
+		if took := time.Since(start); took > time.Minute {
 			t.Fatalf("it took %s", took)
 		}
 	}
@@ -313,7 +313,7 @@ func TestTimerSlack(t *testing.T) {
 				t.Errorf("%s: the spawner's: %s %v", way, got, err)
 			}
 			// And one more's, soon: all others are waited for.
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 				threads, slow := threadsOf(t, pid), 0
 				for _, tid := range threads {
 					switch got, err := os.ReadFile("/proc/" + tid + "/timerslack_ns"); {

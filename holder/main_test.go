@@ -330,7 +330,7 @@ func (m *mount) says(text string) {
 
 func (m *mount) until(what string, f func() bool) {
 	m.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			m.t.Fatalf("never: %s", what)
 		}
@@ -398,7 +398,7 @@ func (m *mount) ends(status int) {
 	m.t.Helper()
 	select {
 	case <-m.end:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		m.t.Fatal("the holder does not end")
 	}
 	if got := m.cmd.ProcessState.ExitCode(); got != status {

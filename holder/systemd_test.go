@@ -37,7 +37,7 @@ func newManager(t *testing.T, m *mount) *manager {
 // until takes messages until one of them is line.
 func (s *manager) until(line string) {
 	s.t.Helper()
-	s.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	s.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(64))
 	for {
 		n, oobn, _, _, err := s.conn.ReadMsgUnix(b, oob)

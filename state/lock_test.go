@@ -167,7 +167,7 @@ func TestLockOfAnotherProcess(t *testing.T) {
 		t.Fatalf("got %v, want DeadlineExceeded", err)
 	}
 	in.Close()
-	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	unlock, err := s.Lock(ctx, paths, nil)
 	if err != nil {

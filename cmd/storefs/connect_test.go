@@ -35,7 +35,7 @@ func TestConnectWhileOthersAreWaitedFor(t *testing.T) {
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- own.close(t.Context()) }()
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		c, err := daemon.Dial(t.Context(), ending.socket(), false)
 		if err != nil {
 			break
@@ -50,7 +50,7 @@ func TestConnectWhileOthersAreWaitedFor(t *testing.T) {
 	nothing := func(*daemon.Client) error { return nil }
 	says := func(stderr func() string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); !strings.Contains(stderr(), "waiting for the process"); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !strings.Contains(stderr(), "waiting for the process"); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("it does not say what it waits for")
 			}
