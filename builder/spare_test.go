@@ -202,7 +202,7 @@ func TestFewDescriptors(t *testing.T) {
 	var all sync.WaitGroup
 	var running atomic.Int32
 	for i := range builds {
-		job := w.Job(fmt.Sprintf("job-%d", i), `echo; sleep 60`, func(j *builder.Job) {
+		job := w.Job(fmt.Sprintf("job-%d", i), `echo; sleep 1000`, func(j *builder.Job) {
 			j.Log = func([]byte) {
 				if running.Add(1) == builds {
 					cancel()

@@ -1,6 +1,8 @@
 package builder_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -352,18 +355,29 @@ func TestUserNamespacesAgain(t *testing.T) {
 	if len(seen) == 12 {
 		t.Errorf("no user namespace was used again")
 	}
+	// At a time: none ends before the last one has begun.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	both := make(chan string, 8)
+	var all sync.WaitGroup
 	for i := range cap(both) {
-		go func() {
-			space := "" // of one that failed
-			defer func() { both <- space }()
-			space, _, _ = strings.Cut(run(i, "sleep 1"), "\n")
-		}()
+		job := w.Job(fmt.Sprint("both-", i), `readlink /proc/self/ns/user; sleep 1000`, func(j *builder.Job) {
+			j.Inputs = append(j.Inputs, inputs[i:i+3]...)
+			j.Log = func(line []byte) { both <- string(line) }
+		})
+		all.Go(func() {
+			if _, err := w.Builder.Build(ctx, job); !errors.Is(err, store.ErrCancelled) {
+				t.Error(err)
+				both <- "" // of one that failed
+			}
+		})
 	}
 	at := make(map[string]bool)
 	for range cap(both) {
 		at[<-both] = true
 	}
+	cancel()
+	all.Wait()
 	if len(at) != cap(both) {
 		t.Errorf("%d builds at a time were in %d user namespaces", cap(both), len(at))
 	}
