@@ -30,7 +30,7 @@ default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner
 mknod -m 666 $LAB/fuse c 10 229
 mount --bind $LAB/fuse /dev/fuse
 exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -euxc '
-export HOME=$LAB
+export HOME=$LAB TMPDIR=$LAB
 rm -rf $STOREFS_STATE
 $BIN init --store $STORE
 $BIN mount --background

@@ -318,16 +318,24 @@ ready = sh("ready", "mkdir $out; echo ready > $out/file")
 func TestNoticeOnTerminal(t *testing.T) {
 	need(t, "script")
 	l := newLab(t)
-	file := l.star("a.star", `
-a = sh("a", "sleep 2; mkdir $out; echo text > $out/file")
+	body, release := l.held("a", "mkdir $out; echo text > $out/file")
+	file := l.star("a.star", body+`
 b = sh("b", "sleep 2; mkdir $out; echo text > $out/file")
 `)
 	a, b := l.outputs(file + ":a")[0], l.outputs(file + ":b")[0]
-	l.serve()
-	r := l.inShell("STOREFS_NOTIFY=1 script -qec 'cat " + a + "/file' /dev/null </dev/null")
-	if !strings.Contains(r.stdout, "storefs: cat waits for a: build ") || !strings.Contains(r.stdout, "text") {
-		t.Errorf("%+v", r)
+	l.serve(l.gates())
+	shown := l.Dir + "/shown"
+	_, done := l.touch("bash", "-c", "STOREFS_NOTIFY=1 script -qec 'cat "+a+"/file' /dev/null </dev/null >"+shown)
+	shows := func(text string) func() bool {
+		return func() bool {
+			b, _ := os.ReadFile(shown)
+			return strings.Contains(string(b), text)
+		}
 	}
+	waitFor(t, "a word of what it waits for", shows("storefs: cat waits for a: "))
+	release()
+	done()
+	waitFor(t, "what it reads", shows("text"))
 	if r := l.inShell("script -qec 'cat " + b + "/file' /dev/null </dev/null"); strings.TrimSpace(r.stdout) != "text" {
 		t.Errorf("%+v", r)
 	}
