@@ -45,6 +45,8 @@ func ParseDir(s string) (Dir, error) {
 		return "", fmt.Errorf("store directory %q: the root directory cannot be a store: %w", s, ErrBadPath)
 	case strings.ContainsAny(s, "\x00\n:"):
 		return "", fmt.Errorf("store directory %q: contains a NUL, a newline or a colon: %w", s, ErrBadPath)
+	case !utf8.ValidString(s): // it is told of in JSON, which cannot say it
+		return "", fmt.Errorf("store directory %q: not UTF-8: %w", s, ErrBadPath)
 	case len(s) > maxDirLen:
 		return "", fmt.Errorf("store directory: %d bytes long, more than the %d that leave room for a path in it: %w", len(s), maxDirLen, ErrBadPath)
 	}

@@ -39,6 +39,7 @@ func TestParseDir(t *testing.T) {
 		"/a\nb":        `contains a NUL, a newline or a colon`,
 		"/a\x00":       `contains a NUL, a newline or a colon`,
 		"/a:b":         `contains a NUL, a newline or a colon`,
+		"/a\xff":       `not UTF-8`,
 
 		strings.Repeat("/abc", maxDirLen/4) + "/defg": fmt.Sprintf(`%d bytes long, more than the %d that leave room for a path in it`, maxDirLen/4*4+5, maxDirLen),
 		"/a/" + strings.Repeat("b", 256):              `"bbbbbbbbbbbbbbbb…" is 256 bytes long, more than the 255 of a file name`,

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -115,7 +116,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(a),
 	}
-	options = append(options, pathMappers()...)
+	options = append(options, textMappers()...)
 	var model any = &a.cli
 	if one := a.oneCommand(args); one != nil {
 		model, options = &a.shared, append(options, one)
@@ -195,6 +196,9 @@ func (a *app) findState() error {
 	}
 	if a.State == "" {
 		return badInputf("uid %d has no home directory for a state directory: --state says where it is", os.Geteuid())
+	}
+	if !utf8.ValidString(a.State) {
+		return badInputf("--state: %q is not UTF-8", a.State) // spawners and clients are told of it in JSON
 	}
 	return nil
 }
