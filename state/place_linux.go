@@ -150,10 +150,14 @@ func makeRoom(to string, do func() error) error {
 }
 
 // rename moves a store object to a name that nothing has. The kernel lets an
-// ordinary user give another parent to a directory only if he may write to it.
+// ordinary user, and a root whose rights were taken away, give another parent to a
+// directory only if he may write to it.
 func rename(from, to string, kind store.Kind) error {
 	if kind != store.KindDirectory || os.Geteuid() == 0 {
-		return renameNew(from, to)
+		err := renameNew(from, to)
+		if kind != store.KindDirectory || !errors.Is(err, unix.EACCES) {
+			return err
+		}
 	}
 	if err := os.Chmod(from, 0o755); err != nil {
 		return err
