@@ -265,6 +265,10 @@ func checkPrivilege(allowOther bool) (direct bool, err error) {
 	if mayMount() {
 		return true, nil
 	}
+	if os.Geteuid() == 0 {
+		// Nor has fusermount3 the right, which root starts with no more than root has.
+		return false, errors.New("root needs CAP_SYS_ADMIN to mount, and has it not, as in most containers: start the container with it (--cap-add=SYS_ADMIN)")
+	}
 	if _, err := fusermount(); err != nil {
 		return false, err
 	}
