@@ -162,6 +162,9 @@ func (b *build) attempt(ctx context.Context, env []string, spawned bool) (starte
 			default:
 				b.ran = b.ran && r.says == saysNoExec
 				why := r.err(b.job.Derivation.Builder)
+				if r.says == saysNoExec && r.errno == unix.EACCES && isNoExec(b.opts.Real) {
+					why = fmt.Errorf("nothing in %s can be executed: its file system is mounted noexec", b.opts.Real)
+				}
 				if r.says == saysFailed && c.pid == 0 && isShort(r.errno) {
 					why = shortage{why}
 				}
@@ -208,6 +211,12 @@ func (b *build) attempt(ctx context.Context, env []string, spawned bool) (starte
 		err = ended(b.job.Derivation.Builder, status)
 	}
 	return started, took, err
+}
+
+// isNoExec reports whether no builder in dir can be executed, whichever it is.
+func isNoExec(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
 }
 
 // spawn starts the child, if spawned by a spawner where it can. What nobody waits for
