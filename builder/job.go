@@ -92,11 +92,11 @@ type Output struct {
 // Result is a build that succeeded. Whoever gets it calls Release, once the
 // outputs were moved away or are not wanted, or Keep in its place.
 type Result struct {
-	Outputs  []Output
-	Started  time.Time
+	Outputs  []Output      // all of the derivation's, in their order
+	Started  time.Time     // when the builder was started
 	Duration time.Duration // of the builder itself
-	LogFile  string
-	Release  func() // removes the scratch directory
+	LogFile  string        // where its log is
+	Release  func()        // removes the scratch directory
 	// Keep leaves the scratch directory, as Job.KeepFailed does, and says where.
 	Keep func() (dir string, err error)
 }

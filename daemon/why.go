@@ -49,6 +49,7 @@ type Denial struct {
 	Time    time.Time `json:"time"`   // the last time
 }
 
+// String is the denial for people, in a part of a line, without its time.
 func (d Denial) String() string {
 	who := cmp.Or(progress.Clean(d.Command), "somebody")
 	if d.PID != 0 {

@@ -86,7 +86,7 @@ func (d *DB) wakeCommitter() {
 // still, whatever is to be seen of it.
 func (d *DB) InDoubt() bool { return d.file.doubt.Load() }
 
-// Certain ends that, or says why not.
+// Certain makes durable what is in doubt (InDoubt), or says why it cannot.
 func (d *DB) Certain(ctx context.Context) error {
 	return d.update(ctx, false, func(writer) error { return nil })
 }

@@ -30,7 +30,7 @@ func (d *DB) SetDamage(ctx context.Context, damage store.Damage) error {
 	return nil
 }
 
-// ClearDamage forgets it: it was a false alarm.
+// ClearDamage forgets what was found to be wrong with p: it was a false alarm.
 func (d *DB) ClearDamage(ctx context.Context, p store.Path) error {
 	base, err := d.base(p)
 	if err == nil {

@@ -1,7 +1,8 @@
-// Package db keeps what the store knows: one bbolt file that maps valid paths
-// to their info, derivations to their normal forms, outputs to the derivations
-// that make them, and so on. It touches no file but that one: whether a valid
-// path is really on disk is the business of package state.
+// Package db keeps what the store knows: one bbolt file, with a log of what is
+// not in it yet, that maps valid paths to their info, derivations to their normal
+// forms, outputs to the derivations that make them, and so on. It touches no file
+// but these two: whether a valid path is really on disk is the business of package
+// state.
 package db
 
 import (

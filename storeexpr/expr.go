@@ -1,7 +1,7 @@
-// Package storeexpr reads and writes store expressions, the text of DESIGN's
-// section 8 in ATerm form: derivations and closures of Nix as it was in 2004,
-// and the derivations of today. It computes output paths by Nix's rule. It
-// does no I/O: what an expression names is fetched by whoever asks.
+// Package storeexpr reads and writes store expressions, the texts in ATerm form
+// that Nix writes: derivations and closures as they were in 2004, and the
+// derivations of today. It computes output paths by Nix's rule. It does no I/O:
+// what an expression names is fetched by whoever asks.
 package storeexpr
 
 import "storefs/store"

@@ -20,7 +20,8 @@ type names struct{ state *state.State }
 
 var _ fs.Store = names{}
 
-// Lookup asks for validity last: what becomes valid in between is still known.
+// Lookup asks for validity first: what becomes valid after that is still known, and
+// a placeholder.
 func (n names) Lookup(name string) (fs.Entry, error) {
 	p, err := n.state.Store().Join(name)
 	if err != nil {
