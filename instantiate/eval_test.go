@@ -212,7 +212,7 @@ number = 1
 		"_hidden":  `main.star: no target "_hidden"; there is: hello, pkgs`,
 		"hello.x":  `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
 		"pkgs.w":   `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
-		"f":        `main.star: target f is of type function, not a derivation, an output, or a list, dict or struct of them`,
+		"f":        `main.star: target f is of type function, not a derivation, a path, or a list, dict or struct of them`,
 		"number.x": `main.star: no target "number.x": number has no "x"`,
 	} {
 		_, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})

@@ -153,7 +153,7 @@ func (e *evaluation) collect(name string, v starlark.Value) ([]Target, error) {
 			return all, nil
 		}
 	}
-	return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("target %s is of type %s, not a derivation, an output, or a list, dict or struct of them", name, v.Type())}
+	return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("target %s is of type %s, not a derivation, a path, or a list, dict or struct of them", name, v.Type())}
 }
 
 // exactly finds what has the path s.
