@@ -132,6 +132,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 	if unprinted != nil {
 		return fmt.Errorf("print the help: %w", unprinted)
 	}
+	if err == nil {
+		err = checkArguments(kctx)
+	}
 	if err != nil {
 		return badInput(usageError(err))
 	}

@@ -38,9 +38,6 @@ func (c *dumpCmd) Run(ctx context.Context, a *app) error {
 // onDisk calls f with the name under which a file can be read. What is in the
 // store can be read also while the store is not mounted: where it really is.
 func (a *app) onDisk(ctx context.Context, name string, f func(string) error) error {
-	if name == "" {
-		return badInput(errors.New("the path is empty")) // not the working directory
-	}
 	abs, err := filepath.Abs(name)
 	if err != nil {
 		return badInput(err)

@@ -49,6 +49,27 @@ func mangled(ctx *kong.DecodeContext) (text string, ok bool) {
 	return text, ok && t.IsValue() && !utf8.ValidString(text)
 }
 
+// checkArguments refuses empty ones: what has no name is not the working directory,
+// and nothing else that a command is about.
+func checkArguments(ctx *kong.Context) error {
+	for _, p := range ctx.Path {
+		if p.Positional == nil {
+			continue
+		}
+		switch arg := p.Positional.Target.Interface().(type) {
+		case string:
+			if arg == "" {
+				return fmt.Errorf("%s: the path is empty", p.Positional.Summary())
+			}
+		case []string:
+			if slices.Contains(arg, "") {
+				return fmt.Errorf("%s: the path is empty", p.Positional.Summary())
+			}
+		}
+	}
+	return nil
+}
+
 // isUnset reports whether v may be empty: where its default is, or its variable in the
 // environment, which then says nothing.
 func isUnset(v *kong.Value) bool {
