@@ -142,6 +142,58 @@ func TestInterruptedAtAProfile(t *testing.T) {
 	}
 }
 
+// A command that is given a path of the mount which nothing has built yet waits for
+// that in the kernel, and ends when it is interrupted.
+func TestInterruptedAtAPlaceholder(t *testing.T) {
+	l := newLab(t)
+	// Without an end: who waits for it is not let go by that.
+	target := l.star("slow.star", `default = sh("slow", "sleep 1000")`)
+	l.serve()
+	slow := l.outputs(target)[0]
+	for name, args := range map[string][]string{
+		"hash":            {"hash", slow},
+		"dump":            {"dump", slow},
+		"fmt":             {"fmt", slow + "/x.star"},
+		"restore":         {"restore", slow + "/x"},
+		"add":             {"add", slow + "/x"},
+		"import":          {"import", slow + "/x"},
+		"import .drv":     {"import", slow + "/x.drv"},
+		"prefetch import": {"prefetch", "import", slow + "/x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := l.command(args...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() {
+				_ = cmd.Wait()
+				close(ended)
+			}()
+			defer func() {
+				cmd.Process.Kill()
+				<-ended
+			}()
+			waitFor(t, "the caller", func() bool { return len(l.waiters()) == 1 })
+			cmd.Process.Signal(unix.SIGINT)
+			waitFor(t, "its end", func() bool {
+				select {
+				case <-ended:
+					return true
+				default:
+					return false
+				}
+			})
+			if got := cmd.ProcessState.ExitCode(); got != 130 || stderr.String() != "storefs: interrupted\n" {
+				t.Errorf("status %d, %q", got, stderr.String())
+			}
+			waitFor(t, "nobody", func() bool { return len(l.waiters()) == 0 })
+		})
+	}
+}
+
 // loud is an output whose builder has written more than a pipe holds.
 func (l *lab) loud() string {
 	l.t.Helper()

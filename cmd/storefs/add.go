@@ -51,7 +51,7 @@ func (c *addCmd) add(ctx context.Context, client *daemon.Client, p string) (stor
 		}
 		name = filepath.Base(abs)
 	}
-	path, err := c.path(ctx, client.Hello().Store, p, name)
+	path, err := await(ctx, func() (store.Path, error) { return c.path(ctx, client.Hello().Store, p, name) })
 	if err != nil {
 		return store.Info{}, err
 	}

@@ -42,7 +42,10 @@ func (a *app) onDisk(ctx context.Context, name string, f func(string) error) err
 	if err != nil {
 		return badInput(err)
 	}
-	_, err = os.Lstat(abs)
+	_, err = await(ctx, func() (os.FileInfo, error) { return os.Lstat(abs) })
+	if ctx.Err() != nil {
+		return err
+	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return f(abs)
 	}

@@ -33,23 +33,35 @@ func (f *flow) Write(p []byte) (int, error) {
 // wait returns what transfer does, or why nobody waits for it any more: then f
 // is not to be used again.
 func (f *flow) wait(transfer func() (int, error)) (int, error) {
+	n, err := await(f.ctx, transfer)
 	if f.ctx.Err() != nil {
-		return 0, context.Cause(f.ctx)
+		f.buf = nil // a further call must not meet this one
 	}
-	type transferred struct {
-		n   int
-		err error
+	return n, err
+}
+
+// await returns what call does, or why ctx ended before that: call goes on until
+// the process has ended. It is for system calls about files that others name: what
+// lies in a mounted store may have to be built first, and a thread that waits for
+// that in the kernel hears of no signal that the process handles.
+func await[T any](ctx context.Context, call func() (T, error)) (T, error) {
+	var none T
+	if ctx.Err() != nil {
+		return none, context.Cause(ctx)
 	}
-	done := make(chan transferred, 1)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
 	go func() {
-		n, err := transfer()
-		done <- transferred{n, err}
+		value, err := call()
+		done <- result{value, err}
 	}()
 	select {
-	case t := <-done:
-		return t.n, t.err
-	case <-f.ctx.Done():
-		f.buf = nil // a further call must not meet this one
-		return 0, context.Cause(f.ctx)
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
 	}
 }

@@ -35,7 +35,7 @@ func (c *fmtCmd) Run(ctx context.Context, a *app) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		different, err := c.format(f)
+		different, err := c.format(ctx, f)
 		if err != nil {
 			return err
 		}
@@ -53,8 +53,8 @@ func (c *fmtCmd) Run(ctx context.Context, a *app) error {
 }
 
 // format rewrites the file, or only tells whether it would be another.
-func (c *fmtCmd) format(name string) (different bool, err error) {
-	src, err := os.ReadFile(name)
+func (c *fmtCmd) format(ctx context.Context, name string) (different bool, err error) {
+	src, err := await(ctx, func() ([]byte, error) { return os.ReadFile(name) })
 	if err != nil {
 		return false, badInput(err)
 	}

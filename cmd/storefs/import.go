@@ -60,7 +60,7 @@ func (c *importCmd) stream(ctx context.Context, a *app, client *daemon.Client, n
 		paths, err := client.Import(ctx, &flow{ctx: ctx, file: a.stdin})
 		return paths, unread(err)
 	}
-	f, err := os.Open(name)
+	f, err := await(ctx, func() (*os.File, error) { return os.Open(name) })
 	if err != nil {
 		return nil, badInput(err)
 	}

@@ -163,7 +163,7 @@ func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string)
 	var names []string
 	var at []int // where in paths those of names belong
 	for i, f := range files {
-		name, err := filepath.EvalSymlinks(f)
+		name, err := await(ctx, func() (string, error) { return filepath.EvalSymlinks(f) })
 		if err == nil {
 			name, err = filepath.Abs(name)
 		}
@@ -178,7 +178,7 @@ func (a *app) importExprs(ctx context.Context, c *daemon.Client, files []string)
 		if paths[i] != "" {
 			continue
 		}
-		if err := readable(name); err != nil {
+		if _, err := await(ctx, func() (struct{}, error) { return struct{}{}, readable(name) }); err != nil {
 			return nil, badInput(err)
 		}
 		names, at = append(names, name), append(at, i)

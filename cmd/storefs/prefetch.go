@@ -51,7 +51,7 @@ func (*prefetchImportCmd) Help() string {
 func (c *prefetchImportCmd) Run(ctx context.Context, a *app) error {
 	r, name := a.stdin, "standard input"
 	if c.File != "-" {
-		f, err := os.Open(c.File)
+		f, err := await(ctx, func() (*os.File, error) { return os.Open(c.File) })
 		if err != nil {
 			return badInput(err)
 		}

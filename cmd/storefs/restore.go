@@ -24,8 +24,12 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if term.IsTerminal(int(a.stdin.Fd())) {
 		return badInput(errors.New("restore: standard input is a terminal"))
 	}
-	if _, err := os.Lstat(c.Path); err == nil {
+	_, err := await(ctx, func() (os.FileInfo, error) { return os.Lstat(c.Path) })
+	if err == nil {
 		return fmt.Errorf("restore %s: it exists already", c.Path)
+	}
+	if ctx.Err() != nil {
+		return err
 	}
 	return unread(nar.Restore(bufio.NewReaderSize(&flow{ctx: ctx, file: a.stdin}, 64<<10), c.Path, nar.RestoreOptions{}))
 }
