@@ -2,8 +2,10 @@ package builder
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,21 +33,40 @@ func setSlack(ns int) error {
 	return nil
 }
 
-// slackenWatch leaves idleSlack to no threads of a spawner but the first, which waits for
+// slackenInterval is after how many builds the threads of a spawner are looked at again.
+const slackenInterval = 128
+
+// watch leaves idleSlack to no threads of a spawner but the first, which waits for
 // the end, and the second, which is the one that watches. The others sleep for
 // microseconds, too, where they look for work or stop the world, and with that slack all
 // builds waited 10 ms for them. What cannot be changed stays as it is.
-func slackenWatch(pid, slack int) {
+type watch struct {
+	slack int
+
+	mu    sync.Mutex
+	tasks *os.File // /proc/PID/task, which is empty once the process is dead; nil: not to be had
+}
+
+func newWatch(pid, slack int) *watch {
+	tasks, _ := os.Open("/proc/" + strconv.Itoa(pid) + "/task")
+	return &watch{slack: slack, tasks: tasks}
+}
+
+// slacken looks at all threads. The one that watches may start others at any time,
+// which have its slack.
+func (w *watch) slacken() {
+	if !w.mu.TryLock() {
+		return
+	}
+	defer w.mu.Unlock()
 	const kept = 2
-	text := []byte(strconv.Itoa(slack))
+	text := []byte(strconv.Itoa(w.slack))
 	// Whoever has it meanwhile may make another that has it.
 	for known := kept; ; {
-		dir, err := os.Open("/proc/" + strconv.Itoa(pid) + "/task")
-		if err != nil {
+		if _, err := w.tasks.Seek(0, io.SeekStart); err != nil {
 			return
 		}
-		threads, _ := dir.Readdirnames(-1) // in the order in which they were made
-		dir.Close()
+		threads, _ := w.tasks.Readdirnames(-1) // in the order in which they were made
 		if len(threads) <= known {
 			return
 		}
@@ -57,4 +78,11 @@ func slackenWatch(pid, slack int) {
 		}
 		known = len(threads)
 	}
+}
+
+// end is called when the process is dead.
+func (w *watch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tasks.Close()
 }

@@ -22,6 +22,7 @@ import (
 type spawner struct {
 	conn  *net.UnixConn
 	table *begunTable // nil once it is dead
+	watch *watch
 
 	sending sync.Mutex
 
@@ -94,9 +95,9 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		table.unmap()
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
-	go slackenWatch(pid, slack) // builds need not wait for that
-	s := &spawner{conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
+	s := &spawner{conn: conn, table: table, watch: newWatch(pid, slack), builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
+	go s.watch.slacken() // builds need not wait for that
 	return s, nil
 }
 
@@ -184,6 +185,7 @@ func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
 	}
 	s.conn.Close()
 	<-dead
+	s.watch.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
@@ -261,6 +263,9 @@ func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error)
 	id := s.last
 	s.builds[id] = begun{drv, answer}
 	s.mu.Unlock()
+	if id%slackenInterval == 0 {
+		go s.watch.slacken()
+	}
 
 	body := l.append(nil)
 	if len(body) > maxFrame {

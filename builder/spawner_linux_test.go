@@ -452,7 +452,7 @@ func TestSpawnerIsDying(t *testing.T) {
 		}
 		file.Close()
 		dead := make(chan struct{})
-		dying := &spawner{conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
+		dying := &spawner{watch: newWatch(0, 0), conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
 		go dying.listen(newFrameReader(conn), dead)
 		l.spawner.close()
 		l.spawner.off, l.spawner.spawner = false, dying
