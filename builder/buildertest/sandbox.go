@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -196,8 +197,8 @@ writable
 			some := unix.Rlimit{Cur: min(4096, core.Max), Max: core.Max}
 			w.must(unix.Setrlimit(unix.RLIMIT_CORE, &some))
 			defer func() { w.must(unix.Setrlimit(unix.RLIMIT_CORE, &core)) }()
-			signal.Ignore(unix.SIGHUP, unix.SIGINT)
-			defer signal.Reset(unix.SIGHUP, unix.SIGINT)
+			defer w.ignore(unix.SIGHUP)()
+			defer w.ignore(unix.SIGINT)()
 			// The two are the lowest bits. Some shells ignore others themselves.
 			script, want := `ulimit -c; grep -c '^SigIgn:.*[048c]$' /proc/1/status`, "0\n1\n"
 			if had, err := unix.Getgroups(); err == nil && syscall.Setgroups([]int{4}) == nil { // who may
@@ -394,4 +395,19 @@ func (w *World) otherGroups() string {
 	}
 	w.T.Skip("this user has supplementary groups")
 	return ""
+}
+
+// ignore ignores a signal, as what this process starts then does, until the returned
+// function is called. signal.Reset would leave it ignored.
+func (w *World) ignore(sig syscall.Signal) (restore func()) {
+	w.T.Helper()
+	action := func(to, from *[4]uintptr) { // struct sigaction of the kernel
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(from)), 8, 0, 0); errno != 0 {
+			w.T.Fatal(os.NewSyscallError("sigaction", errno))
+		}
+	}
+	var before [4]uintptr
+	action(nil, &before)
+	signal.Ignore(sig)
+	return func() { action(&before, nil) }
 }
