@@ -39,7 +39,7 @@ func again(t *testing.T, run string, uid int, attr *syscall.SysProcAttr) *exec.C
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(program, "-test.run="+run, "-test.v", "-test.timeout=100s")
+	cmd := exec.Command(program, "-test.run="+run, "-test.v", "-test.timeout=5m")
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, againVariable+"=1", buildertest.ProbeVariable+"="+probe)
 	cmd.SysProcAttr = attr

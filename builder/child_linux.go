@@ -33,7 +33,7 @@ func Child() {
 	case len(os.Args) > 0 && os.Args[0] == spawnerName:
 		beSpawner()
 	case len(os.Args) > 0 && os.Args[0] == fetcherName:
-		os.Exit(fetchurl.Main())
+		unix.Exit(fetchurl.Main()) // os.Exit waits for a second where races are looked for
 	}
 }
 
