@@ -5,10 +5,13 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,6 +45,8 @@ type bench struct {
 	headed  bool   // the head of the table of pairs is printed
 	dir     string // scratch of this run, on disk
 	fast    string // the same in memory: file systems distort what makes many files
+
+	interrupted func() bool // nothing more is to be measured
 }
 
 func main() {
@@ -71,6 +76,10 @@ func main() {
 }
 
 func (b *bench) run(storefs string, disk bool, work string, parts []string) (err error) {
+	// Mounts and directories are not left behind. Whoever asks twice does not want to wait.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	b.interrupted = func() bool { return ctx.Err() != nil }
 	if b.storefs, err = filepath.Abs(storefs); err != nil {
 		return err
 	}
@@ -133,6 +142,9 @@ func (b *bench) measure(p pair, runs int) error {
 	var ours, theirs []time.Duration
 	var ratios, ofCPU []float64
 	for i := range runs + 1 {
+		if b.interrupted() {
+			return errors.New("interrupted")
+		}
 		a, ourCPU, err := timed(p.before, p.ours, max(p.each, p.ourEach))
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.work, err)
