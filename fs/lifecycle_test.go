@@ -145,7 +145,7 @@ func TestUnmountEndsWaits(t *testing.T) {
 		}
 	}
 	until(t, "all wait", func() bool { return s.waiting() == 10 })
-	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := server.Unmount(ctx); err != nil {
 		t.Error(err)
@@ -221,7 +221,7 @@ func TestUnmountedByOthers(t *testing.T) {
 		go func() { server.Wait(); close(ended) }()
 		select {
 		case <-ended:
-		case <-time.After(soon):
+		case <-time.After(20 * time.Second):
 			t.Errorf("flags %d: the server goes on", flags)
 		}
 		s.finish(t)
@@ -293,7 +293,7 @@ setpriv --reuid 65534 --regid 65534 --clear-groups $3 $T/fs.test -test.count=1 -
 			os.RemoveAll(filepath.Join(tmp, "tmp"))
 			os.Remove(filepath.Join(tmp, "fuse"))
 			os.Remove(bin)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			out, err := exec.CommandContext(ctx, "unshare", "-m", "bash", "-c", script, "bash", tmp, testBinary(t), c.in, tests).CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "PASS") {

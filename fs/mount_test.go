@@ -17,9 +17,8 @@ import (
 	"storefs/fs"
 )
 
-// soon is the bound for what must not wait for a build: those that it might wait for
-// do not end before, so a machine that does much else may take long.
-const soon = 30 * time.Second
+// soon is a generous bound for what must not wait for a build.
+const soon = 2 * time.Second
 
 // needFuse skips where there is no FUSE, except in continuous integration,
 // where it must be.
@@ -74,7 +73,7 @@ func mount(t *testing.T, s *fakeStore, change func(*fs.Options)) (string, *fs.Se
 	}
 	t.Cleanup(func() {
 		s.finish(t)
-		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := server.Unmount(ctx); err != nil {
 			t.Errorf("unmount: %v", err)
@@ -145,7 +144,7 @@ func must(t testing.TB, dir, script, want string, args ...string) {
 // until waits for a condition that must come true.
 func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

@@ -119,7 +119,7 @@ os.unlink(sys.argv[2])
 		dir, _ := mount(t, s, nil)
 		n := s.add(name(1, "x"), recipe{make: tree, promised: promised, hold: make(chan struct{})})
 		file := filepath.Join(t.TempDir(), "file")
-		out, err := sh(t, dir, `timeout 30 python3 -c "$1" $S/$2 $3`, calls, n, file)
+		out, err := shell(t, 10*time.Second, dir, `timeout 5 python3 -c "$1" $S/$2 $3`, calls, n, file)
 		if out != "" || err != nil {
 			t.Errorf("%s, %v", out, err)
 		}
@@ -127,8 +127,8 @@ os.unlink(sys.argv[2])
 			`mkdir $S/$1`, `mkdir $S/$1/x`, `touch $S/$1`, `echo > $S/$1`, `echo >> $S/$1/x`, `ln -T /etc/passwd $S/$1`,
 			`link /etc/passwd $S/$1`, `unlink $S/$1`, `rmdir $S/$1`, `mknod $S/$1 p`, `tee $S/$1 </dev/null`, `truncate -s0 $S/$1`,
 		} {
-			// Not the bound of sh, which does not say which of them waits.
-			out, err := sh(t, dir, `timeout 30 bash -c "`+c+`"; test $? != 124`, n)
+			// Not the bound of the shell: mkdir has to answer within a second.
+			out, err := sh(t, dir, `timeout 1 bash -c "`+c+`"; test $? != 124`, n)
 			if err != nil {
 				t.Errorf("%s: %q, %v", c, out, err)
 			}
