@@ -62,6 +62,43 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// A value is seen wherever a function has it: what was taken out of a list, and is to be put
+// back in another one, is in no variable.
+func TestInHand(t *testing.T) {
+	for _, src := range []string{
+		"def f():\n    return (box.pop(), look())\nf()",
+		"def f():\n    x = 1\n    box.append((box.pop(), look()))\nf()",
+		"def f():\n    x = box.pop()\n    look()\nf()",
+		"def f():\n    x = box.pop()\n    def g():\n        return x\n    look()\nf()",
+		"def f():\n    g(box.pop(), [look() for i in range(1)])\ndef g(x, y):\n    pass\nf()",
+		"def f():\n    return (box.pop(), g())\ndef g():\n    look()\nf()",
+		"box.append((box.pop(), look()))",
+	} {
+		for _, c := range []struct {
+			depth int
+			want  bool
+		}{{maxLive - 10, false}, {maxLive + 1, true}} {
+			var deep starlark.Value = starlark.Tuple{}
+			for range c.depth {
+				deep = starlark.Tuple{deep}
+			}
+			looks, seen := 0, false
+			look := func(t *starlark.Thread, _ *starlark.Builtin, _ starlark.Tuple, _ []starlark.Tuple) (starlark.Value, error) {
+				looks++
+				seen = new(evaluation).tooDeep(t, new(depths))
+				return starlark.None, nil
+			}
+			_, err := starlark.ExecFileOptions(&dialect, new(starlark.Thread), "main.star", src, starlark.StringDict{
+				"box":  starlark.NewList([]starlark.Value{deep}),
+				"look": starlark.NewBuiltin("look", look),
+			})
+			if err != nil || looks != 1 || seen != c.want {
+				t.Errorf("%q: %d values in each other: too deep: %v, looked %d times (%v)", src, c.depth, seen, looks, err)
+			}
+		}
+	}
+}
+
 // What is small, and has nothing in it that is not, is not remembered: honest files have a
 // million of that, and all of it is looked at again and again.
 func TestManySmallValues(t *testing.T) {

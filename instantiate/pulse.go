@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync/atomic"
+	"unsafe"
 
 	"go.starlark.net/starlark"
 	"go.starlark.net/syntax"
@@ -77,8 +78,8 @@ func (e *evaluation) beat(t *starlark.Thread) {
 	t.SetMaxExecutionSteps(min(t.Steps+min(beatSteps, 1+t.Steps/16), e.opts.MaxSteps))
 }
 
-// tooDeep looks at whatever functions that run can reach. What they have in their
-// hands only, between two operations, cannot grow.
+// tooDeep looks at whatever functions that run can reach, and at what they have in their
+// hands only: it may be what grows, taken out of a list to be put back in another one.
 func (e *evaluation) tooDeep(t *starlark.Thread, d *depths) bool {
 	files := map[string]bool{}
 	for i := range t.CallStackDepth() {
@@ -98,13 +99,28 @@ func (e *evaluation) tooDeep(t *starlark.Thread, d *depths) bool {
 		if d.tooDeep(f, maxLive) {
 			return true
 		}
-		for i := range frame.NumLocals() {
-			if _, v := frame.Local(i); v != nil && d.tooDeep(variable(v), maxLive) {
+		for _, v := range inHand(frame, f) {
+			if v != nil && d.tooDeep(variable(v), maxLive) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// inHand are the values of a function's local variables, and those that are on its stack of
+// operands, or were, between two operations: the interpreter tells the first only, but has
+// the second behind them in one array.
+func inHand(frame starlark.DebugFrame, f *starlark.Function) []starlark.Value {
+	locals := reflect.ValueOf(frame).Elem().FieldByName("locals")
+	operands := reflect.ValueOf(f).Elem().FieldByName("funcode").Elem().FieldByName("MaxStack")
+	if locals.Type() != reflect.TypeFor[[]starlark.Value]() || operands.Kind() != reflect.Int {
+		panic("the interpreter has changed")
+	}
+	if locals.IsNil() {
+		return nil
+	}
+	return unsafe.Slice((*starlark.Value)(locals.UnsafePointer()), locals.Len()+int(operands.Int()))
 }
 
 // variable is the value of a local variable: the interpreter has those that inner functions
