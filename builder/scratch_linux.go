@@ -119,13 +119,24 @@ func (s *scratch) copyOf(p store.Path) string { return s.path("root", p.Base()) 
 // busy with that: so stubs of inputs that are not wanted become those of others,
 // or are parked.
 func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real string) error {
-	changed := len(s.links) > 0
 	for _, name := range s.links {
 		if err := os.Remove(s.path("store", name)); err != nil {
 			return err
 		}
 	}
 	s.links = s.links[:0]
+	if s.fitted == 0 || s.inputs != key {
+		if err := s.exchange(inputs); err != nil {
+			return err
+		}
+		s.inputs, s.fitted = key, number
+		// Without the links, which do not stay: they are in the size of a directory on
+		// some file systems.
+		var err error
+		if s.store().fresh, err = s.store().summarise(); err != nil {
+			return err
+		}
+	}
 	for _, in := range inputs {
 		if inputLetter(in.Kind) != letterSymlink {
 			continue
@@ -139,21 +150,8 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 			return inputError(name, err)
 		}
 		s.links = append(s.links, name)
-		changed = true
 	}
-	if s.fitted == 0 || s.inputs != key {
-		if err := s.exchange(inputs); err != nil {
-			return err
-		}
-		s.inputs, s.fitted = key, number
-		changed = true
-	}
-	if !changed {
-		return nil
-	}
-	var err error
-	s.store().fresh, err = s.store().summarise()
-	return err
+	return nil
 }
 
 // exchange makes the stubs those of inputs.

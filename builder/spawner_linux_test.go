@@ -264,13 +264,25 @@ func TestLaunchText(t *testing.T) {
 }
 
 // Whatever sets follow one another, the store directory has exactly the stubs of
-// the last one, and an empty scratch directory is known from another.
+// the last one, and an empty scratch directory is known from another, also where the
+// number of names is in the size of a directory, as in tmpfs.
 func TestFit(t *testing.T) {
+	t.Run("directory of temporary files", func(t *testing.T) { testFit(t, t.TempDir()) })
+	t.Run("tmpfs", func(t *testing.T) {
+		top, err := os.MkdirTemp("/dev/shm", "storefs-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(top)
+		testFit(t, top)
+	})
+}
+
+func testFit(t *testing.T, top string) {
 	ids, err := newIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	top := t.TempDir()
 	real := filepath.Join(top, "real")
 	if err := os.Mkdir(real, 0o755); err != nil {
 		t.Fatal(err)
