@@ -32,10 +32,11 @@ test: deps lint race fuzz ## everything: set-up, lint, race-tested suites, a sho
 deps: ## install what the tests need (Debian packages, as root)
 	tools/deps
 
-lint: ## gofumpt, vet, staticcheck (import rules are a test in fstest)
+lint: ## gofumpt, vet, for arm64 too, staticcheck (import rules are a test in fstest)
 	@unformatted=$$($(TOOLS) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	  [ -z "$$unformatted" ] || { echo "not formatted (make fmt): $$unformatted"; exit 1; }
 	$(GO) vet ./...
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./builder ./cmd/storefs
 	$(TOOLS) staticcheck ./...
 
 # Not from Go's cache (-count 1): tests build and run the program, which it does not see.

@@ -49,7 +49,7 @@ func waiting(t *testing.T) map[int]string {
 				t.Fatal(err)
 			}
 			// In recvmsg: it has done all that it does by itself.
-			if call, err := os.ReadFile(filepath.Dir(f) + "/syscall"); err == nil && strings.HasPrefix(string(call), "47 0x3 ") {
+			if call, err := os.ReadFile(filepath.Dir(f) + "/syscall"); err == nil && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_RECVMSG, " 0x3 ")) {
 				found[pid] = string(status)
 			}
 		}

@@ -1,3 +1,5 @@
+//go:build linux && (amd64 || arm64)
+
 package builder
 
 // canClone says that cloneAndCall exists for this architecture.
