@@ -378,10 +378,14 @@ func exchange(scratch, to string, kind store.Kind) error {
 	if err != nil {
 		return &os.LinkError{Op: "exchange", Old: scratch, New: to, Err: err}
 	}
-	if kind == store.KindDirectory {
-		return os.Chmod(to, 0o555)
+	if kind != store.KindDirectory {
+		return nil
 	}
-	return nil
+	// XFS gives a directory that is exchanged a new time.
+	if err := setTimes(to); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o555)
 }
 
 // exchangeInSteps is for file systems whose renames have no flags. Killed in the midst

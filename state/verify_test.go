@@ -231,6 +231,22 @@ func TestBuiltAgainWhileItIsRead(t *testing.T) {
 	}
 }
 
+// What comes in the place of something else is a store object there, also on XFS, which
+// gives a directory that is exchanged a new time.
+func TestExchange(t *testing.T) {
+	dir := t.TempDir()
+	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "real", "to")
+	if err := errors.Join(os.Mkdir(scratch, 0o555), os.MkdirAll(to, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchange(scratch, to, store.KindDirectory); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(to); err != nil || st.Mode().Perm() != 0o555 || !st.ModTime().Equal(time.Unix(1, 0)) {
+		t.Errorf("%v %v (%v)", st.Mode(), st.ModTime(), err)
+	}
+}
+
 func TestExchangeInSteps(t *testing.T) {
 	dir := t.TempDir()
 	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "to")
