@@ -105,7 +105,9 @@ func TestWatchAfterAPause(t *testing.T) {
 		switch {
 		case s.Status != nil && statuses == 0:
 			f.running(normaliser.Running{Goal: path("b.drv")})
-			for range 80_000 {
+			// However many of them the server has taken when it can send no more: the rest
+			// are more than wait.
+			for range 200_000 {
 				f.events.Publish(event.Event{Kind: event.Added, Goal: path("a.drv")})
 			}
 			f.events.Publish(event.Event{Kind: event.Valid})
@@ -121,7 +123,7 @@ func TestWatchAfterAPause(t *testing.T) {
 			}
 		}
 	})
-	if !errors.Is(err, store.ErrCancelled) || statuses != 2 {
+	if !errors.Is(err, store.ErrCancelled) || statuses < 2 {
 		t.Errorf("%d statuses: %v", statuses, err)
 	}
 }
