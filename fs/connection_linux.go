@@ -186,7 +186,9 @@ func (h *header) mounted() mounted {
 // resume goes on where another server ended: it makes the kernel ask again for
 // what may have changed since, and repeat what was not answered.
 func (s *Server) resume() error {
-	for _, name := range s.nodes.named() {
+	names := s.nodes.named()
+	slices.Sort(names) // as the store's database has them: neighbours are on one page
+	for _, name := range names {
 		e, err := s.raw.store.Lookup(name)
 		if Errno(err) == unix.ENOENT || err == nil && !e.Valid {
 			s.nodes.unname(name, false)
