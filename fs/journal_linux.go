@@ -107,9 +107,26 @@ func newJournal(m mounted, d *device, direct bool) (*journal, error) {
 	return j, nil
 }
 
+// allocate makes sure that there is memory for size bytes at offset: a store to where
+// there is none would be a SIGBUS. Any signal interrupts that, those of Go's runtime too.
+func (j *journal) allocate(offset, size int64) error {
+	for piece := size; size > 0; {
+		piece = min(piece, size)
+		switch err := unix.Fallocate(int(j.file.Fd()), 0, offset, piece); {
+		case errors.Is(err, unix.EINTR): // and undone: less may be done before the next one
+			piece = max(piece/2, slotSize)
+		case err != nil:
+			return fmt.Errorf("allocate memory: %w", err)
+		default:
+			offset, size = offset+piece, size-piece
+		}
+	}
+	return nil
+}
+
 func (j *journal) make(m mounted, d *device, direct bool) error {
-	if err := unix.Fallocate(int(j.file.Fd()), 0, 0, headerSize); err != nil {
-		return fmt.Errorf("allocate memory: %w", err)
+	if err := j.allocate(0, headerSize); err != nil {
+		return err
 	}
 	if err := j.mmap(); err != nil {
 		return err

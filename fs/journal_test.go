@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -219,6 +220,33 @@ func TestJournalOfUnfinishedWork(t *testing.T) {
 	}
 	if n := next.object("dir", unix.S_IFDIR); n.id <= half.id {
 		t.Error("a node id is used again")
+	}
+}
+
+// Signals, which interrupt the kernel while it looks for memory, lose nothing.
+func TestJournalBesideSignals(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, end, ended := unix.Gettid(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+				_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG) // as Go's runtime does
+			}
+		}
+	}()
+	defer func() { close(end); <-ended }()
+	table := newNodes()
+	keep(t, table)
+	defer table.journal.close()
+	for k := range 50 {
+		if err := table.journal.commit(k); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

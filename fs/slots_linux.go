@@ -2,7 +2,6 @@ package fs
 
 import (
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,12 +50,11 @@ func (j *journal) alloc() uint32 {
 	return uint32(k * stepSlots)
 }
 
-// commit makes sure that there is memory for a step: a store to where there is
-// none would be a SIGBUS.
+// commit makes sure that there is memory for a step.
 func (j *journal) commit(k int) error {
-	err := unix.Fallocate(int(j.file.Fd()), 0, headerSize+int64(k)*stepSize, stepSize)
+	err := j.allocate(headerSize+int64(k)*stepSize, stepSize)
 	if err != nil {
-		j.lost = fmt.Errorf("allocate memory: %w", err)
+		j.lost = err
 	}
 	return err
 }
