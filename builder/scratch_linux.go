@@ -129,13 +129,13 @@ func (s *scratch) fit(inputs []store.Info, key inputsKey, number uint64, real st
 		if err := s.exchange(inputs); err != nil {
 			return err
 		}
-		s.inputs, s.fitted = key, number
 		// Without the links, which do not stay: they are in the size of a directory on
 		// some file systems.
 		var err error
 		if s.store().fresh, err = s.store().summarise(); err != nil {
 			return err
 		}
+		s.inputs, s.fitted = key, number
 	}
 	for _, in := range inputs {
 		if inputLetter(in.Kind) != letterSymlink {

@@ -100,7 +100,7 @@ func TestWatchAfterAPause(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	before := event.Kind("nothing")
-	statuses := 0
+	statuses, missed := 0, 0
 	err := dial(t, socket).Watch(ctx, false, func(s Seen) {
 		switch {
 		case s.Status != nil && statuses == 0:
@@ -118,13 +118,17 @@ func TestWatchAfterAPause(t *testing.T) {
 			}
 			statuses++
 		case s.Event != nil:
-			if before = s.Event.Kind; before == event.Valid {
+			switch before = s.Event.Kind; before {
+			case event.Missed:
+				missed++
+			case event.Valid:
 				cancel()
 			}
 		}
 	})
-	if !errors.Is(err, store.ErrCancelled) || statuses < 2 {
-		t.Errorf("%d statuses: %v", statuses, err)
+	// What it takes meanwhile decides how often it misses some, once at least.
+	if !errors.Is(err, store.ErrCancelled) || missed == 0 || statuses != 1+missed {
+		t.Errorf("%d statuses, %d times missed: %v", statuses, missed, err)
 	}
 }
 
