@@ -130,13 +130,14 @@ type goal struct {
 	flags  flags
 	origin *origin
 
-	replan    bool // its inputs must be decided again before it can go on
-	noTry     bool // its substitutes have failed
-	replanned bool // an input was gone when it was to be built
-	doomed    bool // an input failed; it waits for the others to end
-	cancelled bool // its worker was told to stop
-	onPath    bool // the search for cycles is below it
-	started   bool // Started was published
+	replan    bool          // its inputs must be decided again before it can go on
+	noTry     bool          // its substitutes have failed
+	replanned bool          // an input was gone when it was to be built
+	doomed    bool          // an input failed; it waits for the others to end
+	cancelled bool          // its worker was told to stop
+	onPath    bool          // the search for cycles is below it
+	started   bool          // Started was published
+	halted    chan struct{} // closed at its end, if Cancel was asked for it; else nil
 
 	expected time.Duration // recorded, 0 if nothing is
 	cores    int           // slots that its builder takes; 0 is all

@@ -295,6 +295,9 @@ func (gr *graph) afterEnd(g *goal) {
 		}
 	}
 	g.requests, g.lastWaiter = nil, nil
+	if g.halted != nil {
+		close(g.halted)
+	}
 }
 
 // inputFailed: for a substitute, that is no more than a reason to try the next.

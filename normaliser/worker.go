@@ -241,9 +241,13 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 	held := g.run.held()
 	cancelled = cancelled && e.err != nil
 	unwanted := !g.wanted()
+	// More was wanted of it meanwhile than it looked for.
+	more := e.err == nil && e.plan == nil && e.outcome != event.OutcomeBuilt && e.outcome != event.OutcomeCutOff && !j.wants.covers(g.wants) && !unwanted && !gr.closing
 	switch {
 	case cancelled && (gr.closing || unwanted), e.plan != nil && (gr.closing || unwanted):
 		gr.drop(g)
+	case g.halted != nil && (cancelled && !g.placed || e.plan != nil || more):
+		gr.cancelled(g)
 	case (e.err != nil || e.plan != nil) && g.blame != nil:
 		gr.set(g, waiting)
 		g.run, g.cancelled = nil, false
@@ -270,8 +274,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		g.run, g.cancelled = nil, false
 		gr.expand(g, j, e)
 		return
-	case e.outcome != event.OutcomeBuilt && e.outcome != event.OutcomeCutOff && !j.wants.covers(g.wants) && !unwanted && !gr.closing:
-		// More was wanted of it meanwhile than it looked for.
+	case more:
 		g.replan = true
 		gr.set(g, waiting)
 	default:
