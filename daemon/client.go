@@ -250,6 +250,19 @@ func (c *Client) Plan(ctx context.Context, targets []store.Path) (normaliser.Pla
 	return decode[normaliser.Plan](ctx, res, err)
 }
 
+// Cancel ends what is being done for targets, whoever waits for it. It returns for each
+// of them the goal that has ended, "" if there was none.
+func (c *Client) Cancel(ctx context.Context, targets []store.Path) ([]store.Path, error) {
+	res, err := c.post(ctx, "cancel", cancelRequest{Paths: targets})
+	return decode[[]store.Path](ctx, res, err)
+}
+
+// CancelAll ends all that is being done, and returns what that was.
+func (c *Client) CancelAll(ctx context.Context) ([]store.Path, error) {
+	res, err := c.post(ctx, "cancel", cancelRequest{All: true})
+	return decode[[]store.Path](ctx, res, err)
+}
+
 // Status is what the owner does now.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	res, err := c.get(ctx, "status", nil)

@@ -45,6 +45,10 @@ type Realiser interface {
 	// Wanted reports whether a derivation or path is being realised, or waits
 	// for its turn.
 	Wanted(p store.Path) bool
+	// Cancel ends the goals of targets, and returns for each what has ended, CancelAll
+	// ends all.
+	Cancel(ctx context.Context, targets []store.Path) ([]store.Path, error)
+	CancelAll(ctx context.Context) ([]store.Path, error)
 }
 
 // RealiseRequest asks for targets: derivations, closures, output paths. What

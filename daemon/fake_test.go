@@ -74,6 +74,18 @@ func (f *fake) Status() normaliser.Status {
 	return f.now
 }
 
+func (f *fake) Cancel(_ context.Context, targets []store.Path) ([]store.Path, error) {
+	ended := make([]store.Path, len(targets))
+	for i, p := range targets {
+		if f.Wanted(p) {
+			ended[i] = p
+		}
+	}
+	return ended, nil
+}
+
+func (f *fake) CancelAll(context.Context) ([]store.Path, error) { return []store.Path{f.wanted}, nil }
+
 func (f *fake) Wanted(p store.Path) bool { return p == f.wanted }
 
 func (f *fake) running(goals ...normaliser.Running) {

@@ -84,6 +84,7 @@ func (s *Server) routes() http.Handler {
 	handle("POST upgrade", s.upgrade)
 	handle("POST realise", s.realise)
 	handle("POST plan", s.plan)
+	handle("POST cancel", s.cancelGoals)
 	handle("GET status", s.status)
 	handle("GET watch", s.watch)
 	handle("POST nar", s.addNAR)

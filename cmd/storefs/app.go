@@ -58,6 +58,7 @@ type commands struct {
 	Build       buildCmd       `cmd:"" group:"make" help:"Realise, and print the output paths."`
 	Instantiate instantiateCmd `cmd:"" group:"make" help:"Write the store expressions of a Starlark file, and print their paths."`
 	Fmt         fmtCmd         `cmd:"" group:"make" help:"Format Starlark files."`
+	Cancel      cancelCmd      `cmd:"" group:"make" help:"End what is being made."`
 	Substitute  substituteCmd  `cmd:"" group:"make" help:"Say that an expression can yield a path."`
 
 	Add    addCmd    `cmd:"" group:"move" help:"Add files and directories as sources."`
