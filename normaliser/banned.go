@@ -45,8 +45,8 @@ type Banned struct {
 	Realiser
 	Memory FailureMemory
 	// TTL is how long a failure is a ban. For a full disk, an unreachable
-	// substituter and faults of the machine it is at most five seconds; a
-	// cancelled build is none.
+	// substituter, faults of the machine, and what was cancelled, it is at most five
+	// seconds.
 	TTL time.Duration
 }
 
@@ -103,9 +103,7 @@ func (b Banned) ban(p store.Path) (*store.Failure, error) {
 // ttl is how long a failure is a ban.
 func (b Banned) ttl(c store.Cause) time.Duration {
 	switch c {
-	case store.CauseCancelled:
-		return 0
-	case store.CauseNoSpace, store.CauseUnreachable, store.CauseSystem:
+	case store.CauseNoSpace, store.CauseUnreachable, store.CauseSystem, store.CauseCancelled:
 		return min(b.TTL, transientBan)
 	}
 	return b.TTL

@@ -138,18 +138,16 @@ func TestBanByCause(t *testing.T) {
 			store.CauseNoSpace:     transientBan,
 			store.CauseUnreachable: transientBan,
 			store.CauseSystem:      transientBan,
-			store.CauseCancelled:   0,
+			store.CauseCancelled:   transientBan,
 		} {
 			// A derivation by its output, and a path without one.
 			for goal, asked := range map[string]string{"a.drv": "a", "p": "p"} {
 				w.failures[path(goal)] = &store.Failure{Path: path(goal), Cause: cause, Time: time.Now()}
-				if ban > 0 {
-					time.Sleep(ban - time.Nanosecond)
-					if err := b.Realise(t.Context(), path(asked)); err != error(w.failures[path(goal)]) {
-						t.Errorf("%s, %s: %v before the ban is over", cause, asked, err)
-					}
-					time.Sleep(time.Nanosecond)
+				time.Sleep(ban - time.Nanosecond)
+				if err := b.Realise(t.Context(), path(asked)); err != error(w.failures[path(goal)]) {
+					t.Errorf("%s, %s: %v before the ban is over", cause, asked, err)
 				}
+				time.Sleep(time.Nanosecond)
 				if err := b.Realise(t.Context(), path(asked)); err != called {
 					t.Errorf("%s, %s: %v when the ban is over", cause, asked, err)
 				}

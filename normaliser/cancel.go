@@ -12,9 +12,10 @@ import (
 const cancelledMessage = "cancelled by storefs cancel"
 
 // Cancel ends the goals of targets, whoever waits for them, and what only they
-// need: their callers get a *store.Failure that is store.ErrCancelled, which is not
-// remembered. What is built already, and waits only to be registered, ends well. It
-// waits for what it ends, until ctx ends.
+// need: their callers get a *store.Failure that is store.ErrCancelled, and so does, for
+// a moment, who looks them up again (see Banned): a shell that could not execute a file
+// looks at once what it is. What is built already, and waits only to be registered, ends
+// well. It waits for what it ends, until ctx ends.
 //
 // For each target it returns the goal that has ended so: its derivation, or itself;
 // "" if there was none, or if that has ended otherwise.
@@ -115,7 +116,10 @@ func (gr *graph) halt(g *goal) {
 // cancelled ends g, which was halted, if it has not failed by itself.
 func (gr *graph) cancelled(g *goal) {
 	if g.blame == nil {
-		g.failure = &rootCause{Failure: store.Failure{Path: g.path, Cause: store.CauseCancelled, Message: cancelledMessage, Time: time.Now()}}
+		g.failure = &rootCause{
+			Failure: store.Failure{Path: g.path, Cause: store.CauseCancelled, Message: cancelledMessage, Time: time.Now()},
+			halted:  true,
+		}
 	}
 	gr.fail(g)
 }

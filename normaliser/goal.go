@@ -179,7 +179,8 @@ type goal struct {
 // rootCause is a failure that is shared by all whom it reaches.
 type rootCause struct {
 	store.Failure
-	told int // goals that failed because of it
+	told   int  // goals that failed because of it
+	halted bool // Cancel is what ended it
 }
 
 // attempts is how far a path goal has come with its substitutes.

@@ -381,7 +381,7 @@ func (gr *graph) fail(g *goal) {
 // isFailure reports whether the failure of g is one for anybody: a path goal
 // that was only tried leaves another way, and what a check was about is valid.
 func (gr *graph) isFailure(g *goal) bool {
-	if g.kind == kindCheck || g.failure.Cause == store.CauseCancelled || refusedBuild(&g.failure.Failure) || g.background() {
+	if g.kind == kindCheck || g.failure.Cause == store.CauseCancelled && !g.failure.halted || refusedBuild(&g.failure.Failure) || g.background() {
 		return false
 	}
 	if g.kind != kindPath || len(g.requests) > 0 {

@@ -18,7 +18,7 @@ type cancelCmd struct {
 func (*cancelCmd) Help() string {
 	return `Ends what is being made of paths, and what only they need, whoever waits for it: a caller of the mount gets ECANCELED, storefs build fails. What needs the paths fails as well. Prints what has ended: derivations, and paths that were to be substituted.
 
-Nothing of it is remembered: whoever touches a path again has it made. (mount --policy keeps programs from that, mount --cancel-orphans ends by itself what nobody waits for any more.) What is built already, and is just being registered, is let be.`
+Whoever touches a path again within five seconds gets ECANCELED at once, and after that has it made. (mount --policy keeps programs from that, mount --cancel-orphans ends by itself what nobody waits for any more.) What is built already, and is just being registered, is let be.`
 }
 
 func (c *cancelCmd) Run(ctx context.Context, a *app) error {
