@@ -96,6 +96,11 @@ func (s *spec) setUp() error {
 	if err := p.finish(s.Personality); err != nil {
 		return err
 	}
+	if s.Network {
+		if err := p.keepFromHostSockets(); err != nil {
+			return err
+		}
+	}
 	p.filter(0)
 	if err := p.run(); err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/builder"
 	"storefs/event"
 	"storefs/store"
@@ -157,21 +159,14 @@ func fixedTests() tests {
 		},
 		// Who has the network can give its files to others, who outlive it.
 		"fixed and open elsewhere": func(w *World) {
-			name := fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
-			l, err := net.Listen("unix", name)
-			w.must(err)
-			defer l.Close()
+			name := abstractName()
 			for _, c := range []struct {
 				algo string
 				hash store.Hash
 			}{{"sha256", flat}, {"r:sha256", store.HashOf(store.SHA256, []byte(archive))}} {
-				got := make(chan *os.File, 1)
-				go func() { got <- receive(l) }()
-				r := w.Built(fixed(w, "open-"+c.algo[:1], c.algo, c.hash, `echo fixed > $out; $probe send $out `+name))
-				f := <-got
-				if f == nil {
-					w.T.Fatal("no file came")
-				}
+				received := receive(w, name)
+				r := w.Built(fixed(w, "open-"+c.algo[:1], c.algo, c.hash, `echo fixed > $out; $probe give $out `+name))
+				f := received()
 				_, err := f.WriteAt([]byte("other"), 0)
 				w.must(err)
 				w.must(f.Close())
@@ -180,18 +175,11 @@ func fixedTests() tests {
 			}
 		},
 		"fixed, failed, and open elsewhere": func(w *World) {
-			name := fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
-			l, err := net.Listen("unix", name)
-			w.must(err)
-			defer l.Close()
+			name := abstractName()
 			for _, dir := range []string{"/build", "/tmp", "$NIX_STORE"} {
-				got := make(chan *os.File, 1)
-				go func() { got <- receive(l) }()
-				w.Failed(fixed(w, "dir", "sha256", flat, `$probe send `+dir+` `+name+`; exit 1`))
-				f := <-got
-				if f == nil {
-					w.T.Fatal("no directory came")
-				}
+				received := receive(w, name)
+				w.Failed(fixed(w, "dir", "sha256", flat, `$probe give `+dir+` `+name+`; exit 1`))
+				f := received()
 				// As many as may have waited for others.
 				for range 3 {
 					w.Built(w.Job("next", `echo > `+dir+`/secret; echo > $out`, func(j *builder.Job) {
@@ -207,6 +195,29 @@ func fixedTests() tests {
 				}
 				w.must(f.Close())
 			}
+		},
+		// Abstract sockets belong to networks. Whatever else a builder does in the host's, it
+		// does as in its own.
+		"fixed and sockets of the host": func(w *World) {
+			version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+			if errno != 0 || version < 6 {
+				w.T.Skipf("this kernel's Landlock has no scopes: version %d, %v", version, errno)
+			}
+			name := abstractName()
+			l, err := net.Listen("unix", name+"unix")
+			w.must(err)
+			defer l.Close()
+			p, err := net.ListenPacket("unixgram", name+"unixgram")
+			w.must(err)
+			defer p.Close()
+			var lines []string
+			job := fixed(w, "sockets", "sha256", flat, `$probe reach `+name+`
+				busybox unshare -r -m mount -t tmpfs tmpfs /tmp && echo mounted
+				mkdir a b; : > a/file; mv a/file b/file && echo moved; echo fixed > $out`)
+			job.Log = func(line []byte) { lines = append(lines, string(line)) }
+			w.Built(job)
+			w.same("log", strings.Join(lines, "\n"), "dial unix "+name+"unix: connect: operation not permitted\n"+
+				"dial unixgram "+name+"unixgram: connect: operation not permitted\n<nil>\nmounted\nmoved")
 		},
 		"fixed flat but no plain file": func(w *World) {
 			for _, script := range []string{`echo fixed > $out; chmod +x $out`, `mkdir $out`, `echo fixed > x; ln -s x $out`, `ln -s /etc/passwd $out`} {
@@ -254,16 +265,46 @@ func fixedTests() tests {
 	}
 }
 
-// receive takes a file from who connects, nil if none comes.
-func receive(l net.Listener) *os.File {
-	c, err := l.Accept()
-	if err != nil {
-		return nil
+// abstractName is that of a socket which has no file, and which nobody else has.
+func abstractName() string {
+	return fmt.Sprintf("@storefs-test-%d-%d", os.Getpid(), time.Now().UnixNano())
+}
+
+// receive waits at the socket of a builder for the file that it gives away. received is to
+// be called when the build is over.
+func receive(w *World, name string) (received func() *os.File) {
+	got := make(chan *os.File, 1)
+	over := make(chan struct{})
+	go func() {
+		defer close(got)
+		for {
+			if c, err := net.Dial("unix", name); err == nil {
+				got <- receiveFile(c.(*net.UnixConn))
+				return
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	return func() *os.File {
+		w.T.Helper()
+		close(over)
+		f := <-got
+		if f == nil {
+			w.T.Fatal("no file came")
+		}
+		return f
 	}
+}
+
+func receiveFile(c *net.UnixConn) *os.File {
 	defer c.Close()
 	var b [1]byte
 	oob := make([]byte, syscall.CmsgSpace(4))
-	_, n, _, _, err := c.(*net.UnixConn).ReadMsgUnix(b[:], oob)
+	_, n, _, _, err := c.ReadMsgUnix(b[:], oob)
 	if err != nil {
 		return nil
 	}

@@ -37,16 +37,28 @@ func main() {
 	case "vsock":
 		_, err := syscall.Socket(40, syscall.SOCK_STREAM, 0) // AF_VSOCK
 		fmt.Println(err)
-	case "send": // a directory, or a file that is open for writing, to whoever listens
+	case "give": // a directory, or a file that is open for writing, to whoever comes
 		f, err := os.OpenFile(os.Args[2], os.O_RDWR, 0)
 		if err != nil {
 			f, err = os.Open(os.Args[2]) // a directory
 		}
 		check(err)
-		c, err := net.Dial("unix", os.Args[3])
+		l, err := net.Listen("unix", os.Args[3])
+		check(err)
+		c, err := l.Accept()
 		check(err)
 		_, _, err = c.(*net.UnixConn).WriteMsgUnix([]byte("x"), syscall.UnixRights(int(f.Fd())), nil)
 		check(err)
+	case "reach": // what others have, and then what is its own
+		for _, network := range []string{"unix", "unixgram"} {
+			_, err := net.Dial(network, os.Args[2]+network)
+			fmt.Println(err)
+		}
+		l, err := net.Listen("unix", os.Args[2]+"own")
+		check(err)
+		_, err = net.Dial("unix", os.Args[2]+"own")
+		fmt.Println(err)
+		check(l.Close())
 	case "deaf": // ends its output, goes on, and makes a file
 		for fd := range 3 {
 			check(syscall.Close(fd))
