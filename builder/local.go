@@ -75,6 +75,9 @@ type Local struct {
 
 // New checks and completes the options.
 func New(o Options) (*Local, error) {
+	if err := checkFilter(runtime.GOARCH); err != nil {
+		return nil, fmt.Errorf("open builder: %w", err)
+	}
 	// Spare itself is made by the first build: on a full disk, what builds nothing
 	// must go on, as a deletion that makes room.
 	spare, name := filepath.Split(o.Spare)

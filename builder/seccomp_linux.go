@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"fmt"
 	"runtime"
 	"unsafe"
 
@@ -119,14 +120,19 @@ func filterProgram(all []abi) []unix.SockFilter {
 	return append(program, allow)
 }
 
-// filter installs the filter, with flags of seccomp(2). It needs no_new_privs or
-// the right to do without.
-func (p *program) filter(flags uintptr) {
-	all := abis(runtime.GOARCH)
-	if all == nil {
-		return
+// checkFilter reports whether there is a filter for a machine: without one, builders could
+// do more than they may.
+func checkFilter(goarch string) error {
+	if abis(goarch) == nil {
+		return fmt.Errorf("builders cannot be confined on %s: there is a filter of system calls for amd64 and arm64 only", goarch)
 	}
-	list := filterProgram(all)
+	return nil
+}
+
+// filter installs the filter, with flags of seccomp(2). It needs no_new_privs or
+// the right to do without. See checkFilter.
+func (p *program) filter(flags uintptr) {
+	list := filterProgram(abis(runtime.GOARCH))
 	size := int(unsafe.Sizeof(list[0]))
 	memory := p.bytes(len(list) * size)
 	for i, f := range list {

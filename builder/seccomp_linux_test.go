@@ -121,4 +121,9 @@ func TestFilter(t *testing.T) {
 	if abis("riscv64") != nil {
 		t.Error("there are rules for a machine whose numbers nobody looked up")
 	}
+	for goarch, confined := range map[string]bool{"amd64": true, "arm64": true, "riscv64": false, "386": false} {
+		if err := checkFilter(goarch); (err == nil) != confined {
+			t.Errorf("%s: %v", goarch, err)
+		}
+	}
 }
