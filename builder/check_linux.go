@@ -3,6 +3,7 @@ package builder
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -44,9 +45,15 @@ func diagnose(what string, errno unix.Errno) error {
 	case unix.EPERM, unix.EACCES:
 		why := forbids(readSwitch, os.Geteuid() == 0)
 		if why == "" {
-			why = "user namespaces or mounts are forbidden here, by a container's seccomp profile or a security module"
+			why = "user namespaces, mounts or other system calls are forbidden here, by a container's seccomp profile or a security module"
 		}
 		return fmt.Errorf("%s: %s", what, why)
+	case unix.ENOSYS:
+		return fmt.Errorf("%s: the kernel is older than Linux 5.12, or a container's seccomp profile hides it", what)
+	case unix.ENOENT:
+		if err := CheckProc(); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 	case unix.ENOSPC, unix.EUSERS:
 		// Not of the disk: so fails a clone that would make one too many.
 		why := forbids(readSwitch, os.Geteuid() == 0)
@@ -59,6 +66,14 @@ func diagnose(what string, errno unix.Errno) error {
 		return errors.New(what)
 	}
 	return &diagnosed{what, errno}
+}
+
+// CheckProc reports whether there is a /proc by which this process can start itself again.
+func CheckProc() error {
+	if _, err := os.Stat("/proc/self/exe"); errors.Is(err, fs.ErrNotExist) {
+		return errors.New("no /proc of this pid namespace is mounted here (mount -t proc proc /proc)")
+	}
+	return nil
 }
 
 // diagnosed is an error whose text says already what its number means.

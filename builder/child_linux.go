@@ -125,8 +125,16 @@ func awaitGo() error {
 		if err != nil || n == 0 {
 			return errors.New("the parent has gone")
 		}
-		return unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
+		return closeAtExec()
 	}
+}
+
+// closeAtExec lets the builder have no descriptors but the usual three.
+func closeAtExec() error {
+	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close descriptors: close_range: %w", err)
+	}
+	return nil
 }
 
 // setUpHost names the machine and brings the loopback interface up.

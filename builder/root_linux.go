@@ -320,6 +320,9 @@ func probe() error {
 	if err := setAttributes("/proc", 0, unix.MOUNT_ATTR_RDONLY); err != nil {
 		return err
 	}
+	if err := closeAtExec(); err != nil {
+		return err
+	}
 	return errProbed
 }
 

@@ -258,7 +258,7 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	p.call("keep the socket", unix.SYS_DUP3, uintptr(control), waitFD, unix.O_CLOEXEC).unless(unix.EINVAL)
 	p.call("say that it waits", unix.SYS_SENDMSG, waitFD, ready, unix.MSG_NOSIGNAL).least = 1
 	// Nothing that others have may stay for longer because this waits.
-	p.call("close descriptors", unix.SYS_CLOSE_RANGE, waitFD+1, ^uintptr(0)>>1, 0)
+	p.call("close descriptors: close_range", unix.SYS_CLOSE_RANGE, waitFD+1, ^uintptr(0)>>1, 0)
 	log, _ := p.message(1)
 	p.call("wait for a build", unix.SYS_RECVMSG, waitFD, log, unix.MSG_CMSG_CLOEXEC).least = 1
 }

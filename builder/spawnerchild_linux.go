@@ -216,6 +216,12 @@ func (p *spawnerProcess) try() error {
 	if err != nil {
 		return err
 	}
+	end, err := watchEnd(s.pid)
+	if err != nil {
+		p.maker.abandon(s)
+		return err
+	}
+	unix.Close(end)
 	if err := s.launch(nil, p.maker.null); err != nil {
 		p.maker.abandon(s)
 		return err
@@ -342,6 +348,15 @@ func (p *spawnerProcess) fit() bool {
 	return false
 }
 
+// watchEnd is a descriptor of a process, which can be read when it has ended.
+func watchEnd(pid int) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("watch the builder: pidfd_open: %w", err)
+	}
+	return fd, nil
+}
+
 // start starts a build, in the sandbox that it has been given if that still waits.
 func (p *spawnerProcess) start(h *heldLaunch) (*spawned, error) {
 	s := h.box
@@ -356,10 +371,10 @@ func (p *spawnerProcess) start(h *heldLaunch) (*spawned, error) {
 			return nil, err
 		}
 	}
-	end, err := unix.PidfdOpen(s.pid, 0)
+	end, err := watchEnd(s.pid)
 	if err != nil {
 		p.maker.abandon(s)
-		return nil, fmt.Errorf("watch the builder: %w", err)
+		return nil, err
 	}
 	p.table.mark(h.id)
 	if err := s.launch(h.launch, h.log); err != nil {

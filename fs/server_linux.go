@@ -51,6 +51,9 @@ func mount(opts Options) (*Server, error) {
 		log.Warn("the system limits the time of FUSE requests (fs.fuse.default_request_timeout, fs.fuse.max_request_timeout): "+
 			"who waits longer for a build gets ETIMEDOUT", "limit", limit)
 	}
+	if err := trySplice(); err != nil {
+		return nil, err
+	}
 	b, err := openBacking(opts.Real)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if what := os.Getenv(forbidVariable); what != "" {
+		fmt.Fprintln(os.Stderr, executeForbidden(what))
+		os.Exit(1)
+	}
 	// The race detector makes every process that ends wait for a second.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	dir, err := os.MkdirTemp("", "storefs-fstest-")

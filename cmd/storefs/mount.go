@@ -106,6 +106,9 @@ func (c *mountCmd) fit(ctx context.Context, a *app) error {
 	if _, err := state.StoreDir(a.State); err != nil {
 		return err
 	}
+	if err := builder.CheckProc(); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
 	if err := c.present(); err != nil {
 		return err
 	}

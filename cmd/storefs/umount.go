@@ -110,7 +110,7 @@ func watchEnd(pid int) (end, error) {
 		return end{}, nil
 	}
 	if err != nil {
-		return end{}, fmt.Errorf("process %d: %w", pid, err)
+		return end{}, fmt.Errorf("pidfd_open does not work here, it needs no filter against it (kill %d ends the mount as well): %w", pid, err)
 	}
 	return end{fd}, nil
 }
