@@ -1,9 +1,8 @@
 package builder
 
 import (
+	"context"
 	"fmt"
-	"io"
-	"os"
 
 	"storefs/nar"
 	"storefs/store"
@@ -12,7 +11,7 @@ import (
 
 // checkFixed holds what was made of the fixed output o to its promise, and returns
 // its content address.
-func (b *build) checkFixed(o storeexpr.Output, made Output) (ca string, err error) {
+func (b *build) checkFixed(ctx context.Context, o storeexpr.Output, made Output) (ca string, err error) {
 	want, recursive, err := o.Content()
 	if err != nil {
 		return "", fail(store.CauseExpr, "fixed output %s: %v", o.Path, err)
@@ -20,7 +19,7 @@ func (b *build) checkFixed(o storeexpr.Output, made Output) (ca string, err erro
 	if !recursive && made.Info.Kind != store.KindRegular {
 		return "", fail(store.CauseRefused, "fixed output %s is %s, and its hash is that of one file that cannot be executed", o.Path, describeKind(made.Info.Kind))
 	}
-	have, err := contentHash(want.Algo, recursive, made)
+	have, err := contentHash(ctx, want.Algo, recursive, made)
 	if err != nil {
 		return "", err
 	}
@@ -56,24 +55,9 @@ func (b *build) offer(made Output, recursive bool, have store.Hash) string {
 	return fmt.Sprintf("; what came is kept at %s", p)
 }
 
-func contentHash(a store.Algo, recursive bool, made Output) (store.Hash, error) {
+func contentHash(ctx context.Context, a store.Algo, recursive bool, made Output) (store.Hash, error) {
 	if recursive && a == store.SHA256 {
 		return made.Info.NarHash, nil
 	}
-	h := a.New()
-	if recursive {
-		if err := nar.Dump(h, made.Scratch); err != nil {
-			return store.Hash{}, err
-		}
-	} else {
-		f, err := os.Open(made.Scratch)
-		if err != nil {
-			return store.Hash{}, err
-		}
-		defer f.Close()
-		if _, err := io.Copy(h, f); err != nil {
-			return store.Hash{}, err
-		}
-	}
-	return store.Hash{Algo: a, Sum: string(h.Sum(nil))}, nil
+	return nar.HashAs(ctx, made.Scratch, a, recursive)
 }

@@ -75,7 +75,7 @@ const NoHeir = math.MaxInt64
 
 // Limits end a build that goes beyond them. Zero means no limit.
 type Limits struct {
-	Timeout   time.Duration `json:"timeout,omitempty"`   // since its start: store.ErrTimeout
+	Timeout   time.Duration `json:"timeout,omitempty"`   // since its start, and again, for its outputs to be read, since its end: store.ErrTimeout
 	MaxSilent time.Duration `json:"maxSilent,omitempty"` // without a byte of output: store.ErrTimeout
 	MaxLog    int64         `json:"maxLog,omitempty"`    // bytes of log: store.ErrBuildFailed
 }

@@ -278,7 +278,15 @@ func (b *build) build(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	b.phase(event.PhaseScan)
-	outputs, err := b.outputs(ctx)
+	reading := ctx
+	if d := b.job.Limits.Timeout; d > 0 {
+		// The builder had all of that time, as in Nix. What it leaves may take hours to
+		// read, even if it took nothing to make, as a file that is all hole.
+		var cancel context.CancelFunc
+		reading, cancel = context.WithTimeoutCause(ctx, d, fail(store.CauseTimeout, "timed out: it takes longer than %s to read", d))
+		defer cancel()
+	}
+	outputs, err := b.outputs(reading)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 			References: got.References, Deriver: b.job.Drv,
 		}}
 		if fixed {
-			if out.Info.CA, err = b.checkFixed(o, out); err != nil {
+			if out.Info.CA, err = b.checkFixed(ctx, o, out); err != nil {
 				return nil, err
 			}
 		}

@@ -15,7 +15,7 @@ import (
 
 // limitFlags end builds that go beyond them.
 type limitFlags struct {
-	Timeout       time.Duration `placeholder:"TIME" help:"End a build that takes longer than this (90s, 1h30m). 0: no limit."`
+	Timeout       time.Duration `placeholder:"TIME" help:"End a build whose builder takes longer than this (90s, 1h30m), or whose outputs do to be read. 0: no limit."`
 	MaxSilentTime time.Duration `placeholder:"TIME" help:"End a build that writes nothing for this long. 0: no limit."`
 	MaxLogSize    size          `placeholder:"SIZE" help:"End a build that writes a longer log than this (64K, 10M). 0: no limit."`
 }
