@@ -16,7 +16,9 @@ type whyCmd struct {
 }
 
 func (*whyCmd) Help() string {
-	return `Says of each path whether it is realised, running, not asked for yet, unknown, or failed; and for a failure the builder, its exit status or signal, the last lines of its log, and the chain of who needed it. A failure is remembered until the path is realised.`
+	return `Says of each path whether it is realised, running, not asked for yet, unknown, or failed; and for a failure the builder, its exit status or signal, the last lines of its log, and the chain of who needed it. A failure is remembered until the path is realised.
+
+The exit status is 1 if one of the paths is unknown, and 0 for all else that can be said of them: --json has that as "state".`
 }
 
 func (c *whyCmd) Run(ctx context.Context, a *app) error {
@@ -33,7 +35,7 @@ func (c *whyCmd) Run(ctx context.Context, a *app) error {
 			}
 			all = append(all, y)
 		}
-		return a.print(all, func(w io.Writer) {
+		err = a.print(all, func(w io.Writer) {
 			for i, y := range all {
 				if i > 0 {
 					fmt.Fprintln(w)
@@ -43,5 +45,11 @@ func (c *whyCmd) Run(ctx context.Context, a *app) error {
 				}
 			}
 		})
+		for _, y := range all {
+			if err == nil && y.State == daemon.StateUnknown {
+				err = &quietError{fmt.Errorf("%s: unknown", y.Path)}
+			}
+		}
+		return err
 	})
 }
