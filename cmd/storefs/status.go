@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ type statusCmd struct {
 }
 
 func (*statusCmd) Help() string {
-	return `Shows who owns the store, where it is mounted, which goals run, what became of others (see build --help), and who waits for what: the processes that are blocked in the mount, and the commands that build.
+	return `Shows who owns the store, where it is mounted, which goals run, what became of others (see build --help), who waits for what: the processes that are blocked in the mount, and the commands that build; and how many scratch directories --keep-failed has left.
 
 In the mount, .storefs/status and .storefs/waiters show the same to everybody who may use it.`
 }
@@ -41,12 +42,27 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		return a.print(s, func(w io.Writer) { fmt.Fprint(w, s.Text(time.Now())) })
+		kept, err := state.Kept(a.State)
+		if err != nil {
+			return err
+		}
+		return a.print(statusAndKept{s, kept}, func(w io.Writer) {
+			fmt.Fprint(w, s.Text(time.Now()))
+			if len(kept) > 0 {
+				fmt.Fprintf(w, "kept of failed builds, until storefs delete removes them: %d, %s\n", len(kept), filepath.Dir(kept[0])+"/kept-*")
+			}
+		})
 	})
 	if c.Watch && errors.Is(err, daemon.ErrClosing) {
 		return nil
 	}
 	return err
+}
+
+// statusAndKept is what --json prints.
+type statusAndKept struct {
+	daemon.Status
+	Kept []string `json:"kept,omitempty"` // scratch directories of failed builds
 }
 
 func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) error {
