@@ -148,8 +148,8 @@ func (h *Held) Detach() error {
 		return err
 	}
 	m := head.mounted()
-	if m.id == 0 {
-		return nil
+	if m.id == 0 || !h.Alive() && !dead(m.dir) {
+		return nil // it has gone, and another server's may have its place, and its number
 	}
 	return unmountAt(m.dir, head.direct != 0, true)
 }

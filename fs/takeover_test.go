@@ -362,4 +362,11 @@ func TestDetach(t *testing.T) {
 	if err := held.Detach(); err != nil || !mounted(dir) {
 		t.Errorf("%v, mounted: %v", err, mounted(dir))
 	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, dir, s.real)
+	if err := held.Detach(); err != nil || !mounted(dir) {
+		t.Errorf("another server's: %v, mounted: %v", err, mounted(dir))
+	}
 }
