@@ -301,6 +301,13 @@ func TestUpgradeRefused(t *testing.T) {
 	if got := exe(m.one("server")); got != program || exe(m.cmd.Process.Pid) != program {
 		t.Errorf("%s serves", got)
 	}
+	// So it does when its server dies again.
+	m.noted(2, "lives")
+	m.kill(m.one("server"))
+	m.noted(3, "lives")
+	if got := exe(m.one("server")); got != program || exe(m.cmd.Process.Pid) != program {
+		t.Errorf("%s was started again", got)
+	}
 	unix.Kill(m.cmd.Process.Pid, unix.SIGTERM)
 	m.ends(5)
 }

@@ -2,10 +2,12 @@ package holder_test
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,14 +71,14 @@ func (s *manager) until(line string) {
 }
 
 // restart starts the service with what is stored, in an order that the manager
-// chooses.
+// chooses: the last one first.
 func (m *mount) restart(s *manager) {
 	m.t.Helper()
 	var names []string
 	m.cmd = exec.Command("bash")
-	for name, f := range s.stored {
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(s.stored))) {
 		names = append(names, name)
-		m.cmd.ExtraFiles = append(m.cmd.ExtraFiles, f)
+		m.cmd.ExtraFiles = append(m.cmd.ExtraFiles, s.stored[name])
 	}
 	m.cmd.Args = []string{"", "-c", `LISTEN_PID=$$ exec -a ` + holder.Name + ` "$0" "$1"`, filepath.Join(m.dir, program), m.dir}
 	m.run([]string{"NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"), fmt.Sprint("LISTEN_FDS=", len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":")})
@@ -92,7 +94,7 @@ func TestServiceManagerKeepsTheMount(t *testing.T) {
 	if len(s.stored) != 2 {
 		t.Fatalf("%d files are stored", len(s.stored))
 	}
-	for i := range 4 { // whatever order they come in
+	for i := range 4 {
 		m.kill(m.one("server"), m.one(holder.Name))
 		m.ends(-1)
 		m.restart(s)
