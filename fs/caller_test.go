@@ -46,6 +46,9 @@ func TestCallOfOneThatIsAwake(t *testing.T) {
 	if c.dying(call) {
 		t.Error("who is awake is let go")
 	}
+	if !(caller{}).dying(call) {
+		t.Error("one of whom nothing can be known is not let go")
+	}
 }
 
 // busy is the time that a process has spent outside of the kernel, in ticks.

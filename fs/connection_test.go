@@ -75,6 +75,7 @@ func TestResumeTellsWhatIsGone(t *testing.T) {
 	want := []uint64{table.object("deleted", unix.S_IFDIR).id, table.object("gone", unix.S_IFDIR).id}
 	table.unname("gone", false)
 	table.object("gone", unix.S_IFDIR) // it is there again
+	table.promise("promised", unix.S_IFDIR)
 	next, err := again(t, table)
 	if err != nil {
 		t.Fatal(err)

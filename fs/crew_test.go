@@ -5,6 +5,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // crewLab is a crew with a queue of requests; each is how long its answer takes.
@@ -173,7 +177,8 @@ func TestCrew(t *testing.T) {
 // An interrupt that comes before anybody waits is not lost, and none reaches
 // another request.
 func TestInterrupt(t *testing.T) {
-	f := inflight{all: make(map[*request]struct{})}
+	a := &answerer{raw: &raw{}, inflight: inflight{all: make(map[*request]struct{})}}
+	f := &a.inflight
 	q := f.add()
 	set := func(unique uint64) {
 		text := make([]byte, requestHeader)
@@ -206,5 +211,18 @@ func TestInterrupt(t *testing.T) {
 	}
 	if !f.interrupt(2) || !closed(c) {
 		t.Error("an interrupt is lost")
+	}
+	// One of what is not here is for the kernel to repeat.
+	for unique, want := range map[uint64]unix.Errno{2: 0, 3: unix.EAGAIN} {
+		in := fuse.InterruptIn{InHeader: fuse.InHeader{Opcode: codeInterrupt}, Unique: unique}
+		i := new(request)
+		i.set(unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in)))
+		got := unix.Errno(0)
+		if answer := a.answer(i); answer != nil {
+			got = unix.Errno(-(*fuse.OutHeader)(unsafe.Pointer(&answer[0])).Status)
+		}
+		if got != want {
+			t.Errorf("interrupt of request %d: %v, want %v", unique, got, want)
+		}
 	}
 }

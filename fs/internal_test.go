@@ -104,7 +104,9 @@ func TestWritesBySyscallLine(t *testing.T) {
 		{line(unix.SYS_OPENAT, 0, unix.O_PATH|unix.O_RDWR), false},
 		{line(unix.SYS_OPENAT, 0, unix.O_RDONLY|unix.O_CREAT), true},
 		{line(unix.SYS_OPENAT, 0, unix.O_WRONLY), true},
+		{line(unix.SYS_OPENAT, 0, unix.O_RDONLY|unix.O_TRUNC), true},
 		{line(unix.SYS_MKDIRAT, 0, 0), true},
+		{line(unix.SYS_RENAMEAT2, 0, 0), true},
 		{line(unix.SYS_EXECVE, 0, 0), false},
 		{line(unix.SYS_STATX, 0, 0), false},
 		{line(unix.SYS_READLINKAT, 0, 0), false},
@@ -113,6 +115,17 @@ func TestWritesBySyscallLine(t *testing.T) {
 	} {
 		if got := (caller{}).writes(c.call); got != c.want {
 			t.Errorf("%q: %v", c.call, got)
+		}
+	}
+}
+
+func TestBelow(t *testing.T) {
+	for _, c := range []struct {
+		p, dir string
+		want   bool
+	}{{"/a", "/a", true}, {"/a/b", "/a", true}, {"/ab", "/a", false}, {"/a", "/a/b", false}, {"/a", "/", true}} {
+		if got := below(c.p, c.dir); got != c.want {
+			t.Errorf("%s below %s: %v", c.p, c.dir, got)
 		}
 	}
 }
@@ -141,6 +154,49 @@ func TestLimit(t *testing.T) {
 	r.calls.Wait()
 }
 
+// Who waited for a server that is gone does not wait as long again; and that somebody
+// waits now is known to the next server.
+func TestLimitAfterTakeOver(t *testing.T) {
+	table := newNodes()
+	keep(t, table)
+	defer table.close()
+	realise := func(unique uint64, realiser Realiser, limit time.Duration) (time.Duration, error) {
+		r := &raw{
+			store: oneEntry{Name: "x"}, realiser: realiser, relieve: func() {}, notes: newNotifier(), nodes: table,
+			limit: limit, waited: time.Hour, ctx: t.Context(),
+		}
+		defer r.calls.Wait()
+		q := new(request)
+		q.set(make([]byte, requestHeader))
+		q.header().Unique = unique
+		begin := time.Now()
+		err := r.realise(q, "x")
+		return time.Since(begin), err
+	}
+	const limit = 50 * time.Millisecond
+	if took, err := realise(2, never{}, limit); Errno(err) != syscall.ETIMEDOUT || took < limit {
+		t.Errorf("a new one: %v after %v", err, took)
+	}
+	if _, err := realise(2|resent, never{}, time.Hour); Errno(err) != syscall.ETIMEDOUT {
+		t.Errorf("one that has waited: %v", err)
+	}
+	w := &awaited{journal: table.journal}
+	if _, err := realise(2, w, time.Hour); err != nil || w.before <= 0 || table.journal.waited() != 0 {
+		t.Errorf("%v, somebody waits for %v meanwhile, and for %v at the end", err, w.before, table.journal.waited())
+	}
+}
+
+// awaited notes how long somebody has waited when it is called.
+type awaited struct {
+	journal *journal
+	before  time.Duration
+}
+
+func (w *awaited) Realise(context.Context, Call) error {
+	w.before = w.journal.waited()
+	return nil
+}
+
 // never realises nothing.
 type never struct{}
 
@@ -149,14 +205,40 @@ func (never) Realise(ctx context.Context, _ Call) error {
 	return ctx.Err()
 }
 
+// deaf goes on until it is closed, whoever calls.
+type deaf chan struct{}
+
+func (d deaf) Realise(context.Context, Call) error {
+	<-d
+	return nil
+}
+
 func TestWaitEndsWithTheMount(t *testing.T) {
-	ctx, end := context.WithCancel(t.Context())
-	r := &raw{realiser: never{}, ctx: ctx}
-	time.AfterFunc(10*time.Millisecond, end)
-	if err := r.wait(nil, Call{Name: "x"}, r.limit, nil); Errno(err) != syscall.ENODEV {
-		t.Errorf("%v", err)
+	d := make(deaf)
+	for _, realiser := range []Realiser{never{}, d} {
+		ctx, end := context.WithCancel(t.Context())
+		r := &raw{realiser: realiser, ctx: ctx, notes: newNotifier()}
+		time.AfterFunc(10*time.Millisecond, end)
+		if err := r.wait(nil, Call{Name: "x"}, r.limit, nil); Errno(err) != syscall.ENODEV {
+			t.Errorf("%T: %v", realiser, err)
+		}
+		if realiser == d {
+			close(d)
+		}
+		r.calls.Wait()
 	}
-	r.calls.Wait()
+}
+
+// An answer waits for what the kernel is to hear, but not for ever.
+func TestHearIsBounded(t *testing.T) {
+	d := make(deaf)
+	close(d)
+	r := &raw{realiser: d, ctx: t.Context(), notes: newNotifier()}
+	r.notes.add(nil)
+	begin := time.Now()
+	if err := r.wait(nil, Call{Name: "x"}, 0, nil); err != nil || time.Since(begin) < hearTime {
+		t.Errorf("%v after %v", err, time.Since(begin))
+	}
 }
 
 // The paths of deep nodes are longer than one system call takes.
@@ -239,8 +321,14 @@ func TestDescriptorsAreBounded(t *testing.T) {
 	if n := len(b.open); n != maxOpen || b.lru.Len() != n {
 		t.Errorf("%d open", n)
 	}
-	if _, err := unix.FcntlInt(uintptr(held.fd), unix.F_GETFD, 0); err != nil {
-		t.Errorf("what is in use was closed: %v", err)
+	// Its number may be another file's by now.
+	want, err := statAt(b.real, first.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got unix.Stat_t
+	if err := unix.Fstat(held.fd, &got); err != nil || got.Ino != want.Ino {
+		t.Errorf("what is in use was closed: inode %d, want %d, %v", got.Ino, want.Ino, err)
 	}
 	b.release(held)
 	if _, err := unix.FcntlInt(uintptr(held.fd), unix.F_GETFD, 0); err != unix.EBADF {
@@ -311,6 +399,14 @@ func TestNodes(t *testing.T) {
 	if table.settled(q) {
 		t.Error("a broken promise is kept")
 	}
+	o := table.object("z", unix.S_IFREG)
+	if table.replace(q); o.gone.Load() {
+		t.Error("what has the name of a broken promise is gone")
+	}
+	d, _ := table.promise("w", unix.S_IFDIR)
+	if f, _ := table.promise("w", unix.S_IFREG); f == d || f.promised != unix.S_IFREG || !d.stale() {
+		t.Error("what is promised otherwise goes on")
+	}
 }
 
 // What has taken the place of a damaged object answers for it as long as it is there.
@@ -325,7 +421,8 @@ func TestReplacedNodes(t *testing.T) {
 	if second == old {
 		t.Error("it is found still")
 	}
-	if gone := table.unname("x", true); !slices.Equal(gone, []*node{old, second}) || inner.stale() || second.stale() {
+	gone := table.unname("x", true)
+	if !slices.Equal(gone, []*node{old, second}) || inner.stale() || second.stale() {
 		t.Error("replaced twice, one of them is stale")
 	}
 	// The kernel may forget the object before what is in it.
@@ -336,10 +433,18 @@ func TestReplacedNodes(t *testing.T) {
 	}
 	third := table.object("x", unix.S_IFDIR)
 	table.unname("x", true)
-	for _, n := range []*node{third, inner, second} {
+	if !inner.stale() || !second.stale() {
+		t.Error("those others were replaced by their like, and what was there before is not stale")
+	}
+	fourth := table.object("x", unix.S_IFDIR)
+	gone = table.unname("x", true)
+	for _, n := range []*node{third, fourth, inner, second} {
 		if !forgotten(table, n) {
 			t.Error("not forgotten")
 		}
+	}
+	if !slices.Equal(gone, []*node{third, fourth}) {
+		t.Errorf("who tells the kernel of them has %v", gone)
 	}
 	if len(table.replaced) != 0 || table.size() != 1 {
 		t.Errorf("%d names, %d nodes left", len(table.replaced), table.size())

@@ -175,6 +175,11 @@ func TestJournalGivesMemoryBack(t *testing.T) {
 		}
 	}
 	forget()
+	fill()
+	if again := size(); again != full {
+		t.Errorf("%d nodes take %d bytes at first, and then %d", count, full, again)
+	}
+	forget()
 	// The first step stays.
 	if left := size() - empty; left > stepSize {
 		t.Errorf("%d bytes left", left)
@@ -218,8 +223,36 @@ func TestJournalOfUnfinishedWork(t *testing.T) {
 	if got := used(next.journal); got != 3 { // none, dir, inner
 		t.Errorf("%d slots are in use", got)
 	}
+	end := next.journal.steps[0].next
 	if n := next.object("dir", unix.S_IFDIR); n.id <= half.id {
 		t.Error("a node id is used again")
+	}
+	if next.object("other", unix.S_IFDIR); next.journal.steps[0].next != end {
+		t.Error("what is free is not used again")
+	}
+}
+
+// A file that the kernel knows in two sizes, the old one being open still, is the newer
+// one for who looks it up.
+func TestJournalOfReplacedFile(t *testing.T) {
+	table := newNodes()
+	keep(t, table)
+	dir := table.object("dir", unix.S_IFDIR)
+	old := table.inner(dir, "file", &unix.Stat_t{Mode: unix.S_IFREG, Size: 4})
+	table.unname("dir", true)
+	want := table.inner(dir, "file", &unix.Stat_t{Mode: unix.S_IFREG, Size: 5})
+	whole := &unix.Stat_t{Mode: unix.S_IFREG, Size: 6}
+	known := table.inner(table.object("dir", unix.S_IFDIR), "file", whole)
+	next, err := again(t, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.close()
+	if n := next.child(next.get(dir.id), "file", kindObject); want == old || n.id != want.id || next.get(old.id) == nil {
+		t.Errorf("node %d is found, want %d", n.id, want.id)
+	}
+	if n := next.inner(next.get(known.parent.id), "file", whole); n.id != known.id {
+		t.Errorf("node %d is found, want %d", n.id, known.id)
 	}
 }
 
@@ -336,6 +369,12 @@ func longest(j *journal) uint32 {
 
 // Without memory the server goes on, and no other one takes over.
 func TestJournalWithoutMemory(t *testing.T) {
+	for _, name := range []string{"one-too-many", "one-that-goes-on-in-another-slot"} {
+		t.Run(name, func(t *testing.T) { testWithoutMemory(t, name) })
+	}
+}
+
+func testWithoutMemory(t *testing.T, name string) {
 	table := newNodes()
 	keep(t, table)
 	defer table.close()
@@ -350,7 +389,7 @@ func TestJournalWithoutMemory(t *testing.T) {
 	}
 	table.journal.file.Close()
 	table.journal.file = none
-	n := table.object("one-too-many", unix.S_IFDIR)
+	n := table.object(name, unix.S_IFDIR)
 	more := table.object("another", unix.S_IFDIR)
 	for _, m := range []*node{n, more} {
 		if table.get(m.id) != m {
@@ -362,8 +401,8 @@ func TestJournalWithoutMemory(t *testing.T) {
 	if !forgotten(table, n) || !forgotten(table, more) || !forgotten(table, table.get(2)) {
 		t.Error("not forgotten")
 	}
-	if table.journal.lost == nil {
-		t.Error("it does not say what it lacks")
+	if table.journal.lost == nil || (&Server{connection: &connection{nodes: table}}).Held() != nil {
+		t.Error("it does not say what it lacks, or is to be held")
 	}
 	if _, err := restoreNodes(duplicate(t, held)); err == nil || err.Error() != "it is not complete, for lack of memory" {
 		t.Errorf("%v", err)
