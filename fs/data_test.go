@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,8 +71,14 @@ data = os.lseek(f, 0, os.SEEK_DATA); hole = os.lseek(f, data, os.SEEK_HOLE)
 print(data, hole < data + (1 << 20), os.pread(f, 4, 1 << 30), os.pread(f, 10, (3 << 30) - 4), os.pread(f, 1, 3 << 30))"`,
 		`3221225472
 1073741824 True b'data' b'\x00\x00\x00\x00' b''`, n)
+	before := descriptors(t)
 	sum := hashOf(t, filepath.Join(s.real, n, "big"))
 	must(t, dir, `sha256sum < $S/$1/big; dd if=$S/$1/big bs=64k iflag=direct status=none | sha256sum`, sum+"  -\n"+sum+"  -", n)
+	reads := server.Requests()["read"]
+	must(t, dir, `sha256sum < $S/$1/big`, sum+"  -", n)
+	if more := server.Requests()["read"] - reads; more > 0 {
+		t.Errorf("what the kernel has is read again: %d reads", more)
+	}
 	must(t, dir, `for i in 65535 0 12345 40000; do dd if=$S/$1/big bs=64 skip=$i count=1 status=none; done | sed 's/^0*\(.\)/\1/'`,
 		"65535\n0\n12345\n40000", n)
 	must(t, dir, `cd $S/$1; python3 -c "
@@ -78,6 +86,7 @@ import mmap
 f = open('big')
 m = mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
 print(int(m[64 * 4321:64 * 4322]))"`, "4321", n)
+	until(t, "files are open once, and pipes are given back", func() bool { return descriptors(t) <= before+2*runtime.GOMAXPROCS(0)+8 })
 	must(t, dir, `stat -f -c %T%S $S | grep -c fuse; test $(stat -f -c %b $S) = $(stat -f -c %b $1) && echo same`, "1\nsame", s.real)
 	// No-open is settled by the first.
 	if opens := server.Requests()["open"]; server.Data() != data || (opens == 1) != (data == fs.DataNoOpen) {
@@ -86,6 +95,7 @@ print(int(m[64 * 4321:64 * 4322]))"`, "4321", n)
 	if reads := server.Requests()["read"]; (reads == 0) != (data == fs.DataPassthrough) {
 		t.Errorf("%s: %d reads", data, reads)
 	}
+	must(t, dir, `cat $S/.storefs/status`, "begun 1")
 }
 
 // Without the privilege, passthrough says so and leaves nothing.
@@ -144,6 +154,42 @@ func TestOpenOutlivesDeletion(t *testing.T) {
 		if got := <-read; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+		until(t, "it is gone", func() bool {
+			out, _ := sh(t, dir, `stat $S/$1`, name(1, "x"))
+			return strings.Contains(out, "No such file")
+		})
+		until(t, "it is closed", func() bool { return !s.open(t) })
+	})
+}
+
+// What was deleted, and nobody has open, takes no room on the disk.
+func TestDeletedIsClosed(t *testing.T) {
+	eachData(t, func(t *testing.T, data fs.Data) {
+		s := newFakeStore(t)
+		dir, server := mount(t, s, func(o *fs.Options) { o.Data = data })
+		n, lone := s.add(name(1, "x"), recipe{make: tree}), s.add(name(2, "lone"), recipe{make: regular("text")})
+		must(t, dir, `cat $S/$1/share/doc $S/$2; ls $S/$1/bin`, "doc\ntexthello", n, lone)
+		if !s.open(t) {
+			t.Error("nothing is open")
+		}
+		for _, n := range []string{n, lone} {
+			s.delete(t, n)
+			server.Deleted([]string{n})
+		}
+		until(t, "all is closed", func() bool { return !s.open(t) })
+	})
+}
+
+// open reports whether this process has some object open.
+func (s *fakeStore) open(t *testing.T) bool {
+	t.Helper()
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		to, _ := os.Readlink(fd)
+		return strings.HasPrefix(to, s.real+"/")
 	})
 }
 

@@ -71,6 +71,7 @@ func TestFactsOfObjects(t *testing.T) {
 		line := "user.storefs.state=realised user.storefs.text=words of " + n
 		must(t, dir, attrs+`$S/$1`, line+"\n"+line, n)
 		must(t, dir, `cat $S/.storefs/info/$1`, "state: realised\ntext: words of "+n, n)
+		must(t, dir, `python3 -c "import os; print(len(os.getxattr('$S/$1', 'user.storefs.long')))"`, "30000", n)
 		// There is room for a name that comes while somebody asks, as of the first use.
 		need, err := unix.Listxattr(filepath.Join(dir, n), nil)
 		if err != nil {

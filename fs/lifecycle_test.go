@@ -119,6 +119,47 @@ func TestDeadMountIsReplaced(t *testing.T) {
 	}
 }
 
+// Of dead mounts those of stores are cleared away, however many, and those of others are
+// for their owners to unmount.
+func TestDeadMountsOfOthers(t *testing.T) {
+	needFuse(t)
+	if uid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	s := newFakeStore(t)
+	dir := mountDir(t)
+	dead := func(source string) {
+		t.Helper()
+		fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Mount(source, dir, "fuse."+source, 0, fmt.Sprintf("fd=%d,rootmode=40555,user_id=0,group_id=0", fd)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dead("sshfs")
+	dead("storefs")
+	dead("storefs")
+	opts := fs.Options{Mountpoint: dir, Real: s.real, Store: s, Realiser: s}
+	if _, err := fs.Mount(opts); err == nil || !strings.HasSuffix(err.Error(), `a dead mount of "sshfs" (fuse.sshfs) is there: unmount it first`) {
+		t.Errorf("%v", err)
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	dead("storefs")
+	dead("storefs")
+	server, err := fs.Mount(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Unmount(t.Context()); err != nil || mounted(dir) {
+		t.Errorf("%v, mounted: %v", err, mounted(dir))
+	}
+}
+
 // start mounts s without the checks at the end that mount makes.
 func start(t *testing.T, s *fakeStore) (string, *fs.Server) {
 	t.Helper()

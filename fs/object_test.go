@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"storefs/fs"
+	"storefs/store"
 )
 
 // Inode numbers, of placeholders that became real, top-level objects and what
@@ -84,6 +85,58 @@ func TestDropCachesForgets(t *testing.T) {
 		return server.Nodes() < before && server.Nodes() <= 2
 	})
 	must(t, dir, `cat $S/$1/link`, "doc", n)
+}
+
+// brokenStore is one with a fault in it, for one name.
+type brokenStore struct{ *fakeStore }
+
+func (s brokenStore) Lookup(n string) (fs.Entry, error) {
+	if n == name(9, "broken") {
+		panic("a fault")
+	}
+	return s.fakeStore.Lookup(n)
+}
+
+// A fault is an error for whoever has met it, and for nobody else.
+func TestFaultIsAnError(t *testing.T) {
+	s := newFakeStore(t)
+	dir, _ := mount(t, s, func(o *fs.Options) { o.Store = brokenStore{s} })
+	n := s.add(name(1, "x"), recipe{make: tree})
+	if out, err := sh(t, dir, `cat $S/$1`, name(9, "broken")); err == nil || !strings.Contains(out, "Input/output error") {
+		t.Errorf("%q, %v", out, err)
+	}
+	must(t, dir, `cat $S/$1/share/doc`, "doc", n)
+}
+
+// An object that is valid, and lost, is not one that does not exist, and is to be repaired;
+// a name that no object can have is nothing.
+func TestLostObject(t *testing.T) {
+	s := newFakeStore(t)
+	v := &fakeVerifier{bad: map[string]error{"file": store.ErrHashMismatch, "dir": store.ErrHashMismatch}, asked: map[string]int{}}
+	for _, verifier := range []fs.Verifier{nil, v} {
+		dir, _ := mount(t, s, func(o *fs.Options) { o.Verifier = verifier })
+		fails := func(name, want string) {
+			t.Helper()
+			if out, err := sh(t, dir, `cat $S/$1`, name); err == nil || !strings.Contains(out, want) {
+				t.Errorf("%s: %q, %v, want %s", name, out, err, want)
+			}
+		}
+		for i, make := range map[string]func(string) error{"file": regular("text"), "dir": tree} {
+			n := name(1, i)
+			if err := s.put(n, make); err != nil {
+				t.Fatal(err)
+			}
+			makeWritable(s.real)
+			if err := os.RemoveAll(filepath.Join(s.real, n)); err != nil {
+				t.Fatal(err)
+			}
+			fails(n, "Input/output error")
+			if asked := v.count(i) > 0; asked != (verifier != nil) {
+				t.Errorf("%s: the verifier was asked: %v", n, asked)
+			}
+		}
+		fails(".git", "No such file or directory")
+	}
 }
 
 func hashOf(t *testing.T, file string) string {
@@ -215,6 +268,35 @@ func TestObjectIsMadeAgain(t *testing.T) {
 	})
 }
 
+// A link is followed without a question for its attributes: that it is another one is
+// noticed after a while, also while somebody has the old one open, who never gets the new.
+func TestLinkIsMadeAgain(t *testing.T) {
+	needTool(t, "python3")
+	s := newFakeStore(t)
+	dir, server := mount(t, s, nil)
+	known, unread, mark := name(1, "x"), name(2, "x"), filepath.Join(t.TempDir(), "open")
+	if err := errors.Join(s.put(known, symlink("old")), s.put(unread, symlink("old"))); err != nil {
+		t.Fatal(err)
+	}
+	_, wait := spawn(t, dir, `python3 -c "
+import os, sys, time
+known, unread = [os.open(name, os.O_PATH | os.O_NOFOLLOW) for name in sys.argv[1:3]]
+def read(f):
+	try: return os.readlink('', dir_fd=f)
+	except OSError as e: return e.strerror
+first = read(known)
+open(sys.argv[3], 'w').close()
+while os.readlink(sys.argv[1]) != 'new': time.sleep(0.01)
+got = [first, read(known), read(unread)]
+sys.exit(got if got[1] == 'new' or got[2] != 'Stale file handle' else 0)" $S/$1 $S/$2 $3`, known, unread, mark)
+	until(t, "open", func() bool { _, err := os.Stat(mark); return err == nil })
+	again(t, s, server, known, symlink("new"))
+	again(t, s, server, unread, symlink("new"))
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // While a damaged object is replaced by what it should be, those who are at work in it
 // see nothing of that: they go on in the new one. A file whose size was wrong is an error
 // where the old one is not open, and nothing is cut off.
@@ -232,19 +314,8 @@ func TestObjectIsReplaced(t *testing.T) {
 		if err := s.put(n, like("")); err != nil {
 			t.Fatal(err)
 		}
-		replace := func(name string, make func(string) error) {
-			t.Helper()
-			if err := os.Rename(filepath.Join(s.real, name), filepath.Join(t.TempDir(), "old")); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.put(name, make); err != nil {
-				t.Fatal(err)
-			}
-			server.Replaced(name)
-			<-server.Told()
-		}
-		replace(n, like("some\n")) // as if its file had lost its bytes
-		replace(n, like("so\n"))
+		replace(t, s, server, n, like("some\n")) // as if its file had lost its bytes
+		replace(t, s, server, n, like("so\n"))
 		must(t, dir, `stat -c %s $S/$1/share/cut`, "3", n)
 
 		left := filepath.Join(t.TempDir(), "left")
@@ -257,7 +328,7 @@ func TestObjectIsReplaced(t *testing.T) {
 			touch $2.again; until [ ! -e $2 ]; do sleep 0.01; done
 			stat nothing >$3 2>&1; true' bash "$@"`, n, left, out)
 		until(t, "open", func() bool { _, err := os.Stat(left + ".open"); return err == nil })
-		replace(n, like("longer\n"))
+		replace(t, s, server, n, like("longer\n"))
 		must(t, dir, `cat $S/$1/share/cut`, "longer", n)
 		if err := os.WriteFile(left, nil, 0o644); err != nil {
 			t.Fatal(err)

@@ -58,26 +58,33 @@ func session(t *testing.T, dir string) (do func(script string) string) {
 // replaced is a directory with the given files that replaces another one.
 func replaced(t *testing.T, s *fakeStore, server *fs.Server, name string, files map[string]string) {
 	t.Helper()
-	if p := filepath.Join(s.real, name); server != nil {
-		old := filepath.Join(t.TempDir(), "old")
-		if err := os.Rename(p, old); err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(old)
-	}
-	if err := s.put(name, func(p string) error {
+	make := func(p string) error {
 		err := os.MkdirAll(p+"/share", 0o755)
 		for f, text := range files {
 			err = errors.Join(err, os.WriteFile(p+"/share/"+f, []byte(text), 0o644))
 		}
 		return err
-	}); err != nil {
-		t.Fatal(err)
 	}
 	if server != nil {
-		server.Replaced(name)
-		<-server.Told()
+		replace(t, s, server, name, make)
+	} else if err := s.put(name, make); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// replace puts another object into the place of a damaged one.
+func replace(t *testing.T, s *fakeStore, server *fs.Server, name string, make func(string) error) {
+	t.Helper()
+	old := filepath.Join(t.TempDir(), "old")
+	if err := os.Rename(filepath.Join(s.real, name), old); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(old)
+	if err := s.put(name, make); err != nil {
+		t.Fatal(err)
+	}
+	server.Replaced(name)
+	<-server.Told()
 }
 
 // What the kernel knows in a size that was wrong is not given another one while somebody
@@ -137,6 +144,39 @@ func TestReplacedTwice(t *testing.T) {
 				t.Errorf("replaced twice: %q", got)
 			}
 		})
+	}
+}
+
+// What the kernel knows of sizes the server before has told it: what is open since then is
+// not cut off either, and goes on where the kernel has asked again.
+func TestReplacedAfterTakeOver(t *testing.T) {
+	needFuse(t)
+	s := newFakeStore(t)
+	dir := mountDir(t)
+	server, held := serveHeld(t, dir, s.real, fs.DataNoOpen, nil)
+	n := name(1, "quick")
+	do := session(t, dir)
+	do(`cd $S/` + n + `; exec 5<share/doc 6<bin/hello`)
+	server.Process.Kill()
+	server.Wait()
+	if err := s.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	last := takeOver(t, dir, s, fs.DataNoOpen, held)
+	do(`stat --cached=never - <&6`)
+	replace(t, s, last, n, func(p string) error {
+		return errors.Join(tree(p), script("echo other")(p+"/bin/hello"), regular("longer\n")(p+"/share/doc"))
+	})
+	if got := do(`cat <&5`); !strings.Contains(got, "Stale file handle") {
+		t.Errorf("the one whose size was wrong is %q", got)
+	}
+	if got := do(`tail -n 1 <&6`); got != "echo other" {
+		t.Errorf("the other one goes on with %q", got)
+	}
+	must(t, dir, `cat $S/$1/share/doc`, "longer", n)
+	do(`cd /; exec 5<&- 6<&-`)
+	if err := last.Unmount(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package fs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,6 +108,9 @@ func name(i int, rest string) string {
 }
 
 func (s *fakeStore) Lookup(name string) (fs.Entry, error) {
+	if err := store.CheckBase(name); err != nil {
+		return fs.Entry{}, errors.New("asked for what is no name")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, ok := s.valid[name]; ok {
@@ -328,7 +332,7 @@ func (s *fakeStore) Waiters() ([]byte, error) {
 }
 
 // Keys and Fact are there for all that is known: "state" for everything, "text"
-// for what is valid.
+// for what is valid. "long" is not listed.
 func (s *fakeStore) Keys(name string) ([]string, error) {
 	e, err := s.Lookup(name)
 	switch {
@@ -351,6 +355,8 @@ func (s *fakeStore) Fact(name, key string) ([]byte, error) {
 		return []byte("unrealised"), nil
 	case key == "text" && e.Valid:
 		return []byte("words of " + name), nil
+	case key == "long":
+		return bytes.Repeat([]byte("words "), 5000), nil
 	}
 	return nil, store.ErrUnknown
 }

@@ -97,7 +97,7 @@ f = open("doc", "rb"); prog = open("../bin/hello", "rb"); d = os.open("../bin", 
 status = open(S + "/.storefs/status", "rb")
 m = mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
 for line in sys.stdin:
-    os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for known in f, status: os.posix_fadvise(known.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     f.seek(0); prog.seek(0)
     print(os.getcwd(), os.fstat(f.fileno()).st_ino, os.stat("doc").st_ino, os.stat(".").st_ino, os.stat(S).st_ino,
         os.fstat(p).st_ino, os.readlink("../link"), f.read(), m[:], prog.read()[-6:], sorted(os.listdir(d)), sorted(os.listdir("..")),
@@ -253,6 +253,7 @@ func TestTakeOverWhileReplaced(t *testing.T) {
 		{"looked up before", true, false, unix.SIGUSR1, "another", "another"},
 		{"looked up meanwhile", false, true, unix.SIGUSR1, "another", "another"},
 		{"not replaced after all", true, false, unix.SIGUSR2, "dog", "doc"}, // so the kernel is right
+		{"not replaced, and looked up then", false, true, unix.SIGUSR2, "dog", "doc"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newFakeStore(t)
@@ -313,6 +314,12 @@ func TestTakeOverRefused(t *testing.T) {
 	if want := "mount " + dir + ": take the mount over: what is held: it is another version's, or damaged"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
+	// Nor can what was agreed upon with the kernel be changed.
+	same := &fs.Held{Device: duplicate(t, held.Device), Journal: duplicate(t, held.Journal)}
+	_, err = fs.Mount(fs.Options{Mountpoint: dir, Real: s.real, Store: s, Realiser: s, Survive: true, Held: same, Data: fs.DataPassthrough})
+	if err == nil || !strings.Contains(err.Error(), "passthrough needs Linux 6.9") {
+		t.Errorf("%v", err)
+	}
 	if err := s.put(name(9, "x"), tree); err != nil {
 		t.Fatal(err)
 	}
@@ -321,6 +328,15 @@ func TestTakeOverRefused(t *testing.T) {
 	if err := last.Unmount(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+func duplicate(t *testing.T, f *os.File) *os.File {
+	t.Helper()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), f.Name())
 }
 
 // A mount that nobody is to serve any more ends; another one at its place is

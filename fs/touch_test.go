@@ -1,8 +1,10 @@
 package fs_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,7 +167,7 @@ func TestWhatIsSeen(t *testing.T) {
 	s := newFakeStore(t)
 	dir, _ := mount(t, s, nil)
 	d := s.add(name(1, "d"), recipe{make: tree})
-	must(t, dir, `stat -c '%F %a %Y' $S/$1`, "directory 555 1", d)
+	must(t, dir, `stat -c '%F %a %X %Y %Z' $S/$1`, "directory 555 1 1 1", d)
 	must(t, dir, `stat -c '%F %a %Y %s' $S/$1/bin/hello`, "regular file 555 1 21", d)
 	must(t, dir, `stat -c '%F %a %Y %s' $S/$1/share/doc`, "regular file 444 1 4", d)
 	must(t, dir, `stat -c '%F %s' $S/$1/link`, "symbolic link 9", d)
@@ -173,6 +175,7 @@ func TestWhatIsSeen(t *testing.T) {
 	must(t, dir, `$S/$1/bin/hello; cat $S/$1/link; readlink $S/$1/link`, "hello\ndoc\nshare/doc", d)
 	must(t, dir, `cat $S/$1/nothing 2>&1 | sed 's/.*: //'; cat $S/$1/share/doc/x 2>&1 | sed 's/.*: //'`,
 		"No such file or directory\nNot a directory", d)
+	must(t, dir, `cat $S/$1/$2 2>&1 | sed 's/.*: //'`, "File name too long", d, strings.Repeat("n", 300))
 	must(t, dir, `findmnt -no FSTYPE,OPTIONS $S | grep -o 'fuse.storefs *ro,nosuid,nodev' | tr -s ' '`, "fuse.storefs ro,nosuid,nodev", d)
 	for _, write := range []string{`echo > $S/$1/share/doc`, `mkdir $S/$1/x`, `rm -f $S/$1/link`, `chmod 777 $S/$1`, `touch $S/$1/bin/hello`, `mv $S/$1 $S/$1-x`} {
 		if out, err := sh(t, dir, write, d); err == nil || !strings.Contains(out, "Read-only file system") {
@@ -185,9 +188,42 @@ func TestWhatIsSeen(t *testing.T) {
 func TestBrokenPromise(t *testing.T) {
 	s := newFakeStore(t)
 	dir, _ := mount(t, s, nil)
-	n := s.add(name(1, "x"), recipe{make: regular("text\n"), promised: store.KindDirectory})
-	sh(t, dir, `ls $S/$1/`, n)
-	must(t, dir, `cat $S/$1; stat -c %F $S/$1`, "text\nregular file", n)
+	for i, first := range []string{`ls $S/$1/ 2>&1 | sed 's/.*: //'`, `cat $S/$1/x 2>&1 | sed 's/.*: //'`} {
+		n := s.add(name(i, "x"), recipe{make: regular("text\n"), promised: store.KindDirectory})
+		must(t, dir, first, "Not a directory", n)
+		must(t, dir, `cat $S/$1; stat -c %F $S/$1`, "text\nregular file", n)
+	}
+	n := s.add(name(2, "x"), recipe{make: regular("text\n"), promised: store.KindDirectory})
+	must(t, dir, `cat $S/$1`, "text", n)
+}
+
+// fleeting is a realiser whose first object is deleted before its caller hears of it.
+type fleeting struct {
+	*fakeStore
+	first  sync.Once
+	delete func(name string)
+}
+
+func (f *fleeting) Realise(ctx context.Context, c fs.Call) error {
+	err := f.fakeStore.Realise(ctx, c)
+	f.first.Do(func() { f.delete(c.Name) })
+	return err
+}
+
+// Who has waited for what is deleted at once looks again, and has it made again.
+func TestDeletedAsSoonAsRealised(t *testing.T) {
+	s := newFakeStore(t)
+	f := &fleeting{fakeStore: s}
+	dir, server := mount(t, s, func(o *fs.Options) { o.Realiser = f })
+	f.delete = func(name string) {
+		s.delete(t, name)
+		server.Deleted([]string{name})
+	}
+	n := s.add(name(1, "x"), recipe{make: tree, promised: store.KindDirectory})
+	must(t, dir, `cat $S/$1/share/doc`, "doc", n)
+	if s.built(n) != 2 {
+		t.Errorf("%d builds", s.built(n))
+	}
 }
 
 // An object that is known to be a link needs no second look.

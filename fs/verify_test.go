@@ -142,6 +142,7 @@ func TestVerifier(t *testing.T) {
 	}
 	// Listing shows also what is damaged.
 	must(t, dir, `ls $S/$1`, "bin\nempty\nlarge\nlink\nshare\nvoid", n)
+	fails(`stat $S/$1/empty`, n, syscall.EIO)
 	must(t, dir, `cat $S/$1/void; stat -c %s $S/$1/void`, "0", n)
 
 	for key := range map[string]bool{"x/bin/hello": true, "x/share/doc": true, "x/empty": true, "x/large": true, "x/link": true, "lone": true, "link": true} {

@@ -33,6 +33,7 @@ func TestManyCallersOneBuild(t *testing.T) {
 	eachShape(t, func(t *testing.T, promised store.Kind) {
 		s := newFakeStore(t)
 		dir, _ := mount(t, s, nil)
+		before := descriptors(t)
 		hold := make(chan struct{})
 		n := s.add(name(1, "x"), recipe{make: tree, promised: promised, hold: hold})
 		var wg sync.WaitGroup
@@ -47,6 +48,7 @@ func TestManyCallersOneBuild(t *testing.T) {
 		if s.built(n) != 1 {
 			t.Errorf("%d builds", s.built(n))
 		}
+		until(t, "descriptors are closed", func() bool { return descriptors(t) < before+40 })
 	})
 }
 
@@ -320,6 +322,57 @@ func TestDenied(t *testing.T) {
 	})
 }
 
+// The first rule decides that holds the thread, or the process that it is of, which is
+// who was denied.
+func TestDeniedThreads(t *testing.T) {
+	needTool(t, "python3")
+	s := newFakeStore(t)
+	denied := make(chan fs.Denial, 10)
+	rule := func(name string, p fs.Permission, c fs.Callers) fs.Rule {
+		return fs.Rule{Callers: c, Permission: p, Name: name}
+	}
+	dir, _ := mount(t, s, func(o *fs.Options) {
+		o.Rules = []fs.Rule{
+			rule("cat", fs.MayBuild, fs.Callers{Commands: []string{"cat"}}),
+			rule("thread", fs.MayNothing, fs.Callers{Commands: []string{"a-thread"}}),
+			rule("process", fs.MayNothing, fs.Callers{Commands: []string{"a-process"}}),
+			rule("all", fs.MayFetch, fs.Callers{Everyone: true}),
+			rule("later", fs.MayNothing, fs.Callers{Everyone: true}),
+		}
+		o.Denied = func(d fs.Denial) { denied <- d }
+	})
+	n := s.add(name(1, "x"), recipe{make: tree, err: store.ErrNotAllowed})
+	for _, c := range []struct{ process, thread, by string }{
+		{"any", "a-thread", "thread"}, {"a-process", "any", "process"}, {"any", "any", "all"},
+	} {
+		cmd, wait := spawn(t, dir, `python3 -c "
+import os, sys, threading
+def name(who, comm):
+	with open('/proc/' + who + '/comm', 'w') as f: f.write(comm)
+def touch():
+	name('thread-self', sys.argv[2])
+	try: os.stat(sys.argv[1] + '/bin')
+	except PermissionError: return
+	os._exit(1)
+name('self', sys.argv[3])
+t = threading.Thread(target=touch)
+t.start()
+t.join()" $S/$1 $2 $3`, n, c.thread, c.process)
+		if err := wait(); err != nil {
+			t.Fatal(err)
+		}
+		got := <-denied
+		if want := (fs.Denial{Call: fs.Call{Name: n, PID: uint32(cmd.Process.Pid), UID: uint32(uid()), Command: c.process, NoBuild: c.by == "all"}, Rule: c.by}); got != want {
+			t.Errorf("%+v\n%+v, want\n%+v", c, got, want)
+		}
+	}
+	s.add(n, recipe{make: tree})
+	must(t, dir, `cat $S/$1/share/doc`, "doc", n)
+	if len(denied) > 0 {
+		t.Errorf("denied, too: %+v", <-denied)
+	}
+}
+
 func TestDeniedCgroup(t *testing.T) {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	line, _, _ := strings.Cut(string(b), "\n")
@@ -329,7 +382,7 @@ func TestDeniedCgroup(t *testing.T) {
 	}
 	s := newFakeStore(t)
 	dir, _ := mount(t, s, func(o *fs.Options) {
-		o.Rules = []fs.Rule{{Callers: fs.Callers{Cgroups: []string{parts[2]}}, Permission: fs.MayNothing}}
+		o.Rules = []fs.Rule{{Callers: fs.Callers{Cgroups: []string{strings.Trim(parts[2], "/") + "/"}}, Permission: fs.MayNothing}}
 	})
 	n := s.add(name(1, "x"), recipe{make: tree})
 	if out, err := sh(t, dir, `cat $S/$1/share/doc`, n); err == nil || !strings.Contains(out, "Permission denied") {
