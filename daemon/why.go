@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -157,13 +158,17 @@ func (s *Server) realised(ctx context.Context, p store.Path) (bool, *store.Info,
 	return true, &info, nil
 }
 
-// Text is the answer for people: lines, each ended by a newline.
+// Text is the answer for people: lines, each ended by a newline, and harmless for a
+// terminal, as they have what a builder wrote, and names of files that it made.
 func (y *Why) Text() string {
-	text := y.text()
-	for _, d := range y.Denied {
-		text += fmt.Sprintf("%s: %s\n", d.Time.Format(time.RFC3339), d)
+	var b strings.Builder
+	for line := range strings.Lines(y.text()) {
+		b.WriteString(progress.Clean(line) + "\n")
 	}
-	return text
+	for _, d := range y.Denied {
+		fmt.Fprintf(&b, "%s: %s\n", d.Time.Format(time.RFC3339), d)
+	}
+	return b.String()
 }
 
 func (y *Why) text() string {
@@ -173,7 +178,12 @@ func (y *Why) text() string {
 		if y.Failure.Path != y.Path && len(y.Failure.Chain) < 2 {
 			fmt.Fprintf(&b, "%s: not realised: its derivation failed\n", y.Path)
 		}
-		b.WriteString(y.Failure.Text())
+		f := *y.Failure
+		f.Log = slices.Clone(f.Log)
+		for i, line := range f.Log {
+			f.Log[i] = progress.Clean(line) // by itself: it overwrites no more than itself
+		}
+		b.WriteString(f.Text())
 		return b.String()
 	case StateRealised, StateDamaged:
 		fmt.Fprintf(&b, "%s: %s\n", y.Path, y.State)

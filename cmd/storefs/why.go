@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"storefs/daemon"
-	"storefs/progress"
 )
 
 type whyCmd struct {
@@ -40,9 +38,7 @@ func (c *whyCmd) Run(ctx context.Context, a *app) error {
 				if i > 0 {
 					fmt.Fprintln(w)
 				}
-				for line := range strings.Lines(y.Text()) {
-					fmt.Fprintln(w, progress.Clean(line))
-				}
+				fmt.Fprint(w, y.Text())
 			}
 		})
 		for _, y := range all {
