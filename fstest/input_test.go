@@ -71,6 +71,7 @@ func TestBadInput(t *testing.T) {
 		{"the same in the background", []string{"mount", "-b", "--sandbox-path=/nonexistent"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
 		{"build with what is not there", []string{"build", "--sandbox-path=/nonexistent", "a.star"}, "", 2, []string{"--sandbox-path: /nonexistent: no such file"}},
 		{"a file in the place of a directory", []string{"build", "--sandbox-path=/etc=/etc/passwd", "a.star"}, "", 2, []string{"--sandbox-path: /etc is a directory in every sandbox, and /etc/passwd is none"}},
+		{"a plan of what is compared", []string{"build", "--check", "--dry-run", "a.star"}, "", 2, []string{"--dry-run and --check can't be used together"}},
 		{"load that is no number", []string{"build", "--load=nan", "a.star"}, "", 2, []string{"--load=NaN: must be a number that is not negative"}},
 		{"load without end", []string{"build", "--load=inf", "a.star"}, "", 2, []string{"--load=+Inf: must be a number that is not negative"}},
 		{"a substitute for what is below a path", []string{"substitute", out + "/f", "a.star"}, "", 2, []string{out + "/f is not a store path, but below one"}},

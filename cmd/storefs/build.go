@@ -22,8 +22,8 @@ type buildCmd struct {
 
 	KeepGoing      bool `short:"k" help:"When something failed, still build what does not need it."`
 	KeepFailed     bool `help:"Keep the scratch directory of a failed build, and say where it is; delete removes it."`
-	DryRun         bool `short:"n" help:"Say what would be built or substituted, and do nothing."`
-	Check          bool `help:"Build what is realised already again, and compare (exit status 104 if it differs)."`
+	DryRun         bool `short:"n" xor:"check" help:"Say what would be built or substituted, and do nothing."`
+	Check          bool `xor:"check" help:"Build what is realised already again, and compare (exit status 104 if it differs)."`
 	PrintBuildLogs bool `short:"L" help:"Show what builders write."`
 
 	argFlags
