@@ -116,7 +116,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		}
 	})
 	meter.Close()
-	report.answered(res)
+	res.Counts = report.answered(res)
 	if line := report.summary(); line != "" {
 		meter.Say(line)
 	}

@@ -50,14 +50,15 @@ func (r *report) summary() string {
 	return fmt.Sprintf("storefs: %v in %s", c, progress.Duration(took))
 }
 
-// answered takes the counts of a request. They are those of the events if it was
-// not answered, and otherwise also those of what was no goal.
-func (r *report) answered(res normaliser.Result) {
+// answered takes the counts of a request, and returns them. They are those of the
+// events if it was not answered, and otherwise also those of what was no goal.
+func (r *report) answered(res normaliser.Result) event.Counts {
 	interrupted := res.Targets == nil
 	if r.counts = res.Counts; interrupted {
 		r.counts = r.run.Counts()
 	}
 	r.run.Stop(time.Now(), interrupted)
+	return r.counts
 }
 
 // write does what the flags ask for.

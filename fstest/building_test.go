@@ -1,0 +1,53 @@
+package fstest
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"storefs/normaliser"
+)
+
+// begin starts a command whose messages go to a file; said is what is in it by now.
+func (l *lab) begin(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer, said func() string) {
+	l.t.Helper()
+	messages, err := os.CreateTemp(l.Dir, "messages")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer messages.Close()
+	stdout = &bytes.Buffer{}
+	cmd = l.command(args...)
+	cmd.Stdout, cmd.Stderr = stdout, messages
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { cmd.Process.Kill() })
+	return cmd, stdout, func() string {
+		b, _ := os.ReadFile(messages.Name())
+		return string(b)
+	}
+}
+
+// What is counted when a build is interrupted stands in its result, too.
+func TestCountsOfTheInterrupted(t *testing.T) {
+	l := newLab(t)
+	held, _ := l.held("held", "mkdir $out")
+	file := l.star("a.star", held+`bad = sh("bad", "exit 7")`+"\n")
+	cmd, stdout, said := l.begin("build", "-k", "-j2", "--json", l.gates(), file+":held", file+":bad")
+	waitFor(t, "the failure", func() bool { return strings.Contains(said(), "failed bad: builder sh failed with exit status 7") })
+	cmd.Process.Signal(unix.SIGINT)
+	cmd.Wait()
+	var res normaliser.Result
+	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil || res.Counts.Failed != 1 {
+		t.Errorf("%v, %s", err, stdout)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != 130 || !strings.Contains(said(), "storefs: 1 failed in ") {
+		t.Errorf("exit status %d, %q", got, said())
+	}
+}
