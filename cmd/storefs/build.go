@@ -125,7 +125,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		err = perr
 	}
 	if err != nil && len(res.Failures) > 0 {
-		err = &buildError{err, res.Failures}
+		err = &buildError{err, res.Failures, c.Check}
 	}
 	return unreported, err
 }
@@ -204,6 +204,7 @@ func (c *buildCmd) plan(ctx context.Context, a *app, client *daemon.Client, want
 type buildError struct {
 	error
 	failures []*store.Failure
+	check    bool // it was to be compared, and is realised: that is what why tells of it
 }
 
 // Unwrap gives the root causes, which is what is told and what decides the

@@ -132,6 +132,10 @@ func (a *app) report(err error) {
 		}
 		return
 	}
+	more := "the whole story: storefs why"
+	if b, ok := errors.AsType[*buildError](err); ok && b.check {
+		more = "the whole log: storefs log"
+	}
 	for _, f := range failures {
 		fmt.Fprintln(a.stderr, "storefs: "+progress.Clean(f.Error()))
 		for _, line := range f.Log {
@@ -141,7 +145,7 @@ func (a *app) report(err error) {
 			fmt.Fprintln(a.stderr, "  kept: "+f.Kept)
 		}
 		if f.Builder != "" {
-			fmt.Fprintf(a.stderr, "  the whole story: storefs why %s\n", f.Path)
+			fmt.Fprintf(a.stderr, "  %s %s\n", more, f.Path)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestExitStatus(t *testing.T) {
 		{errors.Join(failure(store.CauseTimeout), failure(store.CauseHash)), 103},
 		{errors.Join(failure(store.CauseBuilder), failure(store.CauseTimeout), failure(store.CauseHash), failure(store.CauseDeterminism)), 111},
 		{errors.Join(failure(store.CauseBuilder), failure(store.CauseRefused)), 100},
-		{&buildError{errors.New("x"), []*store.Failure{failure(store.CauseBuilder), failure(store.CauseDeterminism)}}, 108},
+		{&buildError{error: errors.New("x"), failures: []*store.Failure{failure(store.CauseBuilder), failure(store.CauseDeterminism)}}, 108},
 		{fmt.Errorf("%w: %w", errInterrupted, failure(store.CauseCancelled)), 130},
 		{fmt.Errorf("%w: %w", errInterrupted, store.ErrBadPath), 130},
 	}
@@ -102,7 +102,7 @@ func TestReport(t *testing.T) {
 		{fmt.Errorf("%w: x", errInterrupted), "storefs: interrupted\n"},
 		{&quietError{errors.New("x")}, ""},
 		{failure(store.CauseRefused), "storefs: realise /s/00000000000000000000000000000000-x.drv: it refused\n"},
-		{&buildError{errors.New("x"), []*store.Failure{f}}, `storefs: realise /s/00000000000000000000000000000000-x.drv: it builder (needed by /s/00000000000000000000000000000000-top.drv)
+		{&buildError{error: errors.New("x"), failures: []*store.Failure{f}}, `storefs: realise /s/00000000000000000000000000000000-x.drv: it builder (needed by /s/00000000000000000000000000000000-top.drv)
   compiling
   error
   kept: /state/builds/7
