@@ -51,3 +51,21 @@ func TestCountsOfTheInterrupted(t *testing.T) {
 		t.Errorf("exit status %d, %q", got, said())
 	}
 }
+
+// What failed is told before what had begun beside it has ended, and once.
+func TestFailureIsToldAtOnce(t *testing.T) {
+	l := newLab(t)
+	held, release := l.held("held", "mkdir $out")
+	file := l.star("a.star", held+`bad = sh("bad", "exit 7")`+"\n")
+	cmd, _, said := l.begin("build", "-j2", l.gates(), file+":held", file+":bad")
+	failure := "-bad.drv: builder sh failed with exit status 7\n"
+	waitFor(t, "the failure", func() bool { return strings.Contains(said(), failure) })
+	waitFor(t, "the wait for the other one", func() bool {
+		return strings.HasSuffix(said(), "storefs: done; waiting for builds that had begun: held (an interrupt cancels them)\n")
+	})
+	release()
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 100 || strings.Count(said(), failure) != 1 {
+		t.Errorf("exit status %d, %q", got, said())
+	}
+}

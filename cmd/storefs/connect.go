@@ -122,7 +122,19 @@ func (a *app) dial(ctx context.Context, watch bool) (*daemon.Client, error) {
 func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) error) (err error) {
 	defer func() {
 		a.draining.Store(true)
-		err = errors.Join(err, own.close(a.hard))
+		// What had begun beside a build that failed, and others, may take their time:
+		// whoever waits for them knows what it was.
+		failed := ctx.Err() == nil && len(daemon.Failures(err)) > 0
+		if failed {
+			a.report(err)
+			err = &quietError{err}
+		}
+		e := own.close(a.hard)
+		if failed && e != nil {
+			a.report(e)
+			return
+		}
+		err = errors.Join(err, e)
 	}()
 	c, err := own.server.Dial(ctx)
 	if err != nil {
