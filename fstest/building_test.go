@@ -3,6 +3,7 @@ package fstest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"storefs/event"
 	"storefs/normaliser"
 )
 
@@ -67,5 +69,51 @@ func TestFailureIsToldAtOnce(t *testing.T) {
 	cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 100 || strings.Count(said(), failure) != 1 {
 		t.Errorf("exit status %d, %q", got, said())
+	}
+}
+
+// A build goes on when the process that has the store open is killed, and tells of all
+// of it.
+func TestBuildOutlivesTheOwner(t *testing.T) {
+	for _, mounted := range []bool{true} {
+		t.Run(fmt.Sprint("mounted ", mounted), func(t *testing.T) {
+			l := newLab(t)
+			held, release := l.held("held", "mkdir $out")
+			other, _ := l.held("other", "mkdir $out")
+			file := l.star("a.star", held+other+`first = sh("first", "mkdir $out")
+last = sh("last", "mkdir $out", env = {"first": first, "held": held})
+`)
+			killOwner := l.killServer
+			if mounted {
+				l.serve(l.gates())
+			} else {
+				owner, _, _ := l.begin("build", "-j3", l.gates(), file+":other")
+				waitFor(t, "the owner", func() bool { _, err := os.Stat(l.State + "/socket"); return err == nil })
+				killOwner = func() {
+					owner.Process.Kill()
+					owner.Wait()
+				}
+			}
+			cmd, stdout, said := l.begin("build", "-j3", "--json", "--explain", "--profile=trace.json", l.gates(), file+":first", file+":last")
+			waitFor(t, "what is built first", func() bool { return strings.Contains(said(), "built first") })
+			waitFor(t, "the other build", func() bool { return strings.Contains(l.storefs("status").stdout, "-held.drv (build)") })
+			killOwner()
+			release()
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v: %s", err, said())
+			}
+			var res normaliser.Result
+			if err := json.Unmarshal(stdout.Bytes(), &res); err != nil || res.Counts != (event.Counts{Built: 3}) {
+				t.Errorf("%v, %s", err, stdout)
+			}
+			for _, want := range []string{"storefs: the process that had the store open has ended; going on with another one\n", "\nstorefs: 3 built in ", "\ncritical path: 2 of the goals"} {
+				if strings.Count(said(), want) != 1 {
+					t.Errorf("not once %q: %s", want, said())
+				}
+			}
+			if trace, err := os.ReadFile(l.Dir + "/trace.json"); err != nil || strings.Count(string(trace), `"outcome":"built"`) != 3 {
+				t.Errorf("%v: %s", err, trace)
+			}
+		})
 	}
 }

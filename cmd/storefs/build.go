@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,9 +57,13 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 		}
 	}
 	var unreported error // of a build that failed, which is what decides the status
+	report := newReport(c.reportFlags)
 	o := ownerOptions{role: "build", repeat: true, jobs: c.Jobs, load: c.Load, sandbox: c.sandboxFlags}
 	err := a.connect(ctx, o, func(client *daemon.Client) (err error) {
 		unreported = nil
+		if report.broken && time.Since(report.start) >= progress.Delay {
+			fmt.Fprintln(a.stderr, "storefs: the process that had the store open has ended; going on with another one")
+		}
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()
 			return fmt.Errorf("build: storefs %s (pid %d) owns the store and does the building: give --sandbox-path to it", h.Role, h.PID)
@@ -70,9 +75,18 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 		if c.DryRun {
 			return c.plan(ctx, a, client, wanted)
 		}
-		unreported, err = c.build(ctx, a, client, wanted, trace)
+		unreported, err = c.build(ctx, a, client, wanted, report, trace)
 		return err
 	})
+	if gone(err) && report.broken { // there is nobody who could be asked again
+		report.answered(normaliser.Result{})
+		if line := report.summary(); line != "" {
+			fmt.Fprintln(a.stderr, line)
+		}
+		if c.detailed() {
+			unreported = fmt.Errorf("say where the time went: %w", daemon.ErrGone)
+		}
+	}
 	unreported = errors.Join(unreported, trace.close())
 	switch {
 	case unreported == nil:
@@ -94,10 +108,10 @@ func targets(wanted []installable) []store.Path {
 
 // build realises what is wanted. What went wrong with the report of it is another
 // error.
-func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable, trace *profile) (unreported, err error) {
+func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable, report *report, trace *profile) (unreported, err error) {
 	meter := progress.Start(progress.For(a.stderr, a.stderr, c.PrintBuildLogs))
 	defer meter.Close()
-	report := newReport(c.reportFlags)
+	report.begin()
 	res, err := client.Realise(ctx, daemon.RealiseRequest{
 		Targets:    targets(wanted),
 		KeepGoing:  c.KeepGoing,
@@ -116,6 +130,10 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		}
 	})
 	meter.Close()
+	if gone(err) && ctx.Err() == nil {
+		report.broke()
+		return nil, err
+	}
 	res.Counts = report.answered(res)
 	if line := report.summary(); line != "" {
 		meter.Say(line)

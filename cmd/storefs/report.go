@@ -25,17 +25,22 @@ type reportFlags struct {
 // detailed reports whether every event of every goal is needed.
 func (f reportFlags) detailed() bool { return f.Profile != "" || f.Explain }
 
-// report is what is told at the end of a build.
+// report is what is told at the end of a build, also of one that had to be asked for
+// again.
 type report struct {
 	flags reportFlags
 	start time.Time
 	run   *timeline.Run
+	// broken: the owner has gone before it had answered. Then before are the goals that
+	// had ended well by then.
+	broken bool
+	before event.Counts
 	// counts are what became of the goals, once that is known.
 	counts event.Counts
 }
 
 func newReport(f reportFlags) *report {
-	return &report{flags: f, start: time.Now(), run: timeline.New()}
+	return &report{flags: f, run: timeline.New()}
 }
 
 // summary is a line for people: what became of the goals. It is "" if nothing
@@ -50,12 +55,31 @@ func (r *report) summary() string {
 	return fmt.Sprintf("storefs: %v in %s", c, progress.Duration(took))
 }
 
-// answered takes the counts of a request, and returns them. They are those of the
-// events if it was not answered, and otherwise also those of what was no goal.
+// begin says that what is reported begins, or begins anew.
+func (r *report) begin() {
+	if r.start.IsZero() {
+		r.start = time.Now()
+	}
+}
+
+// broke says that the owner has gone. The next one begins with what was left to do.
+func (r *report) broke() {
+	r.run.Stop(time.Now(), true)
+	r.broken, r.before = true, r.run.Counts()
+	r.before.Failed = 0 // that is tried again
+}
+
+// answered takes the counts of a request, and returns those of the whole build. They
+// are those of the events if it was not answered, and otherwise also those of what was
+// no goal.
 func (r *report) answered(res normaliser.Result) event.Counts {
 	interrupted := res.Targets == nil
 	if r.counts = res.Counts; interrupted {
 		r.counts = r.run.Counts()
+	} else if b := r.before; r.broken {
+		// What this build had made before counts as reused for the owner.
+		r.counts.Reused = max(0, r.counts.Reused-b.Built-b.Reused-b.CutOff-b.Substituted)
+		r.counts = r.counts.Plus(b)
 	}
 	r.run.Stop(time.Now(), interrupted)
 	return r.counts
