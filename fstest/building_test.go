@@ -72,32 +72,39 @@ func TestFailureIsToldAtOnce(t *testing.T) {
 	}
 }
 
-// A build goes on when the process that has the store open is killed, and tells of all
-// of it.
+// A build goes on when the process that has the store open is killed, be it the server of
+// a mount or another command, or when that command is interrupted, as one is twice whose
+// terminal is closed; and it tells of all of it.
 func TestBuildOutlivesTheOwner(t *testing.T) {
-	for _, mounted := range []bool{true} {
-		t.Run(fmt.Sprint("mounted ", mounted), func(t *testing.T) {
+	for _, how := range []string{"a mount", "a command is killed", "a command is interrupted"} {
+		t.Run(how, func(t *testing.T) {
 			l := newLab(t)
 			held, release := l.held("held", "mkdir $out")
 			other, _ := l.held("other", "mkdir $out")
 			file := l.star("a.star", held+other+`first = sh("first", "mkdir $out")
 last = sh("last", "mkdir $out", env = {"first": first, "held": held})
 `)
-			killOwner := l.killServer
-			if mounted {
+			end := l.killServer
+			if how == "a mount" {
 				l.serve(l.gates())
 			} else {
-				owner, _, _ := l.begin("build", "-j3", l.gates(), file+":other")
+				owner, _, ownerSaid := l.begin("build", "-j3", l.gates(), file+":other")
 				waitFor(t, "the owner", func() bool { _, err := os.Stat(l.State + "/socket"); return err == nil })
-				killOwner = func() {
-					owner.Process.Kill()
+				end = func() {
+					if how == "a command is interrupted" {
+						owner.Process.Signal(unix.SIGHUP)
+						waitFor(t, "the owner's end", func() bool { return strings.Contains(ownerSaid(), "waiting for other commands") })
+						owner.Process.Signal(unix.SIGHUP)
+					} else {
+						owner.Process.Kill()
+					}
 					owner.Wait()
 				}
 			}
 			cmd, stdout, said := l.begin("build", "-j3", "--json", "--explain", "--profile=trace.json", l.gates(), file+":first", file+":last")
 			waitFor(t, "what is built first", func() bool { return strings.Contains(said(), "built first") })
 			waitFor(t, "the other build", func() bool { return strings.Contains(l.storefs("status").stdout, "-held.drv (build)") })
-			killOwner()
+			end()
 			release()
 			if err := cmd.Wait(); err != nil {
 				t.Fatalf("%v: %s", err, said())

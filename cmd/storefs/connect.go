@@ -28,15 +28,22 @@ const comeback = time.Minute
 // has returned and they have gone.
 //
 // The server of a mount may die under f and come back: then f is called again,
-// if o.repeat says that it may be.
+// if o.repeat says that it may be. So it is when another command was the owner, and
+// has ended: somebody else is the owner then, perhaps this process.
 func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client) error) (err error) {
 	began := time.Now()
-	var lost error       // why f is called again
-	var drains time.Time // since when the owner is known to end
-	told := false        // that was said
+	var lost error         // why f is called again
+	var asked daemon.Hello // of the last owner that f was called with
+	var drains time.Time   // since when the owner is known to end
+	told := false          // that was said
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		c, err := a.reach(ctx, o.watch)
 		if err == nil {
+			if errors.Is(lost, daemon.ErrGone) && c.Hello().PID == asked.PID {
+				c.Close()
+				return lost // it is there, and would do so again
+			}
+			asked = c.Hello()
 			err = f(c)
 			c.Close()
 			if !o.repeat || !gone(err) || ctx.Err() != nil {
@@ -51,8 +58,8 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 		case held && time.Since(began) > comeback:
 			return fmt.Errorf("%w: the server of the mount does not come back", err)
 		case held:
-		case lost != nil:
-			return lost
+		case lost != nil && (o.watch || asked.Role == "mount"):
+			return lost // who has ended the mount wants no other owner in its place
 		case errors.Is(err, daemon.ErrClosing) && !o.watch:
 			// It takes nobody else, so it ends when they have left.
 			if began = time.Now(); drains.IsZero() {

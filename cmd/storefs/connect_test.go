@@ -84,3 +84,34 @@ func TestConnectWhileOthersAreWaitedFor(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An owner that breaks a connection off, and is there all the same, is not asked for
+// ever.
+func TestConnectionBreaksOff(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := state.Init(dir, "/nix/store"); err != nil {
+		t.Fatal(err)
+	}
+	a, _, _ := capture(t)
+	a.State = dir
+	own, err := openOwner(a, ownerOptions{role: "build", sandbox: sandboxFlags{NoSpawner: true}})
+	if err == nil {
+		err = own.admit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	err = a.connect(t.Context(), ownerOptions{role: "build", repeat: true}, func(*daemon.Client) error {
+		if calls++; calls > 10 {
+			return errors.New("asked for ever")
+		}
+		return daemon.ErrGone
+	})
+	if !errors.Is(err, daemon.ErrGone) || calls != 1 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+	if err := own.close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -367,7 +367,7 @@ func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
 	o.shut()
 	o.server.Drain(hard, func(clients int) {
-		o.options.say(fmt.Sprintf("storefs: done; waiting for other commands that use this process: %d (an interrupt cancels them)", clients))
+		o.options.say(fmt.Sprintf("storefs: done; waiting for other commands that use this process: %d (an interrupt cancels what they do)", clients))
 	})
 	if o.door.open {
 		if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
