@@ -39,6 +39,14 @@ func (c Counts) Plus(o Counts) Counts {
 	}
 }
 
+// After is c, of what was asked for again, and before, of the time before that: what was
+// made then is among what c has as reused, and what had failed was tried again.
+func (c Counts) After(before Counts) Counts {
+	c.Reused = max(0, c.Reused-before.Built-before.Reused-before.CutOff-before.Substituted)
+	before.Failed = 0
+	return before.Plus(c)
+}
+
 // String is the counts for people: "3 built, 1 cut off". What there is none of is
 // left out; it is "" if there is nothing.
 func (c Counts) String() string {

@@ -124,3 +124,30 @@ last = sh("last", "mkdir $out", env = {"first": first, "held": held})
 		})
 	}
 }
+
+// A limit is that of the command that it was given to, and not of another one that waits
+// for the same build.
+func TestLimitOfAnother(t *testing.T) {
+	l := newLab(t)
+	held, release := l.held("held", "mkdir $out")
+	l.serve(l.gates())
+	file := l.star("a.star", held+`first = sh("first", "mkdir $out")
+top = sh("top", "mkdir $out", env = {"first": first, "held": held})
+`)
+	strict, _, saidStrict := l.begin("build", "--timeout=3s", file+":held")
+	waitFor(t, "the build", func() bool { return strings.Contains(l.storefs("status").stdout, "-held.drv (build)") })
+	patient, stdout, said := l.begin("build", "--json", file+":top")
+	waitFor(t, "both commands", func() bool { return len(l.waiters()) == 2 })
+	strict.Wait()
+	if got := strict.ProcessState.ExitCode(); got != 101 {
+		t.Errorf("exit status %d: %s", got, saidStrict())
+	}
+	release()
+	if err := patient.Wait(); err != nil {
+		t.Errorf("%v: %s", err, said())
+	}
+	var res normaliser.Result
+	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil || res.Counts != (event.Counts{Built: 3}) {
+		t.Errorf("%v, %s", err, stdout)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"storefs/builder"
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -100,6 +101,53 @@ func TestNoBanByAnothersLimit(t *testing.T) {
 			}
 			if err := b.Realise(t.Context(), path("slow")); errors.Is(err, store.ErrTimeout) != c.banned {
 				t.Errorf("%v: who came later: %v", c, err)
+			}
+		}
+	})
+}
+
+// Nor does it end what another request wants of the same goal, which then begins anew,
+// unless something else has failed as well.
+func TestAnothersLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			target string
+			limits builder.Limits
+			cause  store.Cause // "": it is realised
+			counts event.Counts
+		}{
+			{"a", builder.Limits{}, "", event.Counts{Built: 3}},
+			{"a", builder.Limits{Timeout: 20 * time.Second}, "", event.Counts{Built: 3}},
+			{"a", builder.Limits{Timeout: 2 * time.Second}, store.CauseTimeout, event.Counts{Built: 1, Failed: 2}},
+			{"a", builder.Limits{Timeout: time.Second}, store.CauseTimeout, event.Counts{Built: 1, Failed: 2}},
+			{"b", builder.Limits{}, store.CauseBuilder, event.Counts{Built: 1, Failed: 3}},
+		} {
+			w := newWorld()
+			w.drv("slow")
+			w.takes["slow"] = 10 * time.Second
+			w.drv("quick")
+			w.takes["quick"] = time.Millisecond
+			w.drv("bad", "quick")
+			w.takes["bad"] = time.Millisecond
+			w.fails["bad"] = true
+			w.drv("a", "slow", "quick")
+			w.drv("b", "slow", "bad")
+			n := w.start(t, 2)
+			strict := make(chan error)
+			go func() {
+				_, err := n.Realise(t.Context(), Request{Targets: paths("slow"), Limits: builder.Limits{Timeout: time.Second}})
+				strict <- err
+			}()
+			time.Sleep(time.Millisecond)
+			res, err := n.Realise(t.Context(), Request{Targets: paths(c.target), Limits: c.limits, KeepGoing: true, Planned: func([]store.Path) {}})
+			if f, _ := errors.AsType[*store.Failure](err); (f == nil) != (c.cause == "") || f != nil && f.Cause != c.cause {
+				t.Errorf("%s, %v: %v", c.target, c.limits, err)
+			}
+			if res.Counts != c.counts {
+				t.Errorf("%s, %v: %+v, want %+v", c.target, c.limits, res.Counts, c.counts)
+			}
+			if err := <-strict; !errors.Is(err, store.ErrTimeout) {
+				t.Errorf("the request with the limit: %v", err)
 			}
 		}
 	})

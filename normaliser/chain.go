@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"storefs/builder"
 	"storefs/store"
 )
 
@@ -50,8 +51,9 @@ func (g *goal) tell() *store.Failure {
 }
 
 // rootCauses are the reports of all failures below the goals, each with the
-// chain from the first of the goals that it reached.
-func (gr *graph) rootCauses(goals []*goal) []*store.Failure {
+// chain from the first of the goals that it reached. They are theirs if each was a limit
+// that is stricter than those of who asks.
+func (gr *graph) rootCauses(goals []*goal, limits builder.Limits) (roots []*store.Failure, theirs bool) {
 	gr.search++
 	type visit struct {
 		goal *goal
@@ -67,7 +69,7 @@ func (gr *graph) rootCauses(goals []*goal) []*store.Failure {
 	for _, g := range goals {
 		see(g, -1)
 	}
-	var roots []*store.Failure
+	theirs = true
 	for i := 0; i < len(visits); i++ {
 		g := visits[i].goal
 		if g.blame != nil {
@@ -78,6 +80,7 @@ func (gr *graph) rootCauses(goals []*goal) []*store.Failure {
 			continue
 		}
 		f := g.failure.Failure
+		theirs = theirs && ownLimit(&f, g.origin.limits, limits)
 		f.Chain = nil
 		for at := i; at >= 0; at = visits[at].from {
 			f.Chain = append(f.Chain, visits[at].goal.path)
@@ -85,7 +88,7 @@ func (gr *graph) rootCauses(goals []*goal) []*store.Failure {
 		reverse(&f)
 		roots = append(roots, &f)
 	}
-	return roots
+	return roots, theirs && len(roots) > 0
 }
 
 // reverse turns a chain that begins at its cause, and shortens it.

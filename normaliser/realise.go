@@ -19,25 +19,39 @@ import (
 // realised. Else it is, or joins, the *store.Failure of every target that
 // failed (without KeepGoing, of the first), or wraps store.ErrCancelled.
 func (n *Normaliser) Realise(ctx context.Context, r Request) (*Result, error) {
+	call, leave := n.callers.enter(r)
+	defer leave()
+	var before event.Counts
+	for {
+		res, theirs, err := n.ask(ctx, r, call)
+		res.Counts = res.Counts.After(before)
+		if !theirs || ctx.Err() != nil {
+			return res, err
+		}
+		before = res.Counts
+	}
+}
+
+// ask makes the targets valid. What it cannot is theirs if nothing else was in the way
+// than limits of other requests, which this one shared goals with.
+func (n *Normaliser) ask(ctx context.Context, r Request, call *call) (_ *Result, theirs bool, _ error) {
 	// A plan may end at goals that are in the graph; if they are gone when it
 	// gets there, what became of them is found out by walking again, in the end
 	// by walking everything.
-	call, leave := n.callers.enter(r)
-	defer leave()
 	for _, live := range []*liveGoals{n.live, n.live, n.live, nil} {
 		if r.NoBuild && live != nil {
 			continue // what others have goals for may be builds
 		}
-		res, merged, err := n.try(ctx, r, live, call)
+		res, merged, theirs, err := n.try(ctx, r, live, call)
 		if merged {
-			return res, err
+			return res, theirs, err
 		}
 	}
 	panic("normaliser: a plan that stands alone was not merged")
 }
 
 // try makes a plan, and follows it if it still holds.
-func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *call) (_ *Result, merged bool, _ error) {
+func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *call) (_ *Result, merged, theirs bool, _ error) {
 	res := &Result{Targets: make([]Target, len(r.Targets))}
 	p := newPlanner(ctx, n.store, n.substituter)
 	p.live, p.noBuild, p.foresee = live, r.NoBuild, n.foresee
@@ -55,7 +69,7 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 			known = &standings[i]
 		}
 		if index[i], err = n.planTarget(p, t, r.Check, known, &res.Targets[i]); err != nil {
-			return res, true, n.gone(ctx, err)
+			return res, true, false, n.gone(ctx, err)
 		}
 		waits = waits || index[i] != realised
 		givenUp = givenUp || res.Targets[i].Failure != nil && !r.KeepGoing
@@ -70,14 +84,14 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 				res.Failures = append(res.Failures, &f)
 			}
 		}
-		return res, true, res.err()
+		return res, true, false, res.err()
 	}
 	req, err := n.submit(r, p, index, call)
 	if err != nil {
-		return res, true, err
+		return res, true, false, err
 	}
 	if req == nil {
-		return res, false, nil
+		return res, false, false, nil
 	}
 	var beside sync.WaitGroup
 	beside.Go(func() { n.settle(ctx, res, index, p.found()) })
@@ -86,9 +100,9 @@ func (n *Normaliser) try(ctx context.Context, r Request, live *liveGoals, call *
 	res.Failures = append(res.Failures, v.roots...)
 	res.Counts = res.Counts.Plus(v.counts)
 	if err != nil {
-		return res, true, errors.Join(res.err(), err)
+		return res, true, false, errors.Join(res.err(), err)
 	}
-	return res, true, res.err()
+	return res, true, v.theirs && len(res.Failures) == len(v.roots), res.err()
 }
 
 // settle finishes the targets that need no goal, counts what needs none, and
@@ -412,7 +426,7 @@ func (gr *graph) endRequest(req *request, err error, cancel bool) {
 		req.reply <- v
 		return
 	}
-	v.roots = gr.rootCauses(req.targets)
+	v.roots, v.theirs = gr.rootCauses(req.targets, req.Limits)
 	// Whoever hears of a failure finds it remembered.
 	gr.memory.after(func(err error) {
 		v.err = errors.Join(v.err, err)

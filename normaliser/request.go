@@ -33,7 +33,8 @@ type Request struct {
 	Background bool
 	// Jobs raises the number of slots while the request lives. Zero leaves it.
 	Jobs int
-	// Limits, KeepFailed apply to the goals that no earlier request wanted.
+	// Limits, KeepFailed apply to the goals that no earlier request wanted. What ends by
+	// stricter limits of another one is asked for again.
 	Limits     builder.Limits
 	KeepFailed bool
 	// Check builds the targets again although they are valid, and compares.
@@ -101,6 +102,7 @@ type verdict struct {
 	failures []*store.Failure // by target
 	realised []bool           // by target
 	roots    []*store.Failure
+	theirs   bool // roots are nothing but limits of others
 	counts   event.Counts
 	err      error // besides the failures
 }

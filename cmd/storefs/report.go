@@ -31,8 +31,8 @@ type report struct {
 	flags reportFlags
 	start time.Time
 	run   *timeline.Run
-	// broken: the owner has gone before it had answered. Then before are the goals that
-	// had ended well by then.
+	// broken: the owner has gone before it had answered. Then before is what had ended
+	// by then.
 	broken bool
 	before event.Counts
 	// counts are what became of the goals, once that is known.
@@ -66,7 +66,6 @@ func (r *report) begin() {
 func (r *report) broke() {
 	r.run.Stop(time.Now(), true)
 	r.broken, r.before = true, r.run.Counts()
-	r.before.Failed = 0 // that is tried again
 }
 
 // answered takes the counts of a request, and returns those of the whole build. They
@@ -76,10 +75,8 @@ func (r *report) answered(res normaliser.Result) event.Counts {
 	interrupted := res.Targets == nil
 	if r.counts = res.Counts; interrupted {
 		r.counts = r.run.Counts()
-	} else if b := r.before; r.broken {
-		// What this build had made before counts as reused for the owner.
-		r.counts.Reused = max(0, r.counts.Reused-b.Built-b.Reused-b.CutOff-b.Substituted)
-		r.counts = r.counts.Plus(b)
+	} else if r.broken {
+		r.counts = r.counts.After(r.before)
 	}
 	r.run.Stop(time.Now(), interrupted)
 	return r.counts
