@@ -93,6 +93,9 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 	if last != nil {
 		args["waited for"] = last.Path.Name()
 	}
+	if g.Holds > 1 {
+		args["slots"] = g.Holds // of which it is shown on one: the others only look free
+	}
 	t.slice(name, "goal", g.Lane, g.Started, g.Freed, args)
 	for i, p := range g.Phases {
 		end := g.Ended
