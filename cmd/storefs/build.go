@@ -39,6 +39,8 @@ func (*buildCmd) Help() string {
 
 The last line, if it took a while or with --explain or --profile, counts goals: built; reused, realised before; cut off, not realised before, but what it makes is there already, because what is new in it or below it makes no difference; substituted; failed. With --json they are "counts".
 
+Where the store is mounted, or another command has it open, that process does the building: --jobs adds to its slots as long as this command runs, and takes none away; --load and --no-spawner are what that one was given. What is built has the limits, like --timeout, of the command that it was begun for, or those of the mount if that was a lookup; when it ends by them, it is begun anew for who waits for it too and has none that are as strict.
+
 Ctrl-C cancels the builds that nobody else waits for.`
 }
 
