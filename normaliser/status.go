@@ -33,7 +33,7 @@ type Status struct {
 	Waiters []Waiter `json:"waiters"`
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left, each goal's as often as it
-	// takes slots, shared by these.
+	// takes slots, shared by those that who wants something may hold.
 	Remaining time.Duration `json:"remaining"`
 	// Estimates scores the durations that were expected of the last builds.
 	Estimates Estimates `json:"estimates"`
@@ -83,6 +83,7 @@ func (gr *graph) status(c *callers) Status {
 		Estimates:      gr.scores.estimates(),
 	}
 	now := time.Now()
+	slots := gr.usable()
 	var longest, work time.Duration
 	for _, g := range gr.goals {
 		left, level := g.cost(), g.level
@@ -95,15 +96,31 @@ func (gr *graph) status(c *callers) Status {
 		if g.background() {
 			continue
 		}
-		work += left * time.Duration(gr.poolOf(g).needs(g))
+		work += left * time.Duration(min(gr.poolOf(g).needs(g), slots))
 		longest = max(longest, level)
 	}
 	slices.SortFunc(s.Running, func(a, b Running) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Goal, b.Goal))
 	})
-	s.Remaining = max(longest, work/time.Duration(gr.builds.slots))
+	s.Remaining = max(longest, work/time.Duration(slots))
 	s.Waiters = gr.waiters(c, now)
 	return s
+}
+
+// usable is how many slots for builds there are for those who want something: with a
+// limit for each user, it may not be all.
+func (gr *graph) usable() int {
+	p := &gr.builds
+	if p.perUser == 0 || gr.users.goals[nobody] > 0 {
+		return p.slots
+	}
+	n := 0
+	for _, goals := range gr.users.goals {
+		if goals > 0 {
+			n += p.perUser
+		}
+	}
+	return max(1, min(p.slots, n))
 }
 
 // running describes g, which has a worker.

@@ -132,6 +132,40 @@ func TestJobsPerUserCountCores(t *testing.T) {
 	})
 }
 
+// What is left is estimated by the slots that users may hold.
+func TestJobsPerUserRemaining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		n := w.startWith(t, Options{Jobs: 4, JobsPerUser: 1})
+		var all sync.WaitGroup
+		for u := range 2 {
+			var needs []string
+			for i := range 5 {
+				needs = append(needs, fmt.Sprintf("u%d-%d", u, i))
+				w.expected[w.drv(needs[i])] = 10 * time.Second
+			}
+			top := w.drv(fmt.Sprint("top", u), needs...)
+			w.expected[top] = time.Second
+			all.Go(func() {
+				if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{top}, Caller: &Caller{UID: uint32(u)}}); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+			s := n.Status()
+			if s.Remaining != 51*time.Second {
+				t.Errorf("%d users: %v left", u+1, s.Remaining)
+			}
+			for _, w := range s.Waiters {
+				if w.Left != 51*time.Second {
+					t.Errorf("%d users: %v left for one of them", u+1, w.Left)
+				}
+			}
+		}
+		all.Wait()
+	})
+}
+
 // What two users want is built for the one who has room.
 func TestSharedGoalTakesAnyShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,7 +23,7 @@ type Waiter struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Left is an estimate of the time until Path is realised if no slot goes to what
 	// others need: the longest path of goals, or all that has to be built over the
-	// slots if that is longer. 0 if something on that path was never built.
+	// slots, of which there may be a limit for each user, if that is longer. 0 if something on that path was never built.
 	Left time.Duration `json:"left,omitempty"`
 	// Goals is how many goals have to end, the goal among them; 0 if they were
 	// not counted, because there are very many.
@@ -131,6 +131,7 @@ const maxOutlook = 20_000
 type outlook struct {
 	gr    *graph
 	now   time.Time
+	slots int // for one caller
 	ahead map[*goal]ahead
 }
 
@@ -142,7 +143,11 @@ type ahead struct {
 }
 
 func newOutlook(gr *graph, now time.Time) *outlook {
-	return &outlook{gr: gr, now: now, ahead: map[*goal]ahead{}}
+	o := &outlook{gr: gr, now: now, slots: gr.builds.slots, ahead: map[*goal]ahead{}}
+	if most := gr.builds.perUser; most > 0 {
+		o.slots = min(o.slots, most)
+	}
+	return o
 }
 
 // tell fills in what w, who waits for g, waits for.
@@ -252,7 +257,7 @@ func (o *outlook) count(goals []*goal, all []Waiter) {
 		}
 		all[i].Goals = b.goals
 		if all[i].Left > 0 {
-			all[i].Left = max(all[i].Left, b.work/time.Duration(o.gr.builds.slots))
+			all[i].Left = max(all[i].Left, b.work/time.Duration(o.slots))
 		}
 	}
 }
@@ -276,7 +281,7 @@ func (o *outlook) below(g *goal, most int) below {
 		g := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		if p := o.gr.poolOf(g); p == &o.gr.builds {
-			b.work += o.left(g) * time.Duration(p.needs(g))
+			b.work += o.left(g) * time.Duration(min(p.needs(g), o.slots))
 		}
 		for _, e := range g.inputs {
 			if !e.dead && e.to.mark != o.gr.search {
