@@ -151,3 +151,63 @@ top = sh("top", "mkdir $out", env = {"first": first, "held": held})
 		t.Errorf("%v, %s", err, stdout)
 	}
 }
+
+// What nobody reads keeps no command from its end when it is interrupted.
+func TestInterruptedUnread(t *testing.T) {
+	l := newLab(t)
+	held, _ := l.held("loud", "mkdir $out")
+	file := l.star("a.star", strings.Replace(held, "until", "for i in $(seq 2000); do echo "+strings.Repeat("x", 100)+"; done; until", 1))
+	for i, c := range []struct {
+		args   []string
+		status int
+	}{
+		{[]string{"build", "-L", l.gates(), file}, 130}, // by itself
+		{[]string{"build", "-L", l.gates(), file}, 130},
+		{[]string{"status", "--watch", "-L"}, 0},
+		{[]string{"status", "--watch", "--json", "-L"}, 0},
+	} {
+		if i == 1 {
+			l.serve(l.gates())
+		}
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			read, write, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer read.Close()
+			cmd := l.command(c.args...)
+			cmd.Stdout, cmd.Stderr = write, write
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cmd.Process.Kill() })
+			write.Close()
+			if c.args[0] == "status" {
+				waitFor(t, "the status", func() bool { return buffered(t, read) > 0 })
+				builds, _, _ := l.begin("build", l.gates(), file)
+				defer func() {
+					builds.Process.Signal(unix.SIGINT)
+					builds.Wait()
+				}()
+			}
+			waitFor(t, fmt.Sprint("the pipe of ", c.args), func() bool { return buffered(t, read) > 1<<16-4096 })
+			cmd.Process.Signal(unix.SIGINT)
+			ended := make(chan struct{})
+			go func() {
+				_ = cmd.Wait()
+				close(ended)
+			}()
+			waitFor(t, "its end", func() bool {
+				select {
+				case <-ended:
+					return true
+				default:
+					return false
+				}
+			})
+			if got := cmd.ProcessState.ExitCode(); got != c.status {
+				t.Errorf("%v: exit status %d, want %d", c.args, got, c.status)
+			}
+		})
+	}
+}

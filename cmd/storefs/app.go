@@ -29,6 +29,7 @@ type app struct {
 	soft     context.Context // ends with the signal that ends the command
 	hard     context.Context // ends with the signal after the one that ends the command
 	draining atomic.Bool     // the command has ended, and others are waited for
+	unread   atomic.Bool     // nobody reads stderr
 	patience time.Duration   // see connect; zero is what that says
 
 	stdin  *os.File

@@ -111,7 +111,7 @@ func targets(wanted []installable) []store.Path {
 // build realises what is wanted. What went wrong with the report of it is another
 // error.
 func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable, report *report, trace *profile) (unreported, err error) {
-	meter := progress.Start(progress.For(a.stderr, a.stderr, c.PrintBuildLogs))
+	meter := progress.Start(progress.For(a.stderr, a.news(), c.PrintBuildLogs))
 	defer meter.Close()
 	report.begin()
 	res, err := client.Realise(ctx, daemon.RealiseRequest{

@@ -133,12 +133,12 @@ func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) erro
 		// whoever waits for them knows what it was.
 		failed := ctx.Err() == nil && len(daemon.Failures(err)) > 0
 		if failed {
-			a.report(err)
+			a.tell(err)
 			err = &quietError{err}
 		}
 		e := own.close(a.hard)
 		if failed && e != nil {
-			a.report(e)
+			a.tell(e)
 			return
 		}
 		err = errors.Join(err, e)

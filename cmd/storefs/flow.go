@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"os"
+	"slices"
+	"sync/atomic"
+	"time"
 )
 
 // flow is a file that a command reads, or writes, as much of as there is. Who is
@@ -64,4 +67,58 @@ func await[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	case <-ctx.Done():
 		return none, context.Cause(ctx)
 	}
+}
+
+// news is what a command says to file while it works. Where nobody reads that, a signal
+// ends the wait for it, and unread keeps all from being said that comes later.
+type news struct {
+	a      *app
+	file   *os.File
+	unread *atomic.Bool
+}
+
+// slowness is how long something said may still take when a signal has come: where
+// somebody reads, it is there by then.
+const slowness = time.Second
+
+func (w news) Write(p []byte) (int, error) {
+	if w.unread.Load() {
+		return len(p), nil
+	}
+	ctx := w.a.soft
+	if ctx.Err() != nil {
+		ctx = w.a.hard
+	}
+	said := slices.Clone(p) // p is not anybody's afterwards
+	written := make(chan error, 1)
+	go func() {
+		_, err := w.file.Write(said)
+		written <- err
+	}()
+	select {
+	case err := <-written:
+		return len(p), err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-written:
+		return len(p), err
+	case <-time.After(slowness):
+		w.unread.Store(true)
+		return len(p), nil
+	}
+}
+
+// news is for stderr.
+func (a *app) news() news { return news{a, a.stderr, &a.unread} }
+
+// tell reports err, for as long as nobody wants this process to end.
+func (a *app) tell(err error) {
+	if a.unread.Load() {
+		return
+	}
+	_, _ = await(a.hard, func() (struct{}, error) {
+		a.report(err)
+		return struct{}{}, nil
+	})
 }

@@ -57,8 +57,9 @@ func run() int {
 	}()
 
 	err := a.run(ctx, os.Args[1:])
+	a.draining.Store(true)
 	if err != nil {
-		a.report(err)
+		a.tell(err)
 	}
 	return exitStatus(err)
 }

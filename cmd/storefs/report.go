@@ -97,7 +97,7 @@ func (r *report) write(ctx context.Context, a *app, client *daemon.Client, targe
 		if err != nil {
 			return err
 		}
-		r.run.Explain(a.stderr, r.counts, max(jobs, status.Jobs), milliseconds)
+		r.run.Explain(a.news(), r.counts, max(jobs, status.Jobs), milliseconds)
 	}
 	if to == nil {
 		return nil

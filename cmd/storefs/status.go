@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +69,7 @@ type statusAndKept struct {
 func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) error {
 	watched, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
-	out := &watchedFile{a.stdout, leave}
+	out := &watchedFile{news{a, a.stdout, new(atomic.Bool)}, leave}
 	var show func(daemon.Seen)
 	if a.JSON {
 		enc := json.NewEncoder(out)
@@ -122,20 +123,17 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 
 // watchedFile ends what writes to it with the first error.
 type watchedFile struct {
-	*os.File
+	news
 	fail context.CancelCauseFunc
 }
 
 func (f *watchedFile) Write(p []byte) (int, error) {
-	n, err := f.File.Write(p)
+	n, err := f.news.Write(p)
 	if err != nil {
 		f.fail(err)
 	}
 	return n, err
 }
-
-// WriteString is what io.WriteString calls.
-func (f *watchedFile) WriteString(s string) (int, error) { return f.Write([]byte(s)) }
 
 // noReader is the error that writing to f would have if it is a pipe or a socket that
 // nobody reads any more, else nil.
