@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"storefs/daemon"
@@ -319,9 +318,11 @@ func addNAR(ctx context.Context, c *daemon.Client, name string, recursive bool, 
 
 // unique keeps the first of equal paths.
 func unique(paths []store.Path) []store.Path {
+	seen := make(map[store.Path]bool, len(paths))
 	var out []store.Path
 	for _, p := range paths {
-		if !slices.Contains(out, p) {
+		if !seen[p] {
+			seen[p] = true
 			out = append(out, p)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -375,5 +376,21 @@ func TestAddDumpHash(t *testing.T) {
 	}
 	if _, err := run("query", "info", p); !errors.Is(err, store.ErrNotValid) {
 		t.Errorf("after delete: %v", err)
+	}
+}
+
+// Very many targets, each named twice, take no longer than so many should.
+func TestManyTargets(t *testing.T) {
+	const n = 200_000
+	all := make([]store.Path, 2*n)
+	for i := range all {
+		all[i] = store.Path(fmt.Sprintf("/nix/store/%032d-x.drv", i%n))
+	}
+	begin := time.Now()
+	if got := unique(all); !slices.Equal(got, all[:n]) {
+		t.Errorf("%d paths, want the first %d", len(got), n)
+	}
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
