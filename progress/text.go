@@ -79,8 +79,8 @@ func escapeLen(s string) int {
 	if len(s) < 2 || s[0] != '\x1b' {
 		return 0
 	}
-	switch s[1] {
-	case '[': // CSI: parameters and intermediates, then one byte from @ to ~
+	switch c := s[1]; {
+	case c == '[': // CSI: parameters and intermediates, then one byte from @ to ~
 		for i := 2; i < len(s); i++ {
 			if s[i] >= '@' && s[i] <= '~' {
 				return i + 1
@@ -90,7 +90,7 @@ func escapeLen(s string) int {
 			}
 		}
 		return len(s)
-	case ']', 'P', '_', '^', 'X': // strings: up to BEL or ESC \
+	case c == ']', c == 'P', c == '_', c == '^', c == 'X': // strings: up to BEL or ESC \
 		for i := 2; i < len(s); i++ {
 			if s[i] == '\a' {
 				return i + 1
@@ -100,6 +100,18 @@ func escapeLen(s string) int {
 			}
 		}
 		return len(s)
+	case c >= ' ' && c <= '/': // intermediates, then one byte from 0 to ~: the B of tput's sgr0
+		for i := 2; i < len(s); i++ {
+			if s[i] < ' ' || s[i] > '~' {
+				return i
+			}
+			if s[i] > '/' {
+				return i + 1
+			}
+		}
+		return len(s)
+	case c < ' ' || c > '~': // what comes is no part of it
+		return 1
 	}
 	return 2
 }
