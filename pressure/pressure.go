@@ -69,14 +69,23 @@ func (g *Gauge) Run(ctx context.Context, hold func(reason string)) {
 
 	over := time.NewTimer(0)
 	<-over.C
+	var memory, load string
 	var ticks <-chan time.Time
 	if g.load > 0 {
 		t := time.NewTicker(sample)
 		defer t.Stop()
 		ticks = t.C
+		load = g.overloaded() // what comes first would be started before the first tick
 	}
-	var memory, load string
 	for {
+		reason := memory
+		if reason == "" {
+			reason = load
+		}
+		if reason != told {
+			told = reason
+			hold(reason)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -86,20 +95,17 @@ func (g *Gauge) Run(ctx context.Context, hold func(reason string)) {
 		case <-over.C:
 			memory = ""
 		case <-ticks:
-			load = ""
-			if n, err := g.running(); err == nil && float64(n) > g.load {
-				load = fmt.Sprintf("the load is above %g", g.load)
-			}
-		}
-		reason := memory
-		if reason == "" {
-			reason = load
-		}
-		if reason != told {
-			told = reason
-			hold(reason)
+			load = g.overloaded()
 		}
 	}
+}
+
+// overloaded says so, "" if it is not.
+func (g *Gauge) overloaded() string {
+	if n, err := g.running(); err != nil || float64(n) <= g.load {
+		return ""
+	}
+	return fmt.Sprintf("the load is above %g", g.load)
 }
 
 // watchMemory passes on what the trigger tells.

@@ -83,6 +83,20 @@ func TestMemory(t *testing.T) {
 	})
 }
 
+// What is so when it begins is said at once.
+func TestLoadFromTheBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gauge{load: 4, memory: func() (trigger, error) { return nil, errors.New("no such thing") }, running: func() (int, error) { return 5, nil }}
+		var h told
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); g.Run(ctx, h.hold) }()
+		h.expect(t, "the load is above 4")
+		cancel()
+		<-done
+	})
+}
+
 func TestLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
