@@ -211,3 +211,47 @@ func TestInterruptedUnread(t *testing.T) {
 		})
 	}
 }
+
+// Whoever watches keeps nobody from having the store open, and sees who comes.
+func TestWatchOfNobody(t *testing.T) {
+	l := newLab(t)
+	out, err := os.Create(l.Dir + "/watched")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	watch := l.command("status", "--watch")
+	watch.Stdout, watch.Stderr = out, out
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { watch.Process.Kill() })
+	shows := func(what string) {
+		t.Helper()
+		waitFor(t, what, func() bool {
+			b, _ := os.ReadFile(out.Name())
+			return strings.Contains(string(b), what)
+		})
+	}
+	shows("nobody serves it")
+	file := l.star("a.star", `first = sh("first", "mkdir $out")`+"\n"+`second = sh("second", "mkdir $out")`+"\n")
+	l.serve()
+	shows("owned by storefs mount")
+	l.ok("build", file+":first")
+	shows("built first")
+	l.stop()
+	l.serve()
+	waitFor(t, "the second one", func() bool {
+		b, _ := os.ReadFile(out.Name())
+		return strings.Count(string(b), "owned by storefs mount") == 2
+	})
+	l.ok("build", file+":second")
+	shows("built second")
+	watch.Process.Signal(unix.SIGINT)
+	if err := watch.Wait(); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(out.Name()); strings.Count(string(b), "nobody serves it") != 1 {
+		t.Errorf("%s", b)
+	}
+}

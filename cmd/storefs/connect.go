@@ -129,6 +129,7 @@ func (a *app) dial(ctx context.Context, watch bool) (*daemon.Client, error) {
 func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) error) (err error) {
 	defer func() {
 		a.draining.Store(true)
+		defer a.draining.Store(false) // the command may go on, as one that watches does
 		// What had begun beside a build that failed, and others, may take their time:
 		// whoever waits for them knows what it was.
 		failed := ctx.Err() == nil && len(daemon.Failures(err)) > 0

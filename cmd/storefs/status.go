@@ -20,7 +20,7 @@ import (
 )
 
 type statusCmd struct {
-	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends. With --json: the status, then one event a line, and the waiters whenever they change."`
+	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends, if it had one to begin with. With --json: the status, then one event a line, and the waiters whenever they change."`
 	PrintBuildLogs bool `short:"L" help:"With --watch: show what builders write."`
 }
 
@@ -31,14 +31,11 @@ In the mount, .storefs/status and .storefs/waiters show the same to everybody wh
 }
 
 func (c *statusCmd) Run(ctx context.Context, a *app) error {
-	err := a.connect(ctx, ownerOptions{role: "status", repeat: true, watch: true}, func(client *daemon.Client) error {
-		if c.Watch {
-			err := c.watch(ctx, a, client)
-			if err == nil && state.Held(a.State) {
-				err = daemon.ErrClosing // and another one will come
-			}
-			return err
-		}
+	o := ownerOptions{role: "status", repeat: true, watch: true}
+	if c.Watch {
+		return c.follow(ctx, a, o)
+	}
+	return a.connect(ctx, o, func(client *daemon.Client) error {
 		s, err := client.Status(ctx)
 		if err != nil {
 			return err
@@ -54,10 +51,63 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 			}
 		})
 	})
-	if c.Watch && errors.Is(err, daemon.ErrClosing) {
-		return nil
+}
+
+// follow watches the owner of the store, and if there was none to begin with, one after
+// the other: it is itself in nobody's way.
+func (c *statusCmd) follow(ctx context.Context, a *app, o ownerOptions) error {
+	for unserved := false; ; {
+		err := a.connect(ctx, o, func(client *daemon.Client) error {
+			if h := client.Hello(); h.Role == o.role && h.PID == os.Getpid() {
+				if unserved {
+					return nil // that was said
+				}
+				unserved = true
+				s, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				return a.print(s, func(w io.Writer) { fmt.Fprintln(w, s.Headline()) })
+			}
+			err := c.watch(ctx, a, client)
+			if err == nil && state.Held(a.State) {
+				err = daemon.ErrClosing // and another one will come
+			}
+			return err
+		})
+		if errors.Is(err, daemon.ErrClosing) || unserved && gone(err) {
+			err = nil
+		}
+		if err == nil && unserved {
+			err = c.await(ctx, a)
+		}
+		if err != nil || !unserved || ctx.Err() != nil {
+			return err
+		}
 	}
-	return err
+}
+
+// await waits until the store has an owner, or ctx ends, or nobody reads any more what
+// is shown.
+func (c *statusCmd) await(ctx context.Context, a *app) error {
+	for {
+		if err := noReader(a.stdout); err != nil {
+			return fmt.Errorf("print the status: %w", err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil
+		}
+		client, err := a.reach(ctx, true)
+		if err == nil {
+			client.Close()
+			return nil
+		}
+		if !gone(err) && ctx.Err() == nil {
+			return err
+		}
+	}
 }
 
 // statusAndKept is what --json prints.
