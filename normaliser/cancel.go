@@ -30,7 +30,7 @@ func (n *Normaliser) Cancel(ctx context.Context, targets []store.Path) ([]store.
 	}
 	ended := make([]store.Path, len(targets))
 	all := make([][]*goal, len(targets))
-	if !n.ask(func(gr *graph) {
+	if !n.within(func(gr *graph) {
 		for i := range keys {
 			for _, k := range keys[i] {
 				if g := gr.goals[k]; g != nil {
@@ -59,7 +59,7 @@ func (n *Normaliser) Cancel(ctx context.Context, targets []store.Path) ([]store.
 // that were asked for, or ran.
 func (n *Normaliser) CancelAll(ctx context.Context) ([]store.Path, error) {
 	var goals []*goal
-	n.ask(func(gr *graph) {
+	n.within(func(gr *graph) {
 		for r := range gr.requests {
 			goals = append(goals, r.targets...)
 		}
@@ -86,9 +86,9 @@ func (n *Normaliser) CancelAll(ctx context.Context) ([]store.Path, error) {
 	return slices.Compact(ended), nil
 }
 
-// ask has the graph's goroutine call f, and waits until it has; false if that has
+// within has the graph's goroutine call f, and waits until it has; false if that has
 // ended.
-func (n *Normaliser) ask(f func(*graph)) bool {
+func (n *Normaliser) within(f func(*graph)) bool {
 	asked := make(chan struct{})
 	if !n.post(func(gr *graph) { f(gr); close(asked) }) {
 		return false

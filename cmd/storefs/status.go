@@ -90,15 +90,29 @@ func (c *statusCmd) follow(ctx context.Context, a *app, o ownerOptions) error {
 // await waits until the store has an owner, or ctx ends, or nobody reads any more what
 // is shown.
 func (c *statusCmd) await(ctx context.Context, a *app) error {
+	// Whoever comes makes its socket in there.
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", a.State, os.NewSyscallError("inotify_init", err))
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, a.State, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+		return fmt.Errorf("watch %s: %w", a.State, os.NewSyscallError("inotify_add_watch", err))
+	}
+	end, ended, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer end.Close()
+	defer ended.Close()
+	defer context.AfterFunc(ctx, func() { ended.Close() })()
+	fds := []unix.PollFd{
+		{Fd: int32(fd), Events: unix.POLLIN},
+		{Fd: int32(end.Fd()), Events: unix.POLLIN},
+		{Fd: int32(a.stdout.Fd())},
+	}
+	soon := 0 // a socket may be seen before anybody listens at it
 	for {
-		if err := noReader(a.stdout); err != nil {
-			return fmt.Errorf("print the status: %w", err)
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return nil
-		}
 		client, err := a.reach(ctx, true)
 		if err == nil {
 			client.Close()
@@ -106,6 +120,27 @@ func (c *statusCmd) await(ctx context.Context, a *app) error {
 		}
 		if !gone(err) && ctx.Err() == nil {
 			return err
+		}
+		wait := -1
+		if soon > 0 {
+			soon, wait = soon-1, 20
+		}
+		if _, err := unix.Poll(fds, wait); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("watch %s: %w", a.State, os.NewSyscallError("poll", err))
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := noReader(a.stdout); err != nil {
+			return fmt.Errorf("print the status: %w", err)
+		}
+		if fds[2].Revents != 0 {
+			fds[2].Fd = -1 // it says nothing else
+		}
+		if fds[0].Revents != 0 {
+			soon = 50
+			var events [4096]byte
+			_, _ = unix.Read(fd, events[:])
 		}
 	}
 }
