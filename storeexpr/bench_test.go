@@ -1,7 +1,10 @@
 package storeexpr
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -69,6 +72,48 @@ func BenchmarkParse(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// The derivations in the directory STOREFS_TEST_DRVS, as those that a real Nix has made of
+// a package collection.
+func BenchmarkParseReal(b *testing.B) {
+	dir := os.Getenv("STOREFS_TEST_DRVS")
+	if dir == "" {
+		b.Skip("STOREFS_TEST_DRVS names no directory with derivations")
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.drv"))
+	var texts [][]byte
+	size := 0
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		texts = append(texts, text)
+		size += len(text)
+	}
+	if size == 0 {
+		b.Fatalf("%s: no derivations", dir)
+	}
+	for _, c := range []struct {
+		name string
+		do   func([]byte) error
+	}{
+		{"parse", func(t []byte) error { _, err := Parse(t); return err }},
+		{"SHA-256", func(t []byte) error { sha256.Sum256(t); return nil }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				for _, t := range texts {
+					if err := c.do(t); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(size)/float64(len(texts)), "B/text")
 		})
 	}
 }
