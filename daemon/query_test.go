@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -177,6 +178,30 @@ func testLog(t *testing.T, dial dialer) {
 	var whole bytes.Buffer
 	if err := c.Log(t.Context(), out, false, &whole); err != nil || whole.String() != "one\ntwo\n" {
 		t.Errorf("%q %v", &whole, err)
+	}
+}
+
+// Who follows what has not begun waits for it, and hears nothing of what was before.
+func TestLogOfWhatWaits(t *testing.T) {
+	f := newFake(t)
+	drv, out := path("a.drv"), path("a")
+	f.relate(Deriver, out, drv)
+	f.wanted = drv
+	s, _ := f.serve()
+	ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer leave()
+	if err := s.Log(ctx, out, true, io.Discard); err != nil || ctx.Err() == nil {
+		t.Errorf("%v, while it waits: %v", err, ctx.Err())
+	}
+	if err := os.WriteFile(f.LogFile(drv), []byte("old\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := s.Log(ctx, out, true, &got); err != nil || got.Len() > 0 {
+		t.Errorf("%v, %q", err, &got)
+	}
+	if err := s.Log(ctx, out, false, &got); err != nil || got.String() != "old\n" {
+		t.Errorf("not followed: %v, %q", err, &got)
 	}
 }
 

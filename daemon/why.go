@@ -229,8 +229,8 @@ func (s *Server) why(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// Log writes the log of p, a derivation or an output, to w. With follow it
-// goes on as long as the builder runs.
+// Log writes the log of p, a derivation or an output, to w. With follow it waits for
+// the builder, if that is to run, and goes on as long as it runs.
 func (s *Server) Log(ctx context.Context, p store.Path, follow bool, w io.Writer) error {
 	drv, err := s.logged(ctx, p)
 	if err != nil {
@@ -247,6 +247,12 @@ func (s *Server) Log(ctx context.Context, p store.Path, follow bool, w io.Writer
 	}()
 	for {
 		running := follow && s.running(drv)
+		if f == nil && follow && !running && s.Realiser.Wanted(drv) {
+			if _, ok := sub.Next(ctx); !ok {
+				return nil
+			}
+			continue // what is there is of another time
+		}
 		if f == nil {
 			f, err = os.Open(s.Records.LogFile(drv))
 			if err != nil && (!errors.Is(err, os.ErrNotExist) || !running) {
@@ -282,7 +288,7 @@ func (s *Server) logged(ctx context.Context, p store.Path) (store.Path, error) {
 		return "", err
 	}
 	for _, d := range derivers {
-		if _, err := os.Stat(s.Records.LogFile(d)); err == nil || s.running(d) {
+		if _, err := os.Stat(s.Records.LogFile(d)); err == nil || s.running(d) || s.Realiser.Wanted(d) {
 			return d, nil
 		}
 	}

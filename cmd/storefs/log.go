@@ -13,7 +13,7 @@ import (
 
 type logCmd struct {
 	Path   string `arg:"" help:"A derivation, an output path, or a path below one; FILE.star:TARGET."`
-	Follow bool   `short:"f" help:"Go on as long as the builder runs."`
+	Follow bool   `short:"f" help:"Go on as long as the builder runs, and wait for it if it is to run."`
 	argFlags
 }
 
