@@ -99,6 +99,9 @@ last = sh("last", "mkdir $out", env = {"first": first, "held": held})
 						owner.Process.Kill()
 					}
 					owner.Wait()
+					if how == "a command is interrupted" && !strings.HasSuffix(ownerSaid(), "\nstorefs: interrupted\n") {
+						t.Errorf("the owner: %q", ownerSaid())
+					}
 				}
 			}
 			cmd, stdout, said := l.begin("build", "-j3", "--json", "--explain", "--profile=trace.json", l.gates(), file+":first", file+":last")
@@ -204,23 +207,59 @@ func TestInterruptedUnread(t *testing.T) {
 			}
 			waitFor(t, fmt.Sprint("the pipe of ", c.args), func() bool { return buffered(t, read) > 1<<16-4096 })
 			cmd.Process.Signal(unix.SIGINT)
-			ended := make(chan struct{})
-			go func() {
-				_ = cmd.Wait()
-				close(ended)
-			}()
-			waitFor(t, "its end", func() bool {
-				select {
-				case <-ended:
-					return true
-				default:
-					return false
-				}
-			})
-			if got := cmd.ProcessState.ExitCode(); got != c.status {
-				t.Errorf("%v: exit status %d, want %d", c.args, got, c.status)
-			}
+			awaitEnd(t, cmd, c.status)
 		})
+	}
+}
+
+// Nor is what other commands are waited for with.
+func TestOwnerInterruptedUnread(t *testing.T) {
+	l := newLab(t)
+	loud, _ := l.held("loud", "mkdir $out")
+	other, _ := l.held("other", "mkdir $out")
+	file := l.star("a.star", strings.Replace(loud, "until", "for i in $(seq 2000); do echo "+strings.Repeat("x", 100)+"; done; until", 1)+other)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	owner := l.command("build", "-j2", "-L", l.gates(), file+":loud")
+	owner.Stdout, owner.Stderr = write, write
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { owner.Process.Kill() })
+	write.Close()
+	waitFor(t, "the pipe", func() bool { return buffered(t, read) > 1<<16-4096 })
+	guest, _, _ := l.begin("build", l.gates(), file+":other")
+	waitFor(t, "both commands", func() bool { return len(l.waiters()) == 2 })
+	owner.Process.Signal(unix.SIGINT)
+	// It takes seconds to be told that.
+	waitFor(t, "the owner, who takes nobody else", func() bool { return l.storefs("status").status != 0 })
+	owner.Process.Signal(unix.SIGINT)
+	awaitEnd(t, owner, 130)
+	guest.Process.Signal(unix.SIGINT)
+	guest.Wait()
+}
+
+// awaitEnd waits for a command, which is to end with status.
+func awaitEnd(t *testing.T, cmd *exec.Cmd, status int) {
+	t.Helper()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	waitFor(t, fmt.Sprint("the end of ", cmd.Args), func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if got := cmd.ProcessState.ExitCode(); got != status {
+		t.Errorf("%v: exit status %d, want %d", cmd.Args, got, status)
 	}
 }
 

@@ -64,7 +64,7 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	err := a.connect(ctx, o, func(client *daemon.Client) (err error) {
 		unreported = nil
 		if report.broken && time.Since(report.start) >= progress.Delay {
-			fmt.Fprintln(a.stderr, "storefs: the process that had the store open has ended; going on with another one")
+			fmt.Fprintln(a.news(), "storefs: the process that had the store open has ended; going on with another one")
 		}
 		if len(c.SandboxPath) > 0 && !slices.Equal(c.SandboxPath, client.Hello().SandboxPaths) {
 			h := client.Hello()
@@ -83,7 +83,7 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	if gone(err) && report.broken { // there is nobody who could be asked again
 		report.answered(normaliser.Result{})
 		if line := report.summary(); line != "" {
-			fmt.Fprintln(a.stderr, line)
+			fmt.Fprintln(a.news(), line)
 		}
 		if c.detailed() {
 			unreported = fmt.Errorf("say where the time went: %w", daemon.ErrGone)
@@ -95,7 +95,7 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	case err == nil:
 		err = unreported
 	default:
-		fmt.Fprintln(a.stderr, "storefs: "+progress.Clean(unreported.Error()))
+		fmt.Fprintln(a.news(), "storefs: "+progress.Clean(unreported.Error()))
 	}
 	return err
 }

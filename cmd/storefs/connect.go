@@ -67,7 +67,7 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 			}
 			if !told && time.Since(drains) > time.Second {
 				told = true
-				fmt.Fprintln(a.stderr, "storefs: waiting for the process that has the store open: it ends when the commands that use it have")
+				fmt.Fprintln(a.news(), "storefs: waiting for the process that has the store open: it ends when the commands that use it have")
 			}
 		default:
 			own, err := openOwner(a, o)
@@ -134,12 +134,12 @@ func (a *app) alone(ctx context.Context, own *owner, f func(*daemon.Client) erro
 		// whoever waits for them knows what it was.
 		failed := ctx.Err() == nil && len(daemon.Failures(err)) > 0
 		if failed {
-			a.tell(err)
+			a.report(err)
 			err = &quietError{err}
 		}
 		e := own.close(a.hard)
 		if failed && e != nil {
-			a.tell(e)
+			a.report(e)
 			return
 		}
 		err = errors.Join(err, e)

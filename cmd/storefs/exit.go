@@ -116,8 +116,9 @@ func (a *app) report(err error) {
 	if errors.As(err, &quiet) || isUnread(err) {
 		return
 	}
+	out := a.news()
 	if errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) {
-		fmt.Fprintln(a.stderr, "storefs: interrupted")
+		fmt.Fprintln(out, "storefs: interrupted")
 		return
 	}
 	failures := daemon.Failures(err)
@@ -128,7 +129,7 @@ func (a *app) report(err error) {
 			if strings.HasPrefix(err.Error(), line) {
 				prefix = "storefs: "
 			}
-			fmt.Fprintln(a.stderr, prefix+progress.Clean(line))
+			fmt.Fprintln(out, prefix+progress.Clean(line))
 		}
 		return
 	}
@@ -137,15 +138,15 @@ func (a *app) report(err error) {
 		more = "the whole log: storefs log"
 	}
 	for _, f := range failures {
-		fmt.Fprintln(a.stderr, "storefs: "+progress.Clean(f.Error()))
+		fmt.Fprintln(out, "storefs: "+progress.Clean(f.Error()))
 		for _, line := range f.Log {
-			fmt.Fprintln(a.stderr, "  "+progress.Clean(line))
+			fmt.Fprintln(out, "  "+progress.Clean(line))
 		}
 		if f.Kept != "" {
-			fmt.Fprintln(a.stderr, "  kept: "+f.Kept)
+			fmt.Fprintln(out, "  kept: "+f.Kept)
 		}
 		if f.Builder != "" {
-			fmt.Fprintf(a.stderr, "  %s %s\n", more, f.Path)
+			fmt.Fprintf(out, "  %s %s\n", more, f.Path)
 		}
 	}
 }

@@ -85,9 +85,9 @@ func (w news) Write(p []byte) (int, error) {
 	if w.unread.Load() {
 		return len(p), nil
 	}
-	ctx := w.a.soft
-	if ctx.Err() != nil {
-		ctx = w.a.hard
+	soft := w.a.soft.Done()
+	if w.a.soft.Err() != nil {
+		soft = nil // that signal was for something else
 	}
 	said := slices.Clone(p) // p is not anybody's afterwards
 	written := make(chan error, 1)
@@ -98,7 +98,8 @@ func (w news) Write(p []byte) (int, error) {
 	select {
 	case err := <-written:
 		return len(p), err
-	case <-ctx.Done():
+	case <-soft:
+	case <-w.a.hard.Done():
 	}
 	select {
 	case err := <-written:
@@ -111,14 +112,3 @@ func (w news) Write(p []byte) (int, error) {
 
 // news is for stderr.
 func (a *app) news() news { return news{a, a.stderr, &a.unread} }
-
-// tell reports err, for as long as nobody wants this process to end.
-func (a *app) tell(err error) {
-	if a.unread.Load() {
-		return
-	}
-	_, _ = await(a.hard, func() (struct{}, error) {
-		a.report(err)
-		return struct{}{}, nil
-	})
-}

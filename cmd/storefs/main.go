@@ -59,7 +59,7 @@ func run() int {
 	err := a.run(ctx, os.Args[1:])
 	a.draining.Store(true)
 	if err != nil {
-		a.tell(err)
+		a.report(err)
 	}
 	return exitStatus(err)
 }

@@ -80,7 +80,7 @@ type owner struct {
 // openOwner takes the state over and begins to serve its socket.
 func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.say == nil {
-		o.say = func(line string) { fmt.Fprintln(a.stderr, line) }
+		o.say = func(line string) { fmt.Fprintln(a.news(), line) }
 	}
 	own = &owner{options: o, events: &event.Bus{}, arrived: make(chan struct{})}
 	own.state, err = state.Open(a.State, state.Options{Events: own.events, Command: "storefs " + o.role, LockTimeout: o.wait})
