@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -261,6 +262,51 @@ func awaitEnd(t *testing.T, cmd *exec.Cmd, status int) {
 	if got := cmd.ProcessState.ExitCode(); got != status {
 		t.Errorf("%v: exit status %d, want %d", cmd.Args, got, status)
 	}
+}
+
+// Whoever watches ends by a signal, also while another command uses its process.
+func TestWatchInterruptedAsOwner(t *testing.T) {
+	l := newLab(t)
+	file := l.star("a.star", `default = sh("long", "sleep 1000")`+"\n")
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	// What it says has to wait, and others can come.
+	full, err := unix.FcntlInt(write.Fd(), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := write.Write(make([]byte, full)); err != nil {
+		t.Fatal(err)
+	}
+	watch := l.command("status", "--watch")
+	messages, err := os.Create(l.Dir + "/messages")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer messages.Close()
+	watch.Stdout, watch.Stderr = write, messages
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { watch.Process.Kill() })
+	write.Close()
+	waitFor(t, "the owner", func() bool { _, err := os.Stat(l.State + "/socket"); return err == nil })
+	guest, _, _ := l.begin("build", file)
+	waitFor(t, "the build", func() bool { return strings.Contains(l.storefs("status").stdout, "-long.drv (build)") })
+	if _, err := io.ReadFull(read, make([]byte, full)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the wait for the build", func() bool {
+		b, _ := os.ReadFile(messages.Name())
+		return strings.Contains(string(b), "waiting for other commands")
+	})
+	watch.Process.Signal(unix.SIGINT)
+	awaitEnd(t, watch, 0)
+	guest.Process.Signal(unix.SIGINT)
+	guest.Wait()
 }
 
 // Whoever watches keeps nobody from having the store open, and sees who comes.

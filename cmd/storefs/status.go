@@ -78,10 +78,11 @@ func (c *statusCmd) follow(ctx context.Context, a *app, o ownerOptions) error {
 		if errors.Is(err, daemon.ErrClosing) || unserved && gone(err) {
 			err = nil
 		}
-		if err == nil && unserved {
-			err = c.await(ctx, a)
+		// The signal may have come while this process still served another command.
+		if err != nil || !unserved || ctx.Err() != nil || a.hard.Err() != nil {
+			return err
 		}
-		if err != nil || !unserved || ctx.Err() != nil {
+		if err := c.await(ctx, a); err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
