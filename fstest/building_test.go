@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -309,8 +310,29 @@ func TestWatchInterruptedAsOwner(t *testing.T) {
 	guest.Wait()
 }
 
-// Whoever watches keeps nobody from having the store open, and sees who comes.
+// Whoever watches keeps nobody from having the store open, and sees who comes, also where
+// the kernel lets nobody else watch a directory.
 func TestWatchOfNobody(t *testing.T) {
+	t.Run("woken", func(t *testing.T) { testWatchOfNobody(t, func(*exec.Cmd) {}) })
+	t.Run("not woken", func(t *testing.T) {
+		testWatchOfNobody(t, func(watch *exec.Cmd) {
+			sh, err := exec.LookPath("sh")
+			if err != nil {
+				t.Fatal(err)
+			}
+			watch.Path, watch.Args = sh, append([]string{"sh", "-euc", `echo 0 >/proc/sys/user/max_inotify_instances; exec "$@"`, "sh"}, watch.Args...)
+			watch.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER,
+				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			}
+			if err := exec.Command("unshare", "-Ur", "sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances").Run(); err != nil {
+				t.Skip("there is no user namespace to limit that in: ", err)
+			}
+		})
+	})
+}
+
+func testWatchOfNobody(t *testing.T, adapt func(watch *exec.Cmd)) {
 	l := newLab(t)
 	out, err := os.Create(l.Dir + "/watched")
 	if err != nil {
@@ -319,6 +341,7 @@ func TestWatchOfNobody(t *testing.T) {
 	defer out.Close()
 	watch := l.command("status", "--watch")
 	watch.Stdout, watch.Stderr = out, out
+	adapt(watch)
 	if err := watch.Start(); err != nil {
 		t.Fatal(err)
 	}

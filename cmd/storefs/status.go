@@ -91,14 +91,16 @@ func (c *statusCmd) follow(ctx context.Context, a *app, o ownerOptions) error {
 // await waits until the store has an owner, or ctx ends, or nobody reads any more what
 // is shown.
 func (c *statusCmd) await(ctx context.Context, a *app) error {
-	// Whoever comes makes its socket in there.
+	// Whoever comes makes its socket in there. Where so many watch something that the
+	// kernel lets nobody else, it is looked at ten times a second.
+	pause := -1
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", a.State, os.NewSyscallError("inotify_init", err))
+	if err == nil {
+		defer unix.Close(fd)
+		_, err = unix.InotifyAddWatch(fd, a.State, unix.IN_CREATE|unix.IN_MOVED_TO)
 	}
-	defer unix.Close(fd)
-	if _, err := unix.InotifyAddWatch(fd, a.State, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return fmt.Errorf("watch %s: %w", a.State, os.NewSyscallError("inotify_add_watch", err))
+	if err != nil {
+		fd, pause = -1, 100
 	}
 	end, ended, err := os.Pipe()
 	if err != nil {
@@ -122,7 +124,7 @@ func (c *statusCmd) await(ctx context.Context, a *app) error {
 		if !gone(err) && ctx.Err() == nil {
 			return err
 		}
-		wait := -1
+		wait := pause
 		if soon > 0 {
 			soon, wait = soon-1, 20
 		}
