@@ -160,8 +160,8 @@ func limitTests() tests {
 		},
 		// Made at once, and read for hours.
 		"timeout of outputs": func(w *World) {
-			f := w.Failed(w.Job("hole", `dd if=/dev/null of=$out bs=1M seek=8M`, func(j *builder.Job) { j.Limits.Timeout = time.Second }))
-			w.expect(f, store.CauseTimeout, w.Path("hole").Base()+": timed out: it takes longer than 1s to read")
+			f := w.Failed(w.Job("hole", `dd if=/dev/null of=$out bs=1M seek=8M`, func(j *builder.Job) { j.Limits.Timeout = 3 * time.Second }))
+			w.expect(f, store.CauseTimeout, w.Path("hole").Base()+": timed out: it takes longer than 3s to read")
 		},
 		"silence": func(w *World) {
 			f := w.Failed(w.Job("silence", `for i in 1 2 3 4 5; do echo $i; sleep 0.3; done; sleep 1000`, func(j *builder.Job) {
