@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"storefs/daemon"
@@ -71,6 +72,7 @@ func removeKept(ctx context.Context, a *app, dirs []string) error {
 		}
 	}
 	for _, dir := range dirs {
+		dir := filepath.Clean(dir) // a shell completes it with a slash
 		if _, err := await(ctx, func() (any, error) { return nil, tree.RemoveAll(dir) }); err != nil {
 			return err
 		}
