@@ -182,6 +182,7 @@ func TestInterruptedUnread(t *testing.T) {
 		{[]string{"build", "-L", l.gates(), file}, 130},
 		{[]string{"status", "--watch", "-L"}, 0},
 		{[]string{"status", "--watch", "--json", "-L"}, 0},
+		{[]string{"instantiate", l.star("print.star", "[print(100 * \"x\") for _ in range(2000)]\n")}, 130},
 	} {
 		if i == 1 {
 			l.serve(l.gates())
@@ -209,6 +210,9 @@ func TestInterruptedUnread(t *testing.T) {
 			}
 			waitFor(t, fmt.Sprint("the pipe of ", c.args), func() bool { return buffered(t, read) > 1<<16-4096 })
 			cmd.Process.Signal(unix.SIGINT)
+			if c.args[0] == "instantiate" {
+				cmd.Process.Signal(unix.SIGTERM) // that it was interrupted waits for a reader, too
+			}
 			awaitEnd(t, cmd, c.status)
 		})
 	}

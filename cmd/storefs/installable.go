@@ -243,7 +243,7 @@ func (a *app) evaluate(ctx context.Context, c *daemon.Client, file, target strin
 		File:   name,
 		Target: target,
 		Args:   f.Arg,
-		Print:  func(line string) { fmt.Fprintln(a.stderr, progress.Clean(line)) },
+		Print:  func(line string) { fmt.Fprintln(a.news(), progress.Clean(line)) },
 	})
 	if err != nil {
 		if ctx.Err() != nil {
