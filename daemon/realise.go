@@ -64,30 +64,6 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cancelRequest names what is to be cancelled: Paths, or everything.
-type cancelRequest struct {
-	Paths []store.Path `json:"paths,omitempty"`
-	All   bool         `json:"all,omitempty"`
-}
-
-func (s *Server) cancelGoals(w http.ResponseWriter, r *http.Request) (err error) {
-	var req cancelRequest
-	if err := readJSON(w, r, &req); err != nil {
-		return err
-	}
-	var ended []store.Path
-	if req.All {
-		ended, err = s.Realiser.CancelAll(r.Context())
-	} else {
-		ended, err = s.Realiser.Cancel(r.Context(), req.Paths)
-	}
-	if err != nil {
-		return err
-	}
-	writeJSON(w, ended)
-	return nil
-}
-
 // view is one request's part of the event stream: the events of its goals. As
 // goals may have been added, or may even run, before the request came, each
 // begins with events that bring the client up to date.
