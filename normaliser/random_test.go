@@ -111,7 +111,7 @@ func (gr *graph) check() error {
 			}
 			if g.run.outgrown {
 				outgrown++
-			} else if g.heir() > g.run.heir && !gr.closing && p != &gr.walks { // no builder follows a walk
+			} else if g.heir() > g.run.heir && !gr.closing {
 				return fmt.Errorf("%s could be followed by what is needed less than who waits for it", g.path)
 			}
 		}

@@ -179,9 +179,9 @@ func (g *goal) rank() int64 {
 const maxHeirs = 64
 
 // heir is the rank that another goal must exceed to have the slot of g at its end: that
-// of those who wait for g, and who may be buildable then.
+// of those who wait for g, and who may be buildable then. No builder follows a walk.
 func (g *goal) heir() int64 {
-	if g.kind != kindExpr || len(g.waiters) > maxHeirs {
+	if g.kind != kindExpr || g.mode != modeBuild || g.replan || len(g.waiters) > maxHeirs {
 		return builder.NoHeir
 	}
 	r := int64(math.MinInt64)
