@@ -85,10 +85,6 @@ func (w news) Write(p []byte) (int, error) {
 	if w.unread.Load() {
 		return len(p), nil
 	}
-	soft := w.a.soft.Done()
-	if w.a.soft.Err() != nil {
-		soft = nil // that signal was for something else
-	}
 	said := slices.Clone(p) // p is not anybody's afterwards
 	written := make(chan error, 1)
 	go func() {
@@ -98,7 +94,7 @@ func (w news) Write(p []byte) (int, error) {
 	select {
 	case err := <-written:
 		return len(p), err
-	case <-soft:
+	case <-w.a.soft.Done(): // or it has come before, and what ends tells of that
 	case <-w.a.hard.Done():
 	}
 	select {
