@@ -40,7 +40,8 @@ type result struct {
 // cloneArgs are those of clone3, from linux/sched.h.
 type cloneArgs struct {
 	flags      uint64
-	_, _, _    uint64 // pidfd, child_tid, parent_tid
+	pidfd      uint64 // the address of an int
+	_, _       uint64 // child_tid, parent_tid
 	exitSignal uint64
 	_, _, _    uint64 // stack, stack_size, tls
 }
@@ -173,18 +174,22 @@ func (p *program) check(i, value int) error {
 	return fmt.Errorf("%s: it returned %d", p.what[i], value)
 }
 
-// start runs the program in a new process, with the namespaces that flags name.
-func (p *program) start(flags uint64) (pid int, err error) {
+// start runs the program in a new process, with the namespaces that flags name, and what
+// else clone3 takes. It shares memory, and nothing that flags do not say. end is a
+// descriptor of the process, which can be read when it has ended.
+func (p *program) start(flags uint64) (pid, end int, err error) {
+	fd := new(int32)
 	args := &cloneArgs{
-		// Nothing but memory is shared.
-		flags:      flags | unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND,
+		flags:      flags | unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PIDFD,
+		pidfd:      uint64(uintptr(unsafe.Pointer(fd))),
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	n := cloneAndCall(args, unsafe.Sizeof(*args), unsafe.SliceData(p.calls), p.result)
+	runtime.KeepAlive(fd)
 	if n < 0 {
-		return 0, namespaceErrno(unix.SYS_CLONE3, unix.Errno(-n))
+		return 0, -1, namespaceErrno(unix.SYS_CLONE3, unix.Errno(-n))
 	}
-	return n, nil
+	return n, int(*fd), nil
 }
 
 // namespaceErrno tells a limit on namespaces from a full disk, for which the

@@ -16,8 +16,10 @@ import (
 // until it gets one.
 type sandbox struct {
 	pid     int
-	control int // a socket: at its other end the process waits for its log
-	log     int // the spawner's; -1: none. See spawnerProcess.see
+	end     int   // its descriptor, which can be read when it has ended
+	seat    *seat // nil: it has no process
+	control int   // a socket: at its other end the process waits for its log
+	log     int   // the spawner's; -1: none. See spawnerProcess.see
 	space   space
 	network *network
 	tree    *inputTree // of its inputs; nil: none
@@ -88,7 +90,7 @@ const (
 // left has that, in the space that an earlier one has left, which is the new one's
 // then. It goes on by itself.
 func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
-	s = &sandbox{control: -1, log: -1, space: left, program: m.program()}
+	s = &sandbox{end: -1, control: -1, log: -1, space: left, program: m.program()}
 	if last := len(m.users) - 1; left.users < 0 && last >= 0 {
 		s.space.users, m.users = m.users[last], m.users[:last]
 	}
@@ -106,14 +108,13 @@ func (m *sandboxMaker) begin(left space) (s *sandbox, err error) {
 		return s, os.NewSyscallError("socketpair", err)
 	}
 	s.control = pair[0]
-	m.compile(s, pair[1])
-	flags := uint64(unix.CLONE_NEWPID)
+	s.seat = m.seats.take(s.program, pair[1])
+	m.compile(s)
+	flags := uint64(unix.CLONE_NEWPID | unix.CLONE_FILES)
 	if s.network.ipc == nil {
 		flags |= unix.CLONE_NEWIPC
 	}
-	s.pid, err = s.program.start(flags)
-	unix.Close(pair[1])
-	if err != nil {
+	if s.pid, s.end, err = s.program.start(flags); err != nil {
 		return s, fmt.Errorf("start a process: %w", err)
 	}
 	return s, nil
@@ -132,6 +133,17 @@ func (m *sandboxMaker) program() *program {
 
 // arrive returns when a sandbox that was begun waits, or why it does not.
 func (s *sandbox) arrive() error {
+	for !s.seat.isLeft() {
+		// As long as the spawner has the process's end of the socket, that does not tell
+		// of its death.
+		fds := []unix.PollFd{{Fd: int32(s.control), Events: unix.POLLIN}, {Fd: int32(s.end), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, -1); n > 0 {
+			break
+		} else if err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+	}
+	s.seat.giveBack()
 	fds, err := receiveFDs(s.control)
 	if err == nil {
 		return s.space.receive(fds)
@@ -190,10 +202,9 @@ func (s *sandbox) isSilent() bool {
 
 // compile writes the program of a sandbox as far as it is the same for all builds:
 // what needs rights, then giving them up, then waiting for what launch adds.
-func (m *sandboxMaker) compile(s *sandbox, control int) {
+func (m *sandboxMaker) compile(s *sandbox) {
 	p := s.program
 	p.call("start a session", unix.SYS_SETSID)
-	p.call("redirect", unix.SYS_DUP3, uintptr(m.null), 0, 0)
 	// The spawner's own limit is Go's doing.
 	p.call("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, place(p, m.files), 0)
 	// What the build before left as it was stays. /proc is of its processes.
@@ -229,13 +240,16 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 	p.call("set umask", unix.SYS_UMASK, 0o022)
 	// The namespace that the rest is owned by is another one: in this, the
 	// builder could have no rights to it even if it had any.
+	if !alone {
+		p.call("enter a user namespace", unix.SYS_SETNS, uintptr(s.space.users), unix.CLONE_NEWUSER)
+	}
+	s.seat.leave(p)
+	p.call("redirect", unix.SYS_DUP3, uintptr(m.seats.null), 0, 0)
 	if alone {
 		p.call("make a user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
 		p.write("/proc/self/setgroups", "deny")
 		p.write("/proc/self/uid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxUID))
 		p.write("/proc/self/gid_map", fmt.Sprintf("%[1]d %[1]d 1", sandboxGID))
-	} else {
-		p.call("enter a user namespace", unix.SYS_SETNS, uintptr(s.space.users), unix.CLONE_NEWUSER)
 	}
 	var opened []opening
 	if first {
@@ -253,9 +267,6 @@ func (m *sandboxMaker) compile(s *sandbox, control int) {
 		p.call("open "+o.name[1:], unix.SYS_OPENAT, atFDCWD, p.text(o.name), o.how|unix.O_CLOEXEC, 0).to = address(fds[4*i:])
 	}
 	p.add(m.last)
-
-	// It may be that one already.
-	p.call("keep the socket", unix.SYS_DUP3, uintptr(control), waitFD, unix.O_CLOEXEC).unless(unix.EINVAL)
 	p.call("say that it waits", unix.SYS_SENDMSG, waitFD, ready, unix.MSG_NOSIGNAL).least = 1
 	// Nothing that others have may stay for longer because this waits.
 	p.call("close descriptors: close_range", unix.SYS_CLOSE_RANGE, waitFD+1, ^uintptr(0)>>1, 0)

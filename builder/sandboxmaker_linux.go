@@ -3,7 +3,6 @@ package builder
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"syscall"
@@ -17,7 +16,7 @@ type sandboxMaker struct {
 	store    string
 	template int // descriptor of the mount namespace that each sandbox has a copy of
 	home     int // that of the mount namespace of the spawner itself
-	null     int
+	seats    *seats
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
 	settings bool        // of the kernel are builders' to change: see machineSettings
@@ -162,6 +161,9 @@ func (m *sandboxMaker) abandon(s *sandbox) {
 		_ = unix.Kill(s.pid, unix.SIGKILL)
 		_, _ = s.bury()
 	}
+	if s.seat != nil {
+		s.seat.giveBack() // not before the process is dead
+	}
 	if s.tree != nil {
 		m.trees.leave(s.tree)
 		if s.stays {
@@ -250,7 +252,7 @@ func (m *sandboxMaker) release(s *sandbox) {
 		s.program.free()
 	}
 	s.program = nil
-	for _, fd := range []int{s.control, s.log} {
+	for _, fd := range []int{s.end, s.control, s.log} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -279,8 +281,8 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if m.files, err = foundFileLimit(); err != nil {
 		return nil, err
 	}
-	if m.null, err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+	if m.seats, err = newSeats(); err != nil {
+		return nil, err
 	}
 	if err := leaveMounts(); err != nil {
 		return nil, err

@@ -63,10 +63,11 @@ func TestProgramInAnotherProcess(t *testing.T) {
 		big := p.bytes(3 * pieceSize)
 		p.call("ask the time", unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, address(big[2*pieceSize:]))
 		p.call("end", unix.SYS_EXIT_GROUP, 7)
-		pid, err := p.start(0)
+		pid, end, err := p.start(0)
 		if err != nil {
 			t.Fatal(err)
 		}
+		unix.Close(end)
 		var status unix.WaitStatus
 		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
 			t.Fatal(err)

@@ -72,7 +72,6 @@ type heldLaunch struct {
 type spawned struct {
 	id   uint64
 	box  *sandbox
-	end  int // descriptor of the process, which can be read when it has ended
 	pool byte
 	heir int64
 }
@@ -158,7 +157,7 @@ func (p *spawnerProcess) serve(reader *frameReader) error {
 	fds[1] = unix.PollFd{Fd: int32(p.maker.networks.bell), Events: unix.POLLIN}
 	fds[2] = unix.PollFd{Fd: int32(p.awaited()), Events: unix.POLLIN}
 	for _, b := range p.builds {
-		fds = append(fds, unix.PollFd{Fd: int32(b.end), Events: unix.POLLIN})
+		fds = append(fds, unix.PollFd{Fd: int32(b.box.end), Events: unix.POLLIN})
 	}
 	timeout := 0
 	if p.idle {
@@ -216,13 +215,7 @@ func (p *spawnerProcess) try() error {
 	if err != nil {
 		return err
 	}
-	end, err := watchEnd(s.pid)
-	if err != nil {
-		p.maker.abandon(s)
-		return err
-	}
-	unix.Close(end)
-	if err := s.launch(nil, p.maker.null); err != nil {
+	if err := s.launch(nil, p.maker.seats.null); err != nil {
 		p.maker.abandon(s)
 		return err
 	}
@@ -348,15 +341,6 @@ func (p *spawnerProcess) fit() bool {
 	return false
 }
 
-// watchEnd is a descriptor of a process, which can be read when it has ended.
-func watchEnd(pid int) (int, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("watch the builder: pidfd_open: %w", err)
-	}
-	return fd, nil
-}
-
 // start starts a build, in the sandbox that it has been given if that still waits.
 func (p *spawnerProcess) start(h *heldLaunch) (*spawned, error) {
 	s := h.box
@@ -371,19 +355,13 @@ func (p *spawnerProcess) start(h *heldLaunch) (*spawned, error) {
 			return nil, err
 		}
 	}
-	end, err := watchEnd(s.pid)
-	if err != nil {
-		p.maker.abandon(s)
-		return nil, err
-	}
 	p.table.mark(h.id)
 	if err := s.launch(h.launch, h.log); err != nil {
-		unix.Close(end)
 		p.maker.abandon(s)
 		return nil, err
 	}
 	s.log = h.log
-	return &spawned{id: h.id, box: s, end: end, pool: h.launch.pool, heir: h.launch.heir}, nil
+	return &spawned{id: h.id, box: s, pool: h.launch.pool, heir: h.launch.heir}, nil
 }
 
 // shed lets all go that waits for builds to come, and reports whether there was anything.
@@ -444,7 +422,6 @@ func (p *spawnerProcess) see(b *spawned) {
 		p.maker.trees.leave(s.tree)
 	}
 	p.conn.send(answer)
-	unix.Close(b.end)
 	p.maker.networks.stockUp()
 	p.maker.left = append(p.maker.left, s)
 }
