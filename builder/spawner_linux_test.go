@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -421,6 +422,36 @@ func TestWithoutSpawner(t *testing.T) {
 		}
 	}
 	if len(said) != 1 || canClone && !strings.Contains(said[0], "absent: no such file") {
+		t.Errorf("it said %q", said)
+	}
+}
+
+// A sandbox that dies while it still has the spawner's descriptors, its own end of its
+// socket among them, is not waited for.
+func TestSandboxDiesOnItsWay(t *testing.T) {
+	if !canClone {
+		t.Skip("there is no spawner for this architecture")
+	}
+	dir := t.TempDir()
+	var said []string
+	l, err := New(Options{Store: "/nix/store", Real: dir, Builds: dir, Logs: dir, Say: func(line string) { said = append(said, line) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	// Its file systems are to belong to somebody whom it does not know.
+	l.spawner.config.Nobody = true
+	for _, ids := range [][]syscall.SysProcIDMap{l.spawner.ids.uids, l.spawner.ids.gids} {
+		for i := range ids {
+			if ids[i].ContainerID == sandboxNobody {
+				ids[i].ContainerID++
+			}
+		}
+	}
+	if l.spawner.get() != nil {
+		t.Fatal("there is a spawner")
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "mount tmpfs on dev/shm: invalid argument") {
 		t.Errorf("it said %q", said)
 	}
 }
