@@ -83,6 +83,7 @@ func noInterpreter(err error) error {
 // would undo.
 func (s *spec) setUp() error {
 	beBatch()
+	beExpendable()
 	syscall.Umask(0)
 	if err := s.setUpHost(); err != nil {
 		return err

@@ -59,6 +59,9 @@ func (b *build) failure(err error) *store.Failure {
 	if b.fetch != nil && f.Status == 1 && len(f.Log) > 0 {
 		f.Message += ": " + f.Log[len(f.Log)-1] // it says why
 	}
+	if b.ran && (f.Cause == store.CauseBuilder || f.Cause == store.CauseRefused || f.Cause == store.CauseSystem) {
+		f.Message += b.memory.ranOut(b.shortages)
+	}
 	if b.ran && (f.Cause == store.CauseBuilder || f.Cause == store.CauseRefused) && diskFull(b.opts.Builds) {
 		f.Cause = store.CauseNoSpace
 		f.Message += "; the disk is full"

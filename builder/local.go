@@ -70,6 +70,7 @@ type Local struct {
 	binds     []bind
 	scratches *scratches
 	spawner   *spawnerKeeper
+	memory    *shortages
 	buffers   sync.Pool // of *logBuffer
 }
 
@@ -119,7 +120,7 @@ func New(o Options) (*Local, error) {
 	if o.Cores == 0 {
 		o.Cores = runtime.NumCPU()
 	}
-	l := &Local{opts: o}
+	l := &Local{opts: o, memory: &shortages{file: shortagesFile("/proc")}}
 	for _, p := range o.SandboxPaths {
 		b, err := l.bindOf(p)
 		if err != nil {
@@ -254,6 +255,7 @@ type build struct {
 	infos        map[store.Path]store.Info // of job.Inputs, once somebody asked
 	log          *buildLog
 	ran          bool // the builder was started
+	shortages    int  // that there had been by then
 }
 
 func (b *build) build(ctx context.Context) (*Result, error) {

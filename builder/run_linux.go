@@ -104,7 +104,7 @@ func (b *build) attempt(ctx context.Context, env []string, spawned bool) (starte
 		c.kill()
 	}
 	running := func() {
-		b.ran = true
+		b.ran, b.shortages = true, b.memory.before()
 		b.phase(event.PhaseBuild)
 		started = time.Now()
 		b.log.stir()

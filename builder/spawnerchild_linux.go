@@ -132,6 +132,7 @@ func serveOwner(conn ownerConn) error {
 		return err
 	}
 	beBatch()
+	beExpendable()
 	maker, err := newSandboxMaker(&config)
 	if err != nil {
 		return err
