@@ -45,10 +45,9 @@ type Server struct {
 	http   http.Server
 	ctx    context.Context // of all requests
 	cancel context.CancelCauseFunc
-	open   context.Context // ends when no new clients are taken
-	close  context.CancelFunc
 
 	mu       sync.Mutex
+	draining bool          // no new clients are taken, but for those that only watch
 	sessions int           // clients that Drain waits for
 	changed  chan struct{} // closed, and made anew, when sessions changes
 	requests sync.WaitGroup
@@ -57,7 +56,6 @@ type Server struct {
 // New makes a server. Serve starts it.
 func New(o Options) *Server {
 	s := &Server{Options: o, changed: make(chan struct{})}
-	s.open, s.close = context.WithCancel(context.Background())
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.http = http.Server{
 		Handler:     s.routes(),
@@ -119,7 +117,7 @@ func (s *Server) closing(err error) error {
 	return fmt.Errorf("%w: %w", ErrClosing, err)
 }
 
-// Serve answers until Drain or Close has ended. It returns nil then.
+// Serve answers until Close has ended. It returns nil then.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
@@ -127,11 +125,13 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Drain takes no new clients, ends those that only watch, and waits for the
-// others to leave; waiting is told once, with their number, if there are any
-// after a second. When ctx ends it cancels their requests and returns.
+// Drain takes no new clients, but for those that only watch, and waits for the others to
+// leave; waiting is told once, with their number, if there are any after a second. When
+// ctx ends it is Close.
 func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
-	s.close()
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
 	told := time.NewTimer(time.Second)
 	defer told.Stop()
 	for ctx.Err() == nil {
@@ -139,7 +139,7 @@ func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
 		n, changed := s.sessions, s.changed
 		s.mu.Unlock()
 		if n == 0 {
-			break
+			return
 		}
 		select {
 		case <-changed:
@@ -154,7 +154,6 @@ func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
 // Close cancels all requests, and waits until each was answered so or its
 // connection is gone.
 func (s *Server) Close() {
-	s.close()
 	s.cancel(ErrClosing)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -167,12 +166,12 @@ func (s *Server) Close() {
 // session is open as long as a client is: it tells an owner that wants to end
 // for whom to wait. A client that only watches is not waited for.
 func (s *Server) session(w http.ResponseWriter, r *http.Request) error {
+	counted := r.FormValue("watch") == ""
 	s.mu.Lock()
-	if s.open.Err() != nil {
+	if s.ctx.Err() != nil || s.draining && counted {
 		s.mu.Unlock()
 		return ErrClosing
 	}
-	counted := r.FormValue("watch") == ""
 	if counted {
 		s.countSession(1)
 	}

@@ -148,11 +148,15 @@ func TestDrainWaitsForClients(t *testing.T) {
 		s.Drain(t.Context(), func(n int) { told.Store(int32(n)) })
 		close(drained)
 	}()
-	if err := <-watched; err != nil {
-		t.Errorf("watch: %v", err)
-	}
-	if _, err := Dial(t.Context(), socket, false); !errors.Is(err, ErrClosing) {
-		t.Errorf("new client of a closing owner: %v", err)
+	for end := time.Now().Add(time.Minute); ; {
+		c, err := Dial(t.Context(), socket, false)
+		if errors.Is(err, ErrClosing) {
+			break
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("new client of a closing owner: %v", err)
+		}
+		c.Close()
 	}
 	for told.Load() == 0 {
 		time.Sleep(10 * time.Millisecond)
@@ -174,6 +178,24 @@ func TestDrainWaitsForClients(t *testing.T) {
 	<-drained
 	if told.Load() != 1 {
 		t.Errorf("told of %d clients", told.Load())
+	}
+	// Who only watches sees it through to the end.
+	late, err := Dial(t.Context(), socket, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := late.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-watched:
+		t.Errorf("watch ended before the owner: %v", err)
+	default:
+	}
+	s.Close()
+	if err := <-watched; err != nil {
+		t.Errorf("watch: %v", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -130,8 +129,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	logs := r.FormValue("logs") != ""
 	sub := s.Events.Watch(func(e event.Event) bool { return logs || e.Kind != event.Log })
 	defer sub.Close()
-	ctx, cancel := s.untilClosing(r.Context())
-	defer cancel()
+	ctx := r.Context()
 	out := newStreamWriter(w)
 	now := s.Status()
 	sendEvents(out, Seen{Status: &now})
@@ -170,12 +168,4 @@ func isOver(e event.Event, waiters []normaliser.Waiter) bool {
 		return slices.ContainsFunc(waiters, func(w normaliser.Waiter) bool { return e.Goal == w.Goal || e.Goal == w.Path })
 	}
 	return false
-}
-
-// untilClosing ends with ctx or when the owner wants to end: what only watches
-// must not hold it up.
-func (s *Server) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(s.open, cancel)
-	return ctx, func() { stop(); cancel() }
 }

@@ -315,9 +315,7 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := s.untilClosing(r.Context())
-	defer cancel()
 	return sendBody(w, func(body io.Writer) error {
-		return s.Log(ctx, p, r.FormValue("follow") != "", body)
+		return s.Log(r.Context(), p, r.FormValue("follow") != "", body)
 	})
 }

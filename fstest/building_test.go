@@ -3,16 +3,19 @@ package fstest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"storefs/daemon"
 	"storefs/event"
 	"storefs/normaliser"
 )
@@ -71,6 +74,42 @@ func TestFailureIsToldAtOnce(t *testing.T) {
 	cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 100 || strings.Count(said(), failure) != 1 {
 		t.Errorf("exit status %d, %q", got, said())
+	}
+}
+
+// While an owner waits for what it has begun, others can look at it, and end it; who has
+// something else to do waits.
+func TestOwnerIsSeenToItsEnd(t *testing.T) {
+	l := newLab(t)
+	held, _ := l.held("held", "mkdir $out")
+	file := l.star("a.star", held+`bad = sh("bad", "exit 7")
+other = sh("other", "mkdir $out")
+`)
+	held, out := file+":held", l.outputs(file + ":held")[0]
+	ending, _, said := l.begin("build", "-j2", l.gates(), held, file+":bad")
+	waitFor(t, "the wait for what was begun", func() bool { return strings.Contains(said(), "waiting for builds that had begun: held") })
+	watching, watched, _ := l.begin("status", "--watch")
+	following, log, _ := l.begin("log", "--follow", held)
+	waiting, built, waits := l.begin("build", file+":other")
+	waitFor(t, "who waits", func() bool {
+		return strings.Contains(waits(), "storefs: waiting for the process that has the store open")
+	})
+	if status := l.ok("status"); !strings.Contains(strings.Join(status, "\n"), "goals: 1 running") {
+		t.Errorf("status %q", status)
+	}
+	if ended := l.ok("cancel", held); len(ended) != 1 || !strings.HasSuffix(ended[0], "-held.drv") {
+		t.Errorf("cancelled %q", ended)
+	}
+	for cmd, want := range map[*exec.Cmd]int{ending: 100, watching: 0, following: 0, waiting: 0} {
+		if cmd.Wait(); cmd.ProcessState.ExitCode() != want {
+			t.Errorf("%q: %v, want exit status %d", cmd.Args, cmd.ProcessState, want)
+		}
+	}
+	if !strings.HasPrefix(watched.String(), "store ") || log.String() != "" || !strings.HasSuffix(built.String(), "-other\n") {
+		t.Errorf("watched %q, log %q, built %q", watched, log, built)
+	}
+	if _, err := os.Lstat(l.State + "/real/" + filepath.Base(out)); err == nil {
+		t.Error("what was cancelled is there")
 	}
 }
 
@@ -240,8 +279,13 @@ func TestOwnerInterruptedUnread(t *testing.T) {
 	guest, _, _ := l.begin("build", l.gates(), file+":other")
 	waitFor(t, "both commands", func() bool { return len(l.waiters()) == 2 })
 	owner.Process.Signal(unix.SIGINT)
-	// It takes seconds to be told that.
-	waitFor(t, "the owner, who takes nobody else", func() bool { return l.storefs("status").status != 0 })
+	waitFor(t, "the owner, who takes nobody else", func() bool {
+		c, err := daemon.Dial(t.Context(), l.State+"/socket", false)
+		if err == nil {
+			c.Close()
+		}
+		return errors.Is(err, daemon.ErrClosing)
+	})
 	owner.Process.Signal(unix.SIGINT)
 	awaitEnd(t, owner, 130)
 	guest.Process.Signal(unix.SIGINT)

@@ -67,7 +67,7 @@ func (a *app) connect(ctx context.Context, o ownerOptions, f func(*daemon.Client
 			}
 			if !told && time.Since(drains) > time.Second {
 				told = true
-				fmt.Fprintln(a.news(), "storefs: waiting for the process that has the store open: it ends when the commands that use it have")
+				fmt.Fprintln(a.news(), "storefs: waiting for the process that has the store open: it ends when the commands that use it, and the builds that it has begun, have")
 			}
 		default:
 			own, err := openOwner(a, o)

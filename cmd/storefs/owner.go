@@ -154,7 +154,9 @@ func openOwner(a *app, o ownerOptions) (own *owner, err error) {
 	if o.role != "mount" {
 		own.door.delay = time.AfterFunc(quickTime, own.admitLater)
 	} else if err := own.admit(); err != nil {
-		return nil, errors.Join(err, own.stop(context.Background()))
+		err = errors.Join(err, own.settle(context.Background()))
+		own.release()
+		return nil, err
 	}
 	return own, nil
 }
@@ -361,25 +363,29 @@ const unmountTime = 2 * time.Second
 
 // close ends the owner; this is the order of everything that ends: first the
 // mount, whose callers wait for goals; then the clients, who do too; then the
-// goals, which build and write to the state; then the builder and the state. Clients and goals may take
-// their time until hard ends, which cancels them.
+// goals, which build and write to the state; then who has only looked at them; then the
+// builder and the state. Clients and goals may take their time until hard ends, which
+// cancels them.
 func (o *owner) close(hard context.Context) error {
 	err := o.unmount()
 	o.shut()
 	o.server.Drain(hard, func(clients int) {
 		o.options.say(fmt.Sprintf("storefs: done; waiting for other commands that use this process: %d (an interrupt cancels what they do)", clients))
 	})
+	settled := o.settle(hard)
+	o.server.Close()
 	if o.door.open {
 		if e := os.Remove(o.state.Socket()); !errors.Is(e, os.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
 		err = errors.Join(err, <-o.door.served)
 	}
-	return errors.Join(err, o.stop(hard), o.state.Close())
+	o.release()
+	return errors.Join(err, settled, o.state.Close())
 }
 
-// stop ends all that nobody asks any more, but for the state.
-func (o *owner) stop(hard context.Context) error {
+// settle ends all that makes or changes anything.
+func (o *owner) settle(hard context.Context) error {
 	var err error
 	o.unwatch()
 	<-o.watching
@@ -392,13 +398,17 @@ func (o *owner) stop(hard context.Context) error {
 	if e := o.endGoals(hard); hard.Err() == nil {
 		err = errors.Join(err, e) // else it says that builds were cancelled, as was wanted
 	}
+	return err
+}
+
+// release ends what nobody uses any more, but for the state.
+func (o *owner) release() {
 	o.prepared.Wait()
 	// Nobody uses the state any more. What is in the way of that is found by Close, too.
 	var settled sync.WaitGroup
 	settled.Go(func() { _ = o.state.Settle() })
 	o.builder.Close()
 	settled.Wait()
-	return err
 }
 
 // endGoals waits for the goals that run: after a failure, what had begun beside it is

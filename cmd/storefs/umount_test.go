@@ -61,7 +61,7 @@ func TestUmountFindsAnotherServer(t *testing.T) {
 	if back, err := (&umountCmd{}).clear(t.Context(), a); !back || err != nil {
 		t.Errorf("%v, %v; want that a server is back", back, err)
 	}
-	s.Drain(t.Context(), func(int) {})
+	s.Close()
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
