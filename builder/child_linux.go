@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"storefs/buildenv"
 	"storefs/fetchurl"
 )
 
@@ -23,7 +24,7 @@ const (
 	controlFD = 4
 )
 
-// Child becomes the builder, or a spawner of builders, or is the builtin builder, and
+// Child becomes the builder, or a spawner of builders, or is a builtin builder, and
 // never returns, if this process was started for that. Otherwise it does nothing. It
 // must be the first thing that main, or TestMain of tests that build, does.
 func Child() {
@@ -34,6 +35,8 @@ func Child() {
 		beSpawner()
 	case len(os.Args) > 0 && os.Args[0] == fetcherName:
 		unix.Exit(fetchurl.Main()) // os.Exit waits for a second where races are looked for
+	case len(os.Args) > 0 && os.Args[0] == buildenvName:
+		unix.Exit(buildenv.Main(inputName))
 	}
 }
 

@@ -56,7 +56,7 @@ func (b *build) failure(err error) *store.Failure {
 	if b.log != nil && b.log.file != nil {
 		f.Log, f.LogFile = b.log.last(), b.log.path
 	}
-	if b.fetch != nil && f.Status == 1 && len(f.Log) > 0 {
+	if b.builtin != nil && f.Status == 1 && len(f.Log) > 0 {
 		f.Message += ": " + f.Log[len(f.Log)-1] // it says why
 	}
 	if b.ran && (f.Cause == store.CauseBuilder || f.Cause == store.CauseRefused || f.Cause == store.CauseSystem) {

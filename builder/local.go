@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"storefs/event"
-	"storefs/fetchurl"
 	"storefs/store"
 )
 
@@ -47,8 +46,8 @@ type Options struct {
 	Spare string
 	// NoSpawner makes every sandbox by a child that runs this program again,
 	// and not by a spawner, which is a process that has prepared itself for it.
-	// Where a spawner does not work, and for sandboxes that see the host's
-	// network or paths, that is done anyway: all sandboxes are alike.
+	// Where a spawner does not work, for sandboxes that see the host's network or
+	// paths, and for builtin builders, that is done anyway: all sandboxes are alike.
 	NoSpawner bool
 	// Say is told, in a line, if no spawner could be started. nil: nobody is.
 	Say func(line string)
@@ -250,7 +249,7 @@ type build struct {
 	job          Job
 	attrs        attributes
 	placeholders placeholders
-	fetch        *fetchurl.Request         // nil: the builder is a program
+	builtin      *builtin                  // nil: the builder is a program
 	scratch      *scratch                  // nil until it exists
 	infos        map[store.Path]store.Info // of job.Inputs, once somebody asked
 	log          *buildLog
@@ -331,10 +330,10 @@ func (b *build) spec(env []string) *spec {
 	}
 	if _, fixed := d.Fixed(); fixed {
 		s.Network = true
-		s.Binds = append(s.Binds, b.hostNetworkFiles(b.fetch != nil)...)
+		s.Binds = append(s.Binds, b.hostNetworkFiles(b.builtin != nil)...)
 	}
-	if b.fetch != nil {
-		b.makeFetcher(s)
+	if b.builtin != nil {
+		b.makeBuiltin(s)
 	}
 	return s
 }

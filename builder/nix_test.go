@@ -8,15 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"storefs/builder"
 	"storefs/builder/buildertest"
 	"storefs/nar"
 	"storefs/store"
-	"storefs/storeexpr"
 )
 
 // nixExpressions are derivations whose outputs say what the builder was given.
@@ -130,101 +127,18 @@ func toFetch(t *testing.T) []string {
 // TestAsNix builds derivations with a real Nix and then here: hashes and
 // references of all outputs must be equal.
 func TestAsNix(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("Nix's sandbox needs root")
-	}
-	buildertest.Need(t, "nix-store")
-	top := t.TempDir()
-	dir := filepath.Join(top, "store")
-	state := t.TempDir()
-	check := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := func(name string, args ...string) []string {
-		t.Helper()
-		cmd := exec.Command(name, args...)
-		cmd.Env = append(os.Environ(), "NIX_STORE_DIR="+dir, "NIX_STATE_DIR="+state, "NIX_LOG_DIR="+state, "NIX_CONF_DIR="+state, "HOME="+state, "NIX_REMOTE=")
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, stderr.String())
-		}
-		return strings.Fields(string(out))
-	}
-	check(os.Mkdir(dir, 0o755))
-	check(os.WriteFile(filepath.Join(state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = true\nsandbox-fallback = false\ncores = 3\nsandbox-paths =\nsystem-features = benchmark big-parallel nixos-test\n"), 0o644))
-	bin := filepath.Join(state, "busybox", "bin")
-	check(os.MkdirAll(bin, 0o755))
-	buildertest.CopyFile(t, buildertest.Need(t, "busybox"), filepath.Join(bin, "busybox"))
-	check(os.Symlink("busybox", filepath.Join(bin, "sh")))
-
+	n := newRealNix(t)
 	// The hash of the fixed recursive output.
 	fixed := filepath.Join(t.TempDir(), "fixed")
-	check(os.Mkdir(fixed, 0o755))
-	check(os.WriteFile(filepath.Join(fixed, "y"), []byte("NIX_OUTPUT_CHECKED=1\n"), 0o644))
-	hash := run("nix-hash", "--type", "sha1", fixed)[0]
-	file := filepath.Join(state, "default.nix")
-	check(os.WriteFile(file, []byte(strings.NewReplacer(append(toFetch(t), "HASH", hash)...).Replace(nixExpressions)), 0o644))
+	n.check(os.Mkdir(fixed, 0o755))
+	n.check(os.WriteFile(filepath.Join(fixed, "y"), []byte("NIX_OUTPUT_CHECKED=1\n"), 0o644))
+	hash := n.run("nix-hash", "--type", "sha1", fixed)[0]
 
-	drvs := run("nix-instantiate", file)
-	for i := range drvs {
-		drvs[i], _, _ = strings.Cut(drvs[i], "!") // and an output's name
-	}
-	run("nix-store", append([]string{"-r"}, drvs...)...)
-
-	builds, logs := filepath.Join(top, "builds"), t.TempDir()
-	check(os.Mkdir(builds, 0o755))
-	l, err := builder.New(builder.Options{Store: store.Dir(dir), Real: dir, Builds: builds, Logs: logs, System: "x86_64-linux", Cores: 3})
-	check(err)
-	t.Cleanup(l.Close)
-	info := func(p string) store.Info {
-		sum, err := nar.HashPath(t.Context(), p)
-		check(err)
-		i := store.Info{Path: store.Path(p), Kind: sum.Kind, NarHash: sum.Hash, NarSize: sum.Size}
-		for _, r := range run("nix-store", "-q", "--references", p) {
-			i.References = append(i.References, store.Path(r))
-		}
-		slices.Sort(i.References)
-		return i
-	}
+	drvs := n.instantiate(strings.NewReplacer(append(toFetch(t), "HASH", hash)...).Replace(nixExpressions))
+	n.check(n.make(drvs))
+	l := n.local()
 	for _, drv := range drvs {
-		text, err := os.ReadFile(drv)
-		check(err)
-		expr, err := storeexpr.Parse(text)
-		check(err)
-		d := expr.(*storeexpr.Derivation)
-		job := builder.Job{Drv: store.Path(drv), Derivation: d}
-		var sources []string
-		for _, s := range d.Sources {
-			sources = append(sources, string(s))
-		}
-		for _, p := range run("nix-store", append([]string{"-q", "--requisites"}, sources...)...) {
-			in := info(p)
-			in.CA = "fixed:r:" + in.NarHash.String()
-			if in.Path.Name() == "text" {
-				text, err := os.ReadFile(p)
-				check(err)
-				in.CA = "text:" + store.HashOf(store.SHA256, text).String()
-			}
-			job.Inputs = append(job.Inputs, in)
-		}
-		t.Run(job.Drv.Name(), func(t *testing.T) {
-			r, err := l.Build(t.Context(), job)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Release()
-			for _, o := range r.Outputs {
-				want := info(string(o.Info.Path))
-				if o.Info.NarHash != want.NarHash || o.Info.Kind != want.Kind || !slices.Equal(o.Info.References, want.References) {
-					diff, _ := exec.Command("diff", "-ru", string(o.Info.Path), o.Scratch).Output()
-					t.Errorf("output %s: %+v\nof Nix: %+v\n%s", o.Name, o.Info, want, diff)
-				}
-			}
-		})
+		job := n.job(drv)
+		t.Run(job.Drv.Name(), func(t *testing.T) { n.same(t, l, job) })
 	}
 }

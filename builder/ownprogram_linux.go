@@ -31,6 +31,9 @@ func (s *spec) copyOwn() error {
 	if err := copyProgram("/proc/self/exe", string(s.Builder[1:])); err != nil {
 		return err
 	}
+	if err := os.WriteFile(inputName[1:], s.OwnInput, 0o444); err != nil {
+		return err
+	}
 	interpreter, err := interpreterOf("/proc/self/exe")
 	if err != nil || interpreter == "" {
 		return err

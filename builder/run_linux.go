@@ -220,9 +220,10 @@ func isNoExec(dir string) bool {
 }
 
 // spawn starts the child, if spawned by a spawner where it can. What nobody waits for
-// is a child of our own, whose priority can be changed.
+// is a child of our own, whose priority can be changed; and so is a builtin builder, as
+// this program is in no sandbox that a spawner makes.
 func (b *build) spawn(ctx context.Context, env []string, log *os.File, spawned bool) (*child, error) {
-	if _, fixed := b.job.Derivation.Fixed(); spawned && !fixed && len(b.binds) == 0 && b.job.Wanted == nil {
+	if _, fixed := b.job.Derivation.Fixed(); spawned && !fixed && b.builtin == nil && len(b.binds) == 0 && b.job.Wanted == nil {
 		if spawner := b.spawner.get(); spawner != nil {
 			c, err := spawner.spawn(b.job.Drv, b.launch(env), log)
 			if errors.Is(err, errSpawnerDied) {

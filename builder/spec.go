@@ -35,7 +35,8 @@ type spec struct {
 	Network bool     // the host's, in place of a loopback interface alone
 
 	// Own says that the builder is this program, which is not in the sandbox otherwise.
-	Own bool `json:",omitempty"`
+	Own      bool   `json:",omitempty"`
+	OwnInput []byte `json:",omitempty"` // then, what it finds under inputName
 
 	Personality uintptr // flags of personality(2)
 	Builder     []byte
