@@ -1,12 +1,15 @@
 package builder
 
 import (
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"storefs/buildenv"
 	"storefs/fetchurl"
 	"storefs/store"
+	"storefs/unpackchannel"
 )
 
 // Each is the argv[0] by which a process knows that it is that builtin builder, and where a
@@ -14,6 +17,7 @@ import (
 const (
 	fetcherName  = "/" + ownDir + "/fetchurl"
 	buildenvName = "/" + ownDir + "/buildenv"
+	unpackerName = "/" + ownDir + "/unpack-channel"
 )
 
 // inputName is where such a sandbox has what may be too long for an environment.
@@ -33,6 +37,8 @@ func (b *build) acceptBuiltin(name string) (err error) {
 		b.builtin, err = b.fetcher()
 	case "buildenv":
 		b.builtin, err = b.buildenv()
+	case "unpack-channel":
+		b.builtin, err = b.unpacker()
 	default:
 		err = fail(store.CauseRefused, "it needs the builtin builder %q, which is not provided", name)
 	}
@@ -59,28 +65,40 @@ func (b *build) fetcher() (*builtin, error) {
 	return &builtin{name: fetcherName, environ: r.Environ(os.Getenv)}, nil
 }
 
-// buildenv is builtin:buildenv. As in Nix, it knows no structured attributes.
+// buildenv is builtin:buildenv.
 func (b *build) buildenv() (*builtin, error) {
-	d := b.job.Derivation
 	var r buildenv.Request
+	err := b.request(&r.Output, map[string]*string{"derivations": &r.Derivations, "manifest": &r.Manifest})
+	return &builtin{name: buildenvName, input: r.Derivations, environ: r.Environ()}, err
+}
+
+// unpacker is builtin:unpack-channel.
+func (b *build) unpacker() (*builtin, error) {
+	var r unpackchannel.Request
+	err := b.request(&r.Output, map[string]*string{"src": &r.Source, "channelName": &r.Name})
+	return &builtin{name: unpackerName, environ: r.Environ()}, err
+}
+
+// request sets output to where a builtin builder is to make its only one, and others to
+// attributes by their names. As in Nix, these are not structured ones.
+func (b *build) request(output *string, others map[string]*string) error {
+	d := b.job.Derivation
 	for _, o := range d.Outputs {
 		if o.Name == "out" {
-			r.Output = string(o.Path)
+			*output = string(o.Path)
 		}
 	}
-	if r.Output == "" {
-		return nil, fail(store.CauseExpr, "builtin:buildenv: it has no output out")
+	if *output == "" {
+		return fail(store.CauseExpr, "%s: it has no output out", d.Builder)
 	}
-	derivations, ok := d.Getenv("derivations")
-	if !ok {
-		return nil, fail(store.CauseExpr, "builtin:buildenv: its attribute derivations is missing")
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		text, ok := d.Getenv(name)
+		if !ok {
+			return fail(store.CauseExpr, "%s: its attribute %s is missing", d.Builder, name)
+		}
+		*others[name] = b.placeholders.replace(text)
 	}
-	manifest, ok := d.Getenv("manifest")
-	if !ok {
-		return nil, fail(store.CauseExpr, "builtin:buildenv: its attribute manifest is missing")
-	}
-	r.Derivations, r.Manifest = b.placeholders.replace(derivations), b.placeholders.replace(manifest)
-	return &builtin{name: buildenvName, input: r.Derivations, environ: r.Environ()}, nil
+	return nil
 }
 
 // makeBuiltin makes of s one that runs the builtin builder.

@@ -13,6 +13,7 @@ import (
 
 	"storefs/buildenv"
 	"storefs/fetchurl"
+	"storefs/unpackchannel"
 )
 
 // childName is the argv[0] by which a process knows that it is a sandbox child.
@@ -37,6 +38,8 @@ func Child() {
 		unix.Exit(fetchurl.Main()) // os.Exit waits for a second where races are looked for
 	case len(os.Args) > 0 && os.Args[0] == buildenvName:
 		unix.Exit(buildenv.Main(inputName))
+	case len(os.Args) > 0 && os.Args[0] == unpackerName:
+		unix.Exit(unpackchannel.Main())
 	}
 }
 

@@ -98,7 +98,14 @@ func (n *realNix) make(drvs []string) error {
 	if err != nil {
 		err = fmt.Errorf("nix-store: %w\n%s", err, said)
 	}
-	// Of all at once, as each command takes long beside what it does.
+	n.load()
+	return err
+}
+
+// load asks Nix for what is valid: for all at once, as each command takes long beside what
+// it does.
+func (n *realNix) load() {
+	n.t.Helper()
 	out, said, failed := n.try("nix", "--extra-experimental-features", "nix-command", "path-info", "--all", "--json")
 	if failed != nil {
 		n.t.Fatalf("%v: %s", failed, said)
@@ -113,7 +120,6 @@ func (n *realNix) make(drvs []string) error {
 		slices.Sort(p.References)
 		n.valid[p.Path] = store.Info{Path: store.Path(p.Path), CA: p.CA, References: p.References}
 	}
-	return err
 }
 
 // info is what Nix has by the path p.

@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"store", "pressure", "tree", "rawfile"},
 	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
-	{"db", "integrity", "fetchurl", "buildenv"},
+	{"db", "integrity", "fetchurl", "buildenv", "unpackchannel"},
 	{"state", "builder", "instantiate", "progress", "timeline", "holder"},
 	{"substitute", "builder/buildertest"},
 	{"normaliser", "substitute/substitutetest"},

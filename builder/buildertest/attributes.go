@@ -117,7 +117,7 @@ func attributeTests() tests {
 			for want, edit := range map[string]func(d *storeexpr.Derivation){
 				"it is for riscv64-linux, and this is x86_64-linux":          func(d *storeexpr.Derivation) { d.Platform = "riscv64-linux" },
 				"features {kvm, recursive-nix}, and this x86_64-linux has {": func(d *storeexpr.Derivation) { Setenv(d, "requiredSystemFeatures", "kvm big-parallel recursive-nix") },
-				`builtin builder "unpack-channel"`:                           func(d *storeexpr.Derivation) { d.Builder, d.Platform = "builtin:unpack-channel", "builtin" },
+				`builtin builder "unknown"`:                                  func(d *storeexpr.Derivation) { d.Builder, d.Platform = "builtin:unknown", "builtin" },
 				"not an absolute path":                                       func(d *storeexpr.Derivation) { d.Builder = "bin/sh" },
 				"__noChroot":                                                 func(d *storeexpr.Derivation) { Setenv(d, "__noChroot", "1") },
 			} {

@@ -280,8 +280,8 @@ func fetchTests() tests {
 			Setenv(job.Derivation, "__json", `{"url":"file:///etc/passwd\u0000"}`)
 			w.expect(w.Failed(job), store.CauseExpr, "its attribute url is missing, or no text")
 			job = w.Fetch("", "sha256", flat)
-			job.Derivation.Builder = "builtin:unpack-channel"
-			w.expect(w.Failed(job), store.CauseRefused, `it needs the builtin builder "unpack-channel", which is not provided`)
+			job.Derivation.Builder = "builtin:unknown"
+			w.expect(w.Failed(job), store.CauseRefused, `it needs the builtin builder "unknown", which is not provided`)
 		},
 	}
 }

@@ -17,7 +17,7 @@ type tests map[string]func(w *World)
 func Run(t *testing.T, open func(t testing.TB, o *builder.Options) Builder) {
 	shared := NewWorld(t, open)
 	for _, group := range []tests{
-		sandboxTests(), inputTests(), outputTests(), fixedTests(), fetchTests(), buildenvTests(), referenceTests(),
+		sandboxTests(), inputTests(), outputTests(), fixedTests(), fetchTests(), buildenvTests(), unpackchannelTests(), referenceTests(),
 		attributeTests(), failureTests(), limitTests(), hostileTests(),
 	} {
 		for _, name := range slices.Sorted(maps.Keys(group)) {
