@@ -43,7 +43,7 @@ func Check() error {
 func diagnose(what string, errno unix.Errno) error {
 	switch errno {
 	case unix.EPERM, unix.EACCES:
-		why := forbids(readSwitch, os.Geteuid() == 0)
+		why := forbids(what, readSwitch, os.Geteuid() == 0)
 		if why == "" {
 			why = "user namespaces, mounts or other system calls are forbidden here, by a container's seccomp profile or a security module"
 		}
@@ -56,7 +56,7 @@ func diagnose(what string, errno unix.Errno) error {
 		}
 	case unix.ENOSPC, unix.EUSERS:
 		// Not of the disk: so fails a clone that would make one too many.
-		why := forbids(readSwitch, os.Geteuid() == 0)
+		why := forbids(what, readSwitch, os.Geteuid() == 0)
 		if why == "" {
 			why = "a limit on namespaces is reached (sysctl user.max_*_namespaces)"
 		}
@@ -85,9 +85,9 @@ type diagnosed struct {
 func (d *diagnosed) Error() string { return d.text }
 func (d *diagnosed) Unwrap() error { return d.errno }
 
-// forbids names the switch that forbids user namespaces. read returns the
-// content of a file in /proc, "" if there is none.
-func forbids(read func(file string) string, root bool) string {
+// forbids names the switch that forbids user namespaces, or what was tried in one.
+// read returns the content of a file in /proc, "" if there is none.
+func forbids(what string, read func(file string) string, root bool) string {
 	switch {
 	case read("/proc/sys/user/max_user_namespaces") == "0":
 		return "user namespaces are off: sysctl user.max_user_namespaces is 0"
@@ -95,7 +95,7 @@ func forbids(read func(file string) string, root bool) string {
 		return "user namespaces are off for ordinary users: sysctl kernel.unprivileged_userns_clone is 0"
 	case !root && read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
 		return "user namespaces are restricted for ordinary users: sysctl kernel.apparmor_restrict_unprivileged_userns is 1"
-	case procMasked(read("/proc/self/mountinfo")):
+	case strings.Contains(what, "mount proc on") && procMasked(read("/proc/self/mountinfo")):
 		return "parts of /proc are masked, as containers do it, and so no sandbox can have a /proc of its own: run the container with an unmasked /proc"
 	}
 	return ""

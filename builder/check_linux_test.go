@@ -75,10 +75,14 @@ func TestForbids(t *testing.T) {
 		{map[string]string{apparmor: "1"}, true, ""},
 		{map[string]string{mounts: masked}, true, "/proc are masked"},
 	} {
-		got := forbids(func(file string) string { return c.files[file] }, c.root)
+		got := forbids("mount proc on /proc", func(file string) string { return c.files[file] }, c.root)
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%v as root %t: %q, want %q", c.files, c.root, got, c.want)
 		}
+	}
+	// What is in the way of a /proc is not what keeps a name from being set.
+	if got := forbids("set host name", func(string) string { return masked }, true); got != "" {
+		t.Errorf("the host name: %q", got)
 	}
 	if err := diagnose("start", unix.ENOSPC); strings.Contains(err.Error(), "no space") {
 		t.Errorf("error %v", err)

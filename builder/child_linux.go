@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -183,7 +184,7 @@ func (p *program) finish(personality uintptr) error {
 // every build, no core dumps, and no signal blocked or ignored because whoever
 // started us did.
 func (p *program) setUpProcess(personality uintptr) error {
-	p.call("set personality", unix.SYS_PERSONALITY, personality)
+	p.setPersonality(personality)
 	var core unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil {
 		return fmt.Errorf("get core limit: %w", err)
@@ -200,4 +201,12 @@ func (p *program) setUpProcess(personality uintptr) error {
 	none := address(p.bytes(8))
 	p.call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, none, 0, 8)
 	return nil
+}
+
+// setPersonality makes the same machine of all, and the same addresses in every
+// build. Of the two, the filters of Docker and Podman allow the first only: there,
+// addresses stay random, as they do for Nix.
+func (p *program) setPersonality(flags uintptr) {
+	p.call("set personality", unix.SYS_PERSONALITY, flags&^addrNoRandomize)
+	p.call("keep addresses the same", unix.SYS_PERSONALITY, flags).least = math.MinInt
 }

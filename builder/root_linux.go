@@ -323,6 +323,9 @@ func probe() error {
 	if err := closeAtExec(); err != nil {
 		return err
 	}
+	if err := new(spec).setUpHost(); err != nil {
+		return err
+	}
 	return errProbed
 }
 

@@ -283,7 +283,7 @@ func (s *sandbox) launch(l *launch, log int) error {
 	}
 	if l != nil {
 		if l.personality != addrNoRandomize {
-			p.call("set personality", unix.SYS_PERSONALITY, l.personality)
+			p.setPersonality(l.personality)
 		}
 		p.call("enter "+buildDir, unix.SYS_CHDIR, p.text(buildDir))
 	}

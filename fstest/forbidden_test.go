@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -14,19 +15,23 @@ import (
 )
 
 // forbidVariable says, in the environment, that this program shall execute its arguments
-// without a system call, whose number and error it has.
+// without a system call, whose number and error it has, or without it where its first
+// argument has one of some bits.
 const forbidVariable = "STOREFS_TEST_FORBID"
 
 // executeForbidden does that, as a container's runtime does.
 func executeForbidden(what string) error {
-	var nr, errno uint32
-	if _, err := fmt.Sscan(what, &nr, &errno); err != nil {
+	var nr, errno, bits uint32
+	if _, err := fmt.Sscan(what, &nr, &errno, &bits); err != nil {
 		return err
 	}
 	runtime.LockOSThread()
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number, of struct seccomp_data
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 4},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 16}, // the lower half of the first argument
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: bits},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: bits, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | errno},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
@@ -43,13 +48,19 @@ func executeForbidden(what string) error {
 // without is a command of storefs for which a system call is forbidden.
 func (l *lab) without(nr int, errno unix.Errno, args ...string) *exec.Cmd {
 	l.t.Helper()
+	return l.withoutBits(nr, 0, errno, args...)
+}
+
+// withoutBits is one for which it is forbidden where its first argument has these bits.
+func (l *lab) withoutBits(nr int, bits uint32, errno unix.Errno, args ...string) *exec.Cmd {
+	l.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	cmd := l.command(args...)
 	cmd.Path, cmd.Args = self, append([]string{self, binary}, args...)
-	cmd.Env = append(l.env, fmt.Sprintf("%s=%d %d", forbidVariable, nr, errno))
+	cmd.Env = append(l.env, fmt.Sprintf("%s=%d %d %d", forbidVariable, nr, errno, bits))
 	return cmd
 }
 
@@ -78,6 +89,12 @@ c = sh("c", "echo > $out", kind = "regular")
 		if r := run(t, l.without(unix.SYS_PIDFD_OPEN, errno, "build", target)); r.status != 0 || strings.Contains(r.stderr, "sandboxes take longer") {
 			t.Errorf("status %d: %s", r.status, r.stderr)
 		}
+		// A mount says so before anybody waits for a build.
+		told(run(t, l.without(unix.SYS_SETHOSTNAME, errno, "mount", "--background")), 0, "")
+		l.ok("umount")
+		if log, _ := os.ReadFile(l.State + "/daemon.log"); !strings.Contains(string(log), "nothing can be built here: set up the sandbox: set host name: "+why) {
+			t.Errorf("the mount says\n%s", log)
+		}
 	}
 	l.serve()
 	r := run(t, l.without(unix.SYS_PIDFD_OPEN, unix.EPERM, "umount"))
@@ -94,6 +111,38 @@ c = sh("c", "echo > $out", kind = "regular")
 	}
 	l.mount = nil
 	l.fails(1, []string{"is not mounted"}, "umount")
+}
+
+// Containers' runtimes forbid to keep addresses the same, with one error or the other,
+// and allow the rest of personality(2): that is no reason not to build.
+func TestForbiddenPersonality(t *testing.T) {
+	const addrNoRandomize = 0x0040000
+	l := newLab(t)
+	script := "cat /proc/self/personality > $out; busybox uname -m >> $out"
+	l.star("a.star", fmt.Sprintf(`
+a = sh("a", %q, kind = "regular")
+b = sh("b", %[1]q, kind = "regular")
+c = sh("c", %[1]q, kind = "regular", system = "i686-linux")
+`, script))
+	targets := []string{"a", "b"}
+	if runtime.GOARCH == "amd64" {
+		targets = append(targets, "c")
+	}
+	for i, target := range targets {
+		errno := []unix.Errno{unix.EPERM, unix.ENOSYS, unix.EPERM}[i]
+		r := run(t, l.withoutBits(unix.SYS_PERSONALITY, addrNoRandomize, errno, "build", "a.star:"+target))
+		if r.status != 0 || r.stderr != "" {
+			t.Fatalf("%s: status %d: %s", target, r.status, r.stderr)
+		}
+		text, err := os.ReadFile(l.State + "/real/" + filepath.Base(strings.TrimSpace(r.stdout)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		flags, machine, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+		if target == "c" && (flags != "00000008" || machine != "i686") || target != "c" && flags != "00000000" {
+			t.Errorf("%s: flags %s of a machine %s", target, flags, machine)
+		}
+	}
 }
 
 // A chroot may have no /proc.
