@@ -102,7 +102,8 @@ func mountByFusermount(dir string, allowOther bool) (*os.File, error) {
 	theirs.Close()
 	if err != nil {
 		if line := bytes.TrimSpace(out); len(line) > 0 {
-			err = errors.New(strings.TrimPrefix(string(line), "fusermount3: "))
+			text := strings.TrimPrefix(strings.TrimPrefix(string(line), bin+": "), "fusermount3: ")
+			err = errors.New(text + mayNotMount(text))
 		}
 		return nil, fmt.Errorf("fusermount3: %w", err)
 	}

@@ -285,6 +285,22 @@ func checkPrivilege(allowOther bool) (direct bool, err error) {
 	return false, nil
 }
 
+// mayNotMount says why fusermount3, which becomes root to mount, was not permitted to,
+// "" if it said something else, or if that cannot be seen. It is asked after it was tried:
+// there are programs of that name that have the mount made elsewhere.
+func mayNotMount(text string) string {
+	if !strings.Contains(text, "Operation not permitted") {
+		return ""
+	}
+	if set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && set == 1 {
+		return ": it may not become root here, by no_new_privs, which NoNewPrivileges= of a unit and no-new-privileges of a container set"
+	}
+	if bound, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_ADMIN, 0, 0, 0); err == nil && bound == 0 {
+		return ": nobody has CAP_SYS_ADMIN here, as in most containers: start the container with it (--cap-add=SYS_ADMIN)"
+	}
+	return ""
+}
+
 // waitLimit is how long a request may wait so that the kernel does not abort
 // the whole mount because of it; 0 if there is no limit.
 func waitLimit() (time.Duration, error) {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -34,5 +35,47 @@ func TestRootMayNotMount(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What keeps fusermount3 from becoming root, or root from mounting, is named.
+func TestFusermountMayNotMount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for what, c := range map[string]struct {
+		option, arg uintptr
+		want        string
+	}{
+		"no_new_privs": {unix.PR_SET_NO_NEW_PRIVS, 1, "no_new_privs"},
+		"bounding set": {unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, "--cap-add=SYS_ADMIN"},
+	} {
+		dir, why := t.TempDir(), make(chan string)
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with this, as it has no way back
+			if err := unix.Prctl(int(c.option), c.arg, 0, 0, 0); err != nil {
+				why <- err.Error()
+				return
+			}
+			_, err := exec.LookPath("fusermount3")
+			if _, e := os.Stat("/dev/fuse"); err != nil || e != nil || c.option == unix.PR_SET_NO_NEW_PRIVS { // which does not keep root from it
+				why <- mayNotMount("mount failed: Operation not permitted")
+				return
+			}
+			file, err := mountByFusermount(dir, false)
+			if err == nil {
+				file.Close()
+				unix.Unmount(dir, unix.MNT_DETACH)
+				why <- "it is mounted"
+				return
+			}
+			why <- err.Error()
+		}()
+		if got := <-why; !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	if got := mayNotMount("mount failed: Operation not permitted"); got != "" {
+		t.Errorf("nothing forbids it: %s", got)
 	}
 }
