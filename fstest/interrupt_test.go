@@ -3,11 +3,13 @@ package fstest
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -198,4 +200,42 @@ func TestInterruptedAtAPlaceholder(t *testing.T) {
 func (l *lab) loud() string {
 	l.t.Helper()
 	return l.ok("build", l.star("loud.star", `default = sh("loud", "seq 100000; mkdir $out")`))[0]
+}
+
+// A signal that comes while a mount looks for another owner, which does not answer, is
+// not forgotten when it becomes a holder.
+func TestInterruptedBeforeItMounts(t *testing.T) {
+	l := newLab(t)
+	conn, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.State + "/socket", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	cmd := l.command("mount")
+	cmd.Stderr = new(bytes.Buffer)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Accept(); err != nil { // it asks
+		t.Fatal(err)
+	}
+	cmd.Process.Signal(unix.SIGTERM)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	waitFor(t, "the end", func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			if l.mounted() {
+				l.ok("umount")
+				t.Fatal("it mounts")
+			}
+			return false
+		}
+	})
+	if status := cmd.ProcessState.ExitCode(); status != 130 {
+		t.Errorf("status %d: %s", status, cmd.Stderr)
+	}
 }

@@ -215,6 +215,20 @@ func TestInterruptedBetweenServers(t *testing.T) {
 	m.noted(1, `detached "mount"`)
 }
 
+// A signal that comes before the server can hear one ends both, as it does later.
+func TestInterruptedBeforeTheServerHears(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.set(program + "-hangs")
+	m.start()
+	m.one("server")
+	unix.Kill(m.listening(), unix.SIGTERM)
+	m.ends(130)
+	if m.log() != "" {
+		t.Errorf("it says %q", m.log())
+	}
+}
+
 // upgrade lets the server ask for another program.
 func (m *mount) upgrade(program string) {
 	m.t.Helper()

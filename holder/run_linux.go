@@ -48,6 +48,9 @@ type holder struct {
 	late    <-chan time.Time // when to call next off, if it cannot begin by then
 }
 
+// statusInterrupted is the exit status of all commands that a signal ends.
+const statusInterrupted = 130
+
 // Events of holder.events, besides signals.
 type (
 	came struct {
@@ -254,8 +257,11 @@ func (h *holder) bury(e died) (status int, end bool) {
 		if h.next != nil {
 			h.next.kill()
 		}
-		if e.killed && !e.who.ending && !h.stopping {
-			// Who ends by itself has said why.
+		switch {
+		case !e.killed || e.who.ending: // who ends by itself has said why
+		case h.stopping:
+			return statusInterrupted, true // before it could hear a signal
+		default:
 			h.say("the server (pid %d) died: %s; there is nothing that another one could go on with", e.who.pid, e.how)
 		}
 		return e.status, true

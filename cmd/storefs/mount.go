@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
 	"sync"
@@ -95,6 +96,12 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	}
 	if link == nil && c.Survive {
 		meter.Close()
+		// The next program would not hear of a signal that has come: from here on
+		// one ends this process.
+		signal.Reset(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return becomeHolder()
 	}
 	return c.serve(ctx, a, meter, link)
