@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -16,8 +17,8 @@ import (
 // unmounted with it, is then so in them as well. A bind of the mount point
 // itself would stay with the mount that was there when it was made.
 //
-// The directory is a mount point of its own, and stays one: containers that have
-// it see the next store in it.
+// Where what surrounds the directory is not shared, it is a mount point of its own, and
+// stays one: containers that have it see the next store in it.
 type export struct {
 	at  string // where the store is, in the directory
 	log *slog.Logger
@@ -70,14 +71,25 @@ func exportable(dir, mountpoint, state string) (string, error) {
 	return dir, checkOverlap(dir, state)
 }
 
-// share makes dir a mount point from which mounts spread, but only to who was
-// given it: by itself it would be part of what surrounds it.
+// share makes what is mounted in dir spread to who was given it. Where all mounts
+// spread, as systemd has it, nothing is to be done, and containers may have been given it
+// before. Elsewhere it becomes a mount point.
 func share(dir string) error {
-	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !below(dir, m.Mountpoint), false })
 	if err != nil {
 		return err
 	}
-	if len(infos) == 0 {
+	around := new(mountinfo.Info)
+	for _, m := range infos {
+		// Later mounts are listed later.
+		if len(m.Mountpoint) >= len(around.Mountpoint) {
+			around = m
+		}
+	}
+	if around.Mountpoint != dir {
+		if strings.Contains(around.Optional, "shared:") {
+			return nil
+		}
 		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}

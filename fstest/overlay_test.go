@@ -175,3 +175,40 @@ umount /mnt/export
 		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
 	}
 }
+
+// Where all mounts are shared, as systemd has it, a container may have been given the
+// export directory before there has ever been a mount.
+func TestExportToEarlierContainers(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "this test makes mount namespaces, which needs root")
+	}
+	l := newLab(t)
+	out := l.outputs(l.star("a.star", `default = sh("x", "mkdir $out; echo text > $out/file")`))[0]
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", leaveOthers+`
+mount -t tmpfs none /mnt
+mount --make-shared /mnt
+mkdir /mnt/export $LAB/container; mkfifo /mnt/go /mnt/done
+unshare -m --propagation unchanged bash -uc '
+	mount --rbind /mnt/export $LAB/container
+	mount --make-rslave $LAB/container
+	echo > /mnt/done; read x < /mnt/go
+	cat $LAB/container/store/'${OUT##*/}'/file
+	echo > /mnt/done; read x < /mnt/go
+	ls $LAB/container/store
+	echo > /mnt/done; read x < /mnt/go
+	cat $LAB/container/store/'${OUT##*/}'/file
+' & container=$!
+read x < /mnt/done
+$BIN mount --background --export=/mnt/export; echo > /mnt/go; read x < /mnt/done
+$BIN umount; echo > /mnt/go; read x < /mnt/done
+$BIN mount --background --export=/mnt/export; echo > /mnt/go
+wait $container
+$BIN umount
+! grep -q " /mnt/export" /proc/self/mounts
+`)
+	cmd.Env = append(l.env, "LAB="+l.Dir, "BIN="+binary, "OUT="+out, "STORE="+l.Store)
+	cmd.Dir = "/"
+	if r := run(t, cmd); r.status != 0 || r.stdout != "text\ntext\n" {
+		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
+	}
+}

@@ -34,7 +34,7 @@ type mountCmd struct {
 	FailureTTL    time.Duration  `name:"failure-ttl" default:"60s" placeholder:"TIME" help:"How long the lookup of a path that failed fails at once, without another build; at most 5s where not the build was at fault, as with a full disk. [${default}]"`
 	CancelOrphans *time.Duration `placeholder:"TIME" help:"End a build that nobody waits for any more after this time. [never: it goes on]"`
 	AllowOther    bool           `negatable:"" default:"${allow_other}" help:"Let other users see the mount. [yes for root]"`
-	Export        string         `placeholder:"DIR" type:"existingdir" help:"Show the store in DIR as well, under the name of the store directory, for containers to bind with rslave propagation: they see it come and go. DIR is a mount point from then on, and stays one for the next mount: umount DIR ends that. Needs root."`
+	Export        string         `placeholder:"DIR" type:"existingdir" help:"Show the store in DIR as well, under the name of the store directory, for containers to bind with rslave propagation: they see it come and go. Where mounts are not shared (under systemd they are), DIR is a mount point from then on, and stays one for the next mount: umount DIR ends that. Needs root."`
 	Xattrs        bool           `negatable:"" default:"true" help:"Show what is known of store objects as extended attributes (user.storefs.…). [yes]"`
 
 	PrefetchJobs uint `placeholder:"N" default:"0" help:"Learn which paths programs use one after the other and, when one of them begins again, realise what is missing of them ahead of it: up to N builds at a time, in slots that nobody else wants. 0: learn nothing. [${default}]"`
