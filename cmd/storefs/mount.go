@@ -93,6 +93,9 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		if err := c.fit(ctx, a); err != nil {
 			return err
 		}
+		if secluded() {
+			meter.Say("storefs: this service has mounts of its own, as PrivateTmp= and ProtectSystem= of its unit make them: nobody else sees the store")
+		}
 	}
 	if link == nil && c.Survive {
 		meter.Close()
@@ -105,6 +108,20 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		return becomeHolder()
 	}
 	return c.serve(ctx, a, meter, link)
+}
+
+// secluded reports whether this is a service that a service manager has put in a mount
+// namespace of its own.
+func secluded() bool {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return false
+	}
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	manager, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
+	return err == nil && manager != ours
 }
 
 // fit reports what would keep a mount from beginning, as far as that can be seen
