@@ -90,10 +90,12 @@ c = sh("c", "echo > $out", kind = "regular")
 			t.Errorf("status %d: %s", r.status, r.stderr)
 		}
 		// A mount says so before anybody waits for a build.
-		told(run(t, l.without(unix.SYS_SETHOSTNAME, errno, "mount", "--background")), 0, "")
-		l.ok("umount")
-		if log, _ := os.ReadFile(l.State + "/daemon.log"); !strings.Contains(string(log), "nothing can be built here: set up the sandbox: set host name: "+why) {
-			t.Errorf("the mount says\n%s", log)
+		for nr, what := range map[int]string{unix.SYS_SETHOSTNAME: "set host name", unix.SYS_PIVOT_ROOT: "pivot root"} {
+			told(run(t, l.without(nr, errno, "mount", "--background")), 0, "")
+			l.ok("umount")
+			if log, _ := os.ReadFile(l.State + "/daemon.log"); !strings.Contains(string(log), "nothing can be built here: set up the sandbox: "+what+": "+why) {
+				t.Errorf("the mount says\n%s", log)
+			}
 		}
 	}
 	l.serve()
