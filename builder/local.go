@@ -96,16 +96,8 @@ func New(o Options) (*Local, error) {
 		}
 		*dir = p
 	}
-	if _, err := store.ParseDir(string(o.Store)); err != nil {
+	if err := CheckStore(o.Store); err != nil {
 		return nil, fmt.Errorf("open builder: %w", err)
-	}
-	for _, own := range []string{"/dev", "/proc", "/etc"} {
-		if string(o.Store) == own || strings.HasPrefix(string(o.Store), own+"/") {
-			return nil, fmt.Errorf("open builder: the store directory %s is in %s, which every sandbox has for itself: %w", o.Store, own, store.ErrBadPath)
-		}
-	}
-	if o.Store == buildDir || o.Store == "/tmp" {
-		return nil, fmt.Errorf("open builder: every sandbox has %s for itself: %w", o.Store, store.ErrBadPath)
 	}
 	if o.System == "" {
 		o.System = hostSystem()
@@ -149,6 +141,22 @@ func New(o Options) (*Local, error) {
 	}
 	l.scratches.gone = l.spawner.forget
 	return l, nil
+}
+
+// CheckStore reports why builders could not see the store directory dir, nil if they can.
+func CheckStore(dir store.Dir) error {
+	if _, err := store.ParseDir(string(dir)); err != nil {
+		return err
+	}
+	for _, own := range []string{"/dev", "/proc", "/etc"} {
+		if string(dir) == own || strings.HasPrefix(string(dir), own+"/") {
+			return fmt.Errorf("the store directory %s is in %s, which every sandbox has for itself: %w", dir, own, store.ErrBadPath)
+		}
+	}
+	if dir == buildDir || dir == "/tmp" {
+		return fmt.Errorf("the store directory: every sandbox has %s for itself: %w", dir, store.ErrBadPath)
+	}
+	return nil
 }
 
 // Prepare starts the spawner, if there is to be one: the first build does so too,

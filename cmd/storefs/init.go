@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"storefs/builder"
 	"storefs/state"
 	"storefs/store"
 )
@@ -21,6 +22,9 @@ func (c *initCmd) Run(a *app) error {
 	dir, err := store.ParseDir(c.Store)
 	if err != nil {
 		return badInput(err)
+	}
+	if err := builder.CheckStore(dir); err != nil {
+		return badInput(fmt.Errorf("init: %w", err))
 	}
 	// It may be missing, or the remains of a mount, which cannot be looked at.
 	if st, err := os.Stat(c.Store); err == nil && !st.IsDir() {
