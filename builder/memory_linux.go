@@ -102,7 +102,11 @@ func shortagesFile(proc string) string {
 			} else if !strings.Contains(","+parts[1]+",", ",memory,") {
 				continue
 			}
-			file = filepath.Join(groupDir(string(mounts), fstype, option, parts[2]), file)
+			dir := groupDir(string(mounts), fstype, option, parts[2])
+			if dir == "" {
+				continue
+			}
+			file = filepath.Join(dir, file)
 			if _, err := countShortages(file); err == nil {
 				return file
 			}

@@ -21,6 +21,9 @@ func TestShortagesFile(t *testing.T) {
 		return name
 	}
 	second := put("second/user/session/memory.events", "low 0\nhigh 3\noom 2\noom_kill 5\n")
+	put("memory.events", "oom_kill 9\n")
+	put("memory.oom_control", "oom_kill 9\n")
+	t.Chdir(dir)
 	first := put("first/box/inner/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n")
 	const (
 		other  = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n"
@@ -41,6 +44,7 @@ func TestShortagesFile(t *testing.T) {
 		{"an old kernel", "", "", "pswpin 0\n", "", 0},
 		{"nonsense", "::\n4:memory\n\n4:memory:/docker/box/inner\n", "x\n - cgroup cgroup rw,memory\n1 2 3 /docker\n", "oom_kill x\n", "", 0},
 	} {
+		// What is not found is not looked for where we are.
 		proc := filepath.Join("proc", c.what)
 		put(proc+"/self/cgroup", c.groups)
 		put(proc+"/self/mountinfo", c.mounts)
