@@ -1,7 +1,9 @@
 package builder_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -88,8 +90,13 @@ func smallGroup(t *testing.T, size int) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	for parent, limit := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"} {
-		dir, err := os.MkdirTemp(parent, "storefs-test-")
+	// The first version's, and the second's: in the place of that, where there is the first,
+	// may be a directory of which anything can be made.
+	for _, v := range []struct{ parent, limit, swap string }{
+		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.swappiness"},
+		{"/sys/fs/cgroup", "memory.max", "memory.swap.max"},
+	} {
+		dir, err := os.MkdirTemp(v.parent, "storefs-test-")
 		if err != nil {
 			continue
 		}
@@ -98,9 +105,22 @@ func smallGroup(t *testing.T, size int) string {
 				t.Error(err)
 			}
 		})
-		if err := os.WriteFile(filepath.Join(dir, limit), []byte(strconv.Itoa(size)), 0); err == nil {
-			return dir
+		set := func(name, value string) error {
+			f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString(value)
+			return errors.Join(err, f.Close())
 		}
+		if set(v.limit, strconv.Itoa(size)) != nil {
+			continue
+		}
+		// Else there may be more, on a disk. Not every kernel has it.
+		if err := set(v.swap, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		return dir
 	}
 	t.Skip("no control group with a limit on memory can be made here")
 	return ""
