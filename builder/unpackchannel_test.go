@@ -54,7 +54,8 @@ truncate -s 1M sparse; echo end >> sparse; head -c 300000 /dev/urandom > big; : 
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for _, h := range headers {
-			if h.Typeflag == tar.TypeReg {
+			content := h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont
+			if content {
 				h.Size = 3
 			}
 			if h.Typeflag != tar.TypeXGlobalHeader {
@@ -63,7 +64,7 @@ truncate -s 1M sparse; echo end >> sparse; head -c 300000 /dev/urandom > big; : 
 			if err := w.WriteHeader(&h); err != nil {
 				t.Fatal(err)
 			}
-			if h.Typeflag == tar.TypeReg {
+			if content {
 				_, _ = w.Write([]byte("abc"))
 			}
 		}
@@ -80,6 +81,7 @@ truncate -s 1M sparse; echo end >> sparse; head -c 300000 /dev/urandom > big; : 
 	write("replaced.tar", link("top/a", "b"), file("top/b"), file("top/a"), file("top/c"), link("top/c", "b"), directory("top/d"), file("top/d"), file("top/e"), directory("top/e"), link("top/f", "."), directory("top/f"))
 	write("same-name.tar", directory("called so"), file("called so/file"))
 	write("dots.tar", directory("./"), directory("././top//"), file(".//top/./x"), directory("top/"))
+	write("contiguous.tar", tar.Header{Name: "top/file", Typeflag: tar.TypeCont})
 	write("bad-up.tar", file("top/x"), file("top/../../x"))
 	write("bad-through.tar", directory("top/d"), link("top/l", "d"), file("top/l/x"))
 	write("bad-outside.tar", link("top/l", "/tmp"), file("top/l/x"))

@@ -97,7 +97,7 @@ func extract(h *tar.Header, content io.Reader, root *os.Root) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return root.Mkdir(name, 0o755)
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse: // contiguous ones are as others anywhere else
 		return extractFile(h, content, name, root)
 	case tar.TypeSymlink:
 		return root.Symlink(h.Linkname, name)

@@ -14,8 +14,8 @@ import (
 )
 
 // archive is one of lines: names, of directories if they end in a slash, else of files, or
-// of links with " -> ", of hard links with " = ", of executables with a "*" before them, and
-// of pipes with "|".
+// of links with " -> ", of hard links with " = ", of executables with a "*" before them, of
+// contiguous files with "+", and of pipes with "|".
 func archive(t *testing.T, lines ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -30,16 +30,19 @@ func archive(t *testing.T, lines ...string) []byte {
 			h.Typeflag, h.Mode = tar.TypeDir, 0
 		} else if name, ok := strings.CutPrefix(line, "*"); ok {
 			h.Name, h.Mode = name, 0o100
+		} else if name, ok := strings.CutPrefix(line, "+"); ok {
+			h.Name, h.Typeflag = name, tar.TypeCont
 		} else if name, ok := strings.CutPrefix(line, "|"); ok {
 			h.Name, h.Typeflag = name, tar.TypeFifo
 		}
-		if h.Typeflag == tar.TypeReg {
+		content := h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont
+		if content {
 			h.Size = int64(len(line))
 		}
 		if err := w.WriteHeader(h); err != nil {
 			t.Fatal(err)
 		}
-		if h.Typeflag == tar.TypeReg {
+		if content {
 			if _, err := w.Write([]byte(line)); err != nil {
 				t.Fatal(err)
 			}
@@ -98,11 +101,12 @@ func made(t *testing.T, content []byte, name string) (list []string, err error) 
 
 func TestMake(t *testing.T) {
 	for name, test := range map[string]struct{ archive, want []string }{
-		"tree":      {[]string{"./", "./top/", "./top/x", "./top/d/", "*./top/d/run", "top/d/link -> /etc/passwd", "top/hard = top/x"}, []string{"c/", "c/d/", "c/d/link -> /etc/passwd", "c/d/run 755: *./top/d/run", "c/hard 644: ./top/x", "c/x 644: ./top/x"}},
-		"file":      {[]string{"file"}, []string{"c 644: file"}},
-		"parents":   {[]string{"/a/b/c"}, []string{"c/", "c/b/", "c/b/c 644: /a/b/c"}},
-		"the last":  {[]string{"a/x", "a/x -> y", "a/d/", "a/d", "a/e", "a/e/", "a/f -> /", "a/f"}, []string{"c/", "c/d 644: a/d", "c/e/", "c/f 644: a/f", "c/x -> y"}},
-		"same name": {[]string{"c/c"}, []string{"c/", "c/c 644: c/c"}},
+		"tree":       {[]string{"./", "./top/", "./top/x", "./top/d/", "*./top/d/run", "top/d/link -> /etc/passwd", "top/hard = top/x"}, []string{"c/", "c/d/", "c/d/link -> /etc/passwd", "c/d/run 755: *./top/d/run", "c/hard 644: ./top/x", "c/x 644: ./top/x"}},
+		"contiguous": {[]string{"+file"}, []string{"c 644: +file"}},
+		"file":       {[]string{"file"}, []string{"c 644: file"}},
+		"parents":    {[]string{"/a/b/c"}, []string{"c/", "c/b/", "c/b/c 644: /a/b/c"}},
+		"the last":   {[]string{"a/x", "a/x -> y", "a/d/", "a/d", "a/e", "a/e/", "a/f -> /", "a/f"}, []string{"c/", "c/d 644: a/d", "c/e/", "c/f 644: a/f", "c/x -> y"}},
+		"same name":  {[]string{"c/c"}, []string{"c/", "c/c 644: c/c"}},
 	} {
 		got, err := made(t, archive(t, test.archive...), "c")
 		if err != nil || !slices.Equal(got, test.want) {
