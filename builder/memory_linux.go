@@ -135,8 +135,9 @@ func groupDir(mounts, fstype, option, group string) string {
 	return ""
 }
 
-// ranOut is what is said of a builder that has failed, and began when there were n, "" if
-// they do not explain it.
+// ranOut is what is said of a builder that has failed, and began when there were n. Whether
+// it was its own process nobody knows: it may have failed for another reason beside one that
+// took too much.
 func (s *shortages) ranOut(n int) string {
 	switch n = s.since(n); n {
 	case 0:

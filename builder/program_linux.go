@@ -35,6 +35,7 @@ type call struct {
 type result struct {
 	at    uintptr // the address of the call that failed, 0 if none did
 	value int     // what it returned
+	pidfd int32   // of that process, in the one that made it
 }
 
 // cloneArgs are those of clone3, from linux/sched.h.
@@ -178,18 +179,16 @@ func (p *program) check(i, value int) error {
 // else clone3 takes. It shares memory, and nothing that flags do not say. end is a
 // descriptor of the process, which can be read when it has ended.
 func (p *program) start(flags uint64) (pid, end int, err error) {
-	fd := new(int32)
 	args := &cloneArgs{
 		flags:      flags | unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PIDFD,
-		pidfd:      uint64(uintptr(unsafe.Pointer(fd))),
+		pidfd:      uint64(uintptr(unsafe.Pointer(&p.result.pidfd))), // which is pinned
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	n := cloneAndCall(args, unsafe.Sizeof(*args), unsafe.SliceData(p.calls), p.result)
-	runtime.KeepAlive(fd)
 	if n < 0 {
 		return 0, -1, namespaceErrno(unix.SYS_CLONE3, unix.Errno(-n))
 	}
-	return n, int(*fd), nil
+	return n, int(p.result.pidfd), nil
 }
 
 // namespaceErrno tells a limit on namespaces from a full disk, for which the
