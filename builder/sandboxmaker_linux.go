@@ -17,6 +17,7 @@ type sandboxMaker struct {
 	template int // descriptor of the mount namespace that each sandbox has a copy of
 	home     int // that of the mount namespace of the spawner itself
 	seats    *seats
+	closer   *closer
 	owner    string      // option of tmpfs
 	files    unix.Rlimit // on open files, as this program found it
 	settings bool        // of the kernel are builders' to change: see machineSettings
@@ -199,7 +200,7 @@ func (m *sandboxMaker) shed() bool {
 		n.close()
 	}
 	m.users, m.networks.idle = nil, nil
-	return found
+	return m.closer.settle() || found
 }
 
 // leave lets a space go, in which nobody is any more.
@@ -208,7 +209,7 @@ func (m *sandboxMaker) leave(s space) {
 		m.users = append(m.users, s.users)
 		s.users = -1
 	}
-	s.close()
+	m.closer.take(s)
 }
 
 // reclaim takes back what a build had, which has left its tree, and reports whether
@@ -309,6 +310,9 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	}
 	m.settings = ownSettings()
 	if err := m.restrict(); err != nil {
+		return nil, err
+	}
+	if m.closer, err = newCloser(); err != nil {
 		return nil, err
 	}
 	m.last = newProgram(maxLastCalls)
