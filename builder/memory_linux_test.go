@@ -55,7 +55,7 @@ const groupVariable = "STOREFS_TEST_GROUP"
 func TestMemoryRunsOut(t *testing.T) {
 	if os.Getenv(againVariable) == "" {
 		cmd := again(t, "^TestMemoryRunsOut$", 0, nil)
-		cmd.Env = append(cmd.Env, groupVariable+"="+smallGroup(t, 256<<20))
+		cmd.Env = append(cmd.Env, groupVariable+"="+smallGroup(t, 512<<20))
 		pass(t, cmd)
 		return
 	}
@@ -71,9 +71,9 @@ func TestMemoryRunsOut(t *testing.T) {
 			const said = "; memory ran out meanwhile: the kernel ended a process"
 			for _, c := range []struct{ name, script, want string }{
 				{"before", "exit 7", "builder sh failed with exit status 7"},
-				{"itself", "exec dd if=/dev/zero of=/dev/null bs=512M count=1", "builder sh was killed by SIGKILL" + said},
+				{"itself", "exec dd if=/dev/zero of=/dev/null bs=1G count=1", "builder sh was killed by SIGKILL" + said},
 				{"after", "exit 7", "builder sh failed with exit status 7"},
-				{"a child", "dd if=/dev/zero of=/dev/null bs=512M count=1; exit 7", "builder sh failed with exit status 7" + said},
+				{"a child", "dd if=/dev/zero of=/dev/null bs=1G count=1; exit 7", "builder sh failed with exit status 7" + said},
 			} {
 				if f := w.Failed(w.Job("memory", c.script, nil)); f.Message != c.want || f.Cause != store.CauseBuilder {
 					t.Errorf("%s: %s: %s", c.name, f.Cause, f.Message)
