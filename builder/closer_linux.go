@@ -12,10 +12,10 @@ import (
 )
 
 // closer lets spaces go. The kernel ends a mount namespace with whoever closes the last
-// descriptor of it, who waits until all processors have passed a quiescent state: a tenth
-// of a millisecond on one machine, and half of one on another, where builds that end, or
-// are to begin, would wait for it as well. So where it takes that long, another thread
-// does it. To wake that one costs something, too: elsewhere it is better let be.
+// descriptor of it, who waits until all processors have passed a quiescent state: half a
+// millisecond on some machines, where builds that end, or are to begin, would wait for it
+// as well. So where it takes that long, another thread does it. To wake that one costs
+// something, too: elsewhere it is better let be.
 type closer struct {
 	close func(space)
 	takes time.Duration // to close one: an average of those that were closed here
@@ -51,7 +51,7 @@ func newCloser() (*closer, error) {
 	}
 	started := make(chan struct{})
 	go func() {
-		// It waits in the kernel: to be woken by Go's scheduler takes three threads.
+		// It waits in the kernel, which wakes it without Go's scheduler.
 		runtime.LockOSThread()
 		beBatch()
 		close(started)

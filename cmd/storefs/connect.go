@@ -17,7 +17,8 @@ import (
 )
 
 // patience is how long a command waits for an owner that is starting or
-// ending. While that one waits for others, it counts only for who wants to look.
+// ending. While that one waits for others, it does not count: who wants to look can, and
+// others wait as long.
 const patience = 5 * time.Second
 
 // comeback is how long a command waits for the next server of a mount.
