@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,8 +16,13 @@ func MakePath(d Dir, typ string, h Hash, name string) (Path, error) {
 	if err := CheckName(name); err != nil {
 		return "", err
 	}
-	s := typ + ":" + string(h.Algo) + ":" + h.Base16() + ":" + string(d) + ":" + name
-	return Path(string(d) + "/" + fold(HashOf(SHA256, []byte(s))) + "-" + name), nil
+	s := make([]byte, 0, 512)
+	s = append(append(s, typ...), ':')
+	s = append(append(s, h.Algo...), ':')
+	s = append(hex.AppendEncode(s, []byte(h.Sum)), ':')
+	s = append(append(s, d...), ':')
+	s = append(s, name...)
+	return Path(string(d) + "/" + fold(HashOf(SHA256, s)) + "-" + name), nil
 }
 
 // fold compresses a digest to 20 bytes by xor, as Nix's compressHash does.
@@ -83,12 +89,18 @@ func HexPath(d Dir, name string, text []byte) (Path, error) {
 }
 
 func withRefs(typ string, refs []Path, self bool) string {
-	refs = slices.Clone(refs)
-	slices.Sort(refs)
+	if !slices.IsSorted(refs) {
+		refs = slices.Clone(refs)
+		slices.Sort(refs)
+	}
 	var b strings.Builder
 	b.WriteString(typ)
-	for _, r := range slices.Compact(refs) {
-		b.WriteString(":" + string(r))
+	for i, r := range refs {
+		if i > 0 && r == refs[i-1] {
+			continue
+		}
+		b.WriteByte(':')
+		b.WriteString(string(r))
 	}
 	if self {
 		b.WriteString(":self")

@@ -76,7 +76,9 @@ func (d *Derivation) References() []store.Path {
 // NAME.drv which refers to the inputs and sources; in 2004 it was the MD5 of
 // the text, which is called NAME.store.
 func (d *Derivation) Path(dir store.Dir, name string) (store.Path, error) {
-	text := d.AppendText(make([]byte, 0, 4<<10))
+	room := takeText()
+	defer room.give()
+	text := room.of(d.AppendText)
 	if d.Form == Form2004 {
 		return store.HexPath(dir, name+".store", text)
 	}

@@ -1,9 +1,11 @@
 package storeexpr
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"storefs/store"
 )
@@ -43,30 +45,23 @@ func (d *Derivation) hash(mask bool, inputs func(drv store.Path) (Modulo, error)
 	if err != nil {
 		return store.Hash{}, err
 	}
-	text := d.appendText(make([]byte, 0, 4<<10), mask, func(b []byte) []byte {
-		for i, r := range replaced {
-			b = comma(b, i)
-			b = append(b, `("`...)
-			b = hex.AppendEncode(b, []byte(r.sum))
-			b = append(b, `",`...)
-			b = appendList(b, r.outputs)
-			b = append(b, ')')
-		}
-		return b
+	room := takeText()
+	defer room.give()
+	text := room.of(func(b []byte) []byte {
+		return d.appendText(b, mask, func(b []byte) []byte { return appendReplaced(b, replaced) })
 	})
 	return store.HashOf(store.SHA256, text), nil
 }
 
-// replacedInput is an input with its hash in the place of its path.
+// replacedInput is an output of an input, with what stands for it.
 type replacedInput struct {
-	sum     string // raw; sorts as its hexadecimal form does
-	outputs []string
+	sum    string // raw; sorts as its hexadecimal form does
+	output string
 }
 
-// replaceInputs gives the inputs in the order of their hashes. Inputs with the
-// same hash, such as two derivations that fetch the same content, become one.
+// replaceInputs gives the used outputs in the order of their hashes.
 func replaceInputs(ins []Input, modulo func(drv store.Path) (Modulo, error)) ([]replacedInput, error) {
-	byHash := make(map[string][]string, len(ins))
+	replaced := make([]replacedInput, 0, len(ins))
 	for _, in := range ins {
 		m, err := modulo(in.Path)
 		if err != nil {
@@ -77,19 +72,29 @@ func replaceInputs(ins []Input, modulo func(drv store.Path) (Modulo, error)) ([]
 			if !ok {
 				return nil, fmt.Errorf("input %s: it has no output %q: %w", in.Path, output, store.ErrBadExpr)
 			}
-			byHash[h.Sum] = append(byHash[h.Sum], output)
+			replaced = append(replaced, replacedInput{h.Sum, output})
 		}
-	}
-	replaced := make([]replacedInput, 0, len(byHash))
-	for sum, outputs := range byHash {
-		slices.Sort(outputs)
-		replaced = append(replaced, replacedInput{sum, slices.Compact(outputs)})
 	}
 	slices.SortFunc(replaced, func(a, b replacedInput) int {
-		if a.sum < b.sum {
-			return -1
-		}
-		return 1
+		return cmp.Or(strings.Compare(a.sum, b.sum), strings.Compare(a.output, b.output))
 	})
-	return replaced, nil
+	return slices.Compact(replaced), nil
+}
+
+// appendReplaced writes them in the place of inputs. Inputs with the same hash, such as
+// two derivations that fetch the same content, become one.
+func appendReplaced(b []byte, replaced []replacedInput) []byte {
+	for i := 0; i < len(replaced); {
+		sum := replaced[i].sum
+		b = comma(b, i)
+		b = append(b, `("`...)
+		b = hex.AppendEncode(b, []byte(sum))
+		b = append(b, `",[`...)
+		for j := 0; i < len(replaced) && replaced[i].sum == sum; i, j = i+1, j+1 {
+			b = comma(b, j)
+			b = appendString(b, replaced[i].output)
+		}
+		b = append(b, "])"...)
+	}
+	return b
 }
