@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 
 	"storefs/normaliser"
@@ -347,6 +348,24 @@ func (c *Client) addAll(ctx context.Context, name string, texts []Text) ([]store
 func (c *Client) Missing(ctx context.Context, paths []store.Path) ([]store.Path, error) {
 	res, err := c.post(ctx, "missing", pathsRequest{paths})
 	return decode[[]store.Path](ctx, res, err)
+}
+
+// maxDeclared is how many declarations are sent at a time.
+const maxDeclared = 50_000
+
+// MissingExprs gives those of declared, store expressions, that something would change
+// of if they are added.
+func (c *Client) MissingExprs(ctx context.Context, declared []Declaration) ([]store.Path, error) {
+	var all []store.Path
+	for some := range slices.Chunk(declared, maxDeclared) {
+		res, err := c.post(ctx, "missing-exprs", some)
+		paths, err := decode[[]store.Path](ctx, res, err)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, paths...)
+	}
+	return all, nil
 }
 
 // AddSubstitute says that realising expr makes p valid.

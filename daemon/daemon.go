@@ -86,6 +86,12 @@ type Text struct {
 	Kinds map[string]store.Kind `json:"kinds,omitempty"`
 }
 
+// Declaration is a derivation, with what its outputs are declared to be, by name.
+type Declaration struct {
+	Path  store.Path            `json:"path"`
+	Kinds map[string]store.Kind `json:"kinds,omitempty"`
+}
+
 // Mover takes paths in and gives them out. Streams are those of `nix-store
 // --export`.
 type Mover interface {
@@ -118,6 +124,9 @@ type Querier interface {
 	// Missing gives those of paths that are not valid, or valid and lost: that would
 	// be put back if it is added.
 	Missing(paths []store.Path) ([]store.Path, error)
+	// MissingExprs gives those of declared, store expressions, that something would
+	// change of if they are added.
+	MissingExprs(declared []Declaration) ([]store.Path, error)
 	Expr(p store.Path) (storeexpr.Expr, error)
 	// Related returns no paths where nothing is known. References, Referrers
 	// and Requisites need a valid p, Outputs an expression. Roots are names of

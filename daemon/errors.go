@@ -18,6 +18,9 @@ var ErrClosing = errors.New("the owner of the store is ending")
 // ErrGone: the connection to the owner broke before the answer was complete.
 var ErrGone = errors.New("the owner of the store has gone")
 
+// ErrOtherVersion: the owner does not know the request.
+var ErrOtherVersion = errors.New("another version of storefs")
+
 // kinds names the sentinels that errors.Is finds on the client's side too, with
 // the HTTP status that goes with each. The first that fits counts: the causes
 // of failures stand before what they may wrap.
@@ -135,7 +138,7 @@ func responseError(r *http.Response) error {
 	var w wireError
 	err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 64<<20)).Decode(&w)
 	if err != nil || w.Message == "" {
-		return fmt.Errorf("the owner of the store answered %s: another version of storefs?", r.Status)
+		return fmt.Errorf("the owner of the store answered %s: %w?", r.Status, ErrOtherVersion)
 	}
 	return w.decode()
 }

@@ -136,6 +136,17 @@ func (f *fake) addAll(what string, texts []Text) ([]store.Path, error) {
 	return paths, nil
 }
 
+func (f *fake) MissingExprs(declared []Declaration) ([]store.Path, error) {
+	f.note(fmt.Sprintf("%d declared", len(declared)))
+	var missing []store.Path
+	for _, d := range declared {
+		if d.Kinds["out"] != store.KindRegular {
+			missing = append(missing, d.Path)
+		}
+	}
+	return missing, nil
+}
+
 func (f *fake) Missing(paths []store.Path) ([]store.Path, error) {
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { _, ok := f.infos[p]; return ok }), nil
 }

@@ -71,6 +71,19 @@ func (s *Server) missing(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+func (s *Server) missingExprs(w http.ResponseWriter, r *http.Request) error {
+	var declared []Declaration
+	if err := readJSON(w, r, &declared); err != nil {
+		return err
+	}
+	paths, err := s.Querier.MissingExprs(declared)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, paths)
+	return nil
+}
+
 type substituteRequest struct {
 	Path store.Path `json:"path"`
 	Expr store.Path `json:"expr"`

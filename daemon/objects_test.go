@@ -3,10 +3,12 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,6 +53,17 @@ func testUploads(t *testing.T, dial dialer) {
 	if ps, err := c.AddExprs(ctx, []Text{{Name: "x", Text: big}, {Name: "y", Text: big}}); err != nil || len(ps) != 2 || ps[1] != path("y") {
 		t.Error(ps, err)
 	}
+	declared := []Declaration{{Path: path("x.drv"), Kinds: map[string]store.Kind{"out": store.KindRegular}}, {Path: path("y.drv")}}
+	if ps, err := c.MissingExprs(ctx, declared); err != nil || !slices.Equal(ps, []store.Path{path("y.drv")}) {
+		t.Error(ps, err)
+	}
+	// Those go in pieces, too.
+	for range maxDeclared {
+		declared = append(declared, declared[0])
+	}
+	if ps, err := c.MissingExprs(ctx, declared); err != nil || !slices.Equal(ps, []store.Path{path("y.drv")}) {
+		t.Error(ps, err)
+	}
 	if err := c.AddSubstitute(ctx, path("p"), path("e.drv")); err != nil {
 		t.Error(err)
 	}
@@ -67,6 +80,7 @@ func testUploads(t *testing.T, dial dialer) {
 		"1 exprs",
 		`expr x.drv "Derive" [] map[out:regular]`,
 		"1 exprs", "1 exprs",
+		"2 declared", fmt.Sprint(maxDeclared, " declared"), "2 declared",
 		"substitute " + string(path("p")) + " " + string(path("e.drv")),
 	}
 	if d := cmp.Diff(want, f.added); d != "" {

@@ -89,6 +89,7 @@ func (s *Server) routes() http.Handler {
 	handle("POST texts", s.addTexts)
 	handle("POST exprs", s.addExprs)
 	handle("POST missing", s.missing)
+	handle("POST missing-exprs", s.missingExprs)
 	handle("POST substitute", s.addSubstitute)
 	handle("POST import", s.importStream)
 	handle("POST import-exprs", s.importExprs)

@@ -98,6 +98,45 @@ func (d *DB) Outputs(drv store.Path) ([]KnownOutput, error) {
 	return out, err
 }
 
+// Declaration is a derivation, with what each of its outputs, by name, is declared to
+// be.
+type Declaration struct {
+	Drv   store.Path
+	Kinds map[string]store.Kind
+}
+
+// NotDeclared gives those of declared that a registration would change something of:
+// what is not valid, or has other outputs, or outputs that were declared otherwise, or by
+// another derivation since.
+func (d *DB) NotDeclared(declared []Declaration) ([]store.Path, error) {
+	var out []store.Path
+	err := d.view(func(tx reader) error {
+		for _, x := range declared {
+			base, err := d.base(x.Drv)
+			if err != nil {
+				return err
+			}
+			if !tx.has(bucketValid, base) || !tx.declares(base, x.Kinds) {
+				out = append(out, x.Drv)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// declares reports whether the outputs of drv are known to be just those of kinds.
+func (r reader) declares(drv string, kinds map[string]store.Kind) bool {
+	n, same := 0, true
+	r.pairs(bucketDrvOutputs, drv, func(o string, name []byte) bool {
+		kind, ok := kinds[string(name)]
+		n++
+		same = ok && r.kind(bucketDeclared, o) == kind && string(r.get(bucketOutputs, o)) == pair(drv, string(name))
+		return same
+	})
+	return same && n == len(kinds)
+}
+
 // Realised gives all outputs of drv, sorted by name, if all are valid and drv has
 // a successor. ok is false too if that cannot be told without the text of drv.
 func (d *DB) Realised(drv store.Path) (outputs []store.Path, ok bool, err error) {

@@ -44,3 +44,45 @@ func TestRealised(t *testing.T) {
 	}
 	is("an output is deleted", drv.Path)
 }
+
+func TestNotDeclared(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	drv, other, dev, out := testInfo(t, "x.drv"), testInfo(t, "y.drv"), testInfo(t, "x-dev"), testInfo(t, "x")
+	directory, regular := store.KindDirectory, store.KindRegular
+	is := func(what string, changes bool, kinds map[string]store.Kind) {
+		t.Helper()
+		got, err := d.NotDeclared([]Declaration{{drv.Path, kinds}})
+		if err != nil || len(got) > 0 != changes || changes && got[0] != drv.Path {
+			t.Errorf("%s: %v, %v; want a change: %v", what, got, err, changes)
+		}
+	}
+	both := map[string]store.Kind{"out": directory, "dev": regular}
+	is("unknown", true, both)
+	outputs := []KnownOutput{
+		{Path: out.Path, Drv: drv.Path, Name: "out", Kind: directory},
+		{Path: dev.Path, Drv: drv.Path, Name: "dev", Kind: regular},
+	}
+	register(t, d, Registration{Infos: []store.Info{drv}})
+	is("valid, without outputs", true, both)
+	register(t, d, Registration{Outputs: outputs})
+	is("the same", false, both)
+	is("another kind", true, map[string]store.Kind{"out": directory, "dev": directory})
+	is("fewer outputs", true, map[string]store.Kind{"out": directory})
+	is("more outputs", true, map[string]store.Kind{"out": directory, "dev": regular, "lib": directory})
+	is("none", true, nil)
+	register(t, d, Registration{Infos: []store.Info{other}, Outputs: []KnownOutput{{Path: dev.Path, Drv: other.Path, Name: "out"}}})
+	is("another derivation makes it since", true, both)
+	register(t, d, Registration{Outputs: outputs})
+	is("the same again", false, both)
+	if _, err := d.Delete(t.Context(), drv.Path); err != nil {
+		t.Fatal(err)
+	}
+	is("deleted", true, both)
+	got, err := d.NotDeclared([]Declaration{{other.Path, nil}, {drv.Path, both}, {out.Path, both}})
+	if err != nil || !slices.Equal(got, []store.Path{other.Path, drv.Path, out.Path}) {
+		t.Errorf("of several: %v, %v", got, err)
+	}
+	if _, err := d.NotDeclared([]Declaration{{"/elsewhere/x", nil}}); err == nil {
+		t.Error("a path of another store is no error")
+	}
+}

@@ -49,7 +49,7 @@ func derivations(t testing.TB, p *instantiate.Plan) map[store.Path]*storeexpr.De
 	t.Helper()
 	all := map[store.Path]*storeexpr.Derivation{}
 	for _, x := range p.Exprs {
-		e, err := storeexpr.Parse(x.Text)
+		e, err := storeexpr.Parse(x.Text())
 		if err != nil {
 			t.Fatalf("%s: %v", x.Path, err)
 		}
@@ -76,8 +76,8 @@ func TestGostdEvaluates(t *testing.T) {
 		}
 		for _, x := range plan.Exprs {
 			drvs[i] = append(drvs[i], x.Path)
-			if strings.Contains(string(x.Text), gen) || strings.Contains(string(x.Text), "/usr") {
-				t.Errorf("%s names a path of this machine:\n%s", x.Path, x.Text)
+			if strings.Contains(string(x.Text()), gen) || strings.Contains(string(x.Text()), "/usr") {
+				t.Errorf("%s names a path of this machine:\n%s", x.Path, x.Text())
 			}
 		}
 	}

@@ -106,6 +106,8 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 	done := make(chan result, 1)
 	go func() {
 		var r result
+		floor := make([]byte, floorSize)
+		defer runtime.KeepAlive(floor)
 		// The interpreter's functions panic on some strings that would be too long.
 		defer func() {
 			if p := recover(); p != nil {

@@ -50,7 +50,7 @@ func drv(t *testing.T, p *Plan, name string) *storeexpr.Derivation {
 	t.Helper()
 	for _, x := range p.Exprs {
 		if x.Name == name+".drv" {
-			e, err := storeexpr.Parse(x.Text)
+			e, err := storeexpr.Parse(x.Text())
 			if err != nil {
 				t.Fatal(err)
 			}

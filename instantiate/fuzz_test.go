@@ -65,10 +65,10 @@ func FuzzEval(f *testing.F) {
 			return
 		}
 		for i, x := range p.Exprs {
-			if !bytes.Equal(x.Text, again.Exprs[i].Text) {
-				t.Errorf("evaluated twice:\n%s\n%s", x.Text, again.Exprs[i].Text)
+			if !bytes.Equal(x.Text(), again.Exprs[i].Text()) {
+				t.Errorf("evaluated twice:\n%s\n%s", x.Text(), again.Exprs[i].Text())
 			}
-			if e, err := storeexpr.Parse(x.Text); err != nil || e.(*storeexpr.Derivation).Check("/nix/store", x.Name[:len(x.Name)-len(".drv")]) != nil {
+			if e, err := storeexpr.Parse(x.Text()); err != nil || e.(*storeexpr.Derivation).Check("/nix/store", x.Name[:len(x.Name)-len(".drv")]) != nil {
 				t.Errorf("%s does not hold together: %v", x.Name, err)
 			}
 		}

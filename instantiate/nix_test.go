@@ -103,8 +103,8 @@ func TestSameAsNix(t *testing.T) {
 	want := map[string]bool{}
 	for _, x := range plan.Exprs {
 		want[x.Path.Base()] = true
-		if have, err := os.ReadFile(string(x.Path)); err != nil || !bytes.Equal(have, x.Text) {
-			t.Errorf("%s: Nix has (%v)\n%s\nthe plan\n%s", x.Path, err, have, x.Text)
+		if have, err := os.ReadFile(string(x.Path)); err != nil || !bytes.Equal(have, x.Text()) {
+			t.Errorf("%s: Nix has (%v)\n%s\nthe plan\n%s", x.Path, err, have, x.Text())
 		}
 	}
 	for _, x := range plan.Texts {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"storefs/store"
+	"storefs/storeexpr"
 )
 
 // Plan is what an evaluation came to: the targets, and everything that must
@@ -32,15 +33,22 @@ type Plan struct {
 type Expr struct {
 	Name  string // with ".drv"
 	Path  store.Path
-	Text  []byte
 	Kinds map[string]store.Kind // what each output has to be, by its name
+
+	expr *storeexpr.Derivation
 }
+
+// Text is what is written. It is made anew each time: most is in the store already.
+func (x *Expr) Text() []byte { return x.expr.AppendText(nil) }
 
 // Writer is the store that a plan is written to. All of it is called from one
 // goroutine, except AddSource. What it adds may be there already.
 type Writer interface {
 	// Missing returns those of paths that are to be added: what is not valid, or lost.
 	Missing(ctx context.Context, paths []store.Path) ([]store.Path, error)
+	// MissingExprs returns those of exprs that something would change of if they are
+	// added: what is not valid, or lost, or was declared to have outputs of other kinds.
+	MissingExprs(ctx context.Context, exprs []*Expr) ([]store.Path, error)
 	// AddSource adds the NAR that dump writes, named by its SHA-256 and name,
 	// and returns the path that it got. It is called concurrently.
 	AddSource(ctx context.Context, name string, dump func(io.Writer) error) (store.Path, error)
@@ -54,18 +62,15 @@ type Writer interface {
 // is hashed and written.
 const uploads = 4
 
-// Write puts all of the plan into a store. Sources and texts that are valid
-// there are not sent. Expressions always are: what they declare of the kinds
-// of their outputs is not in their names.
+// Write puts all of the plan into a store. What is there is not sent: of expressions,
+// whose names do not tell what they declare of the kinds of their outputs, just what is
+// there with the same declaration.
 func (p *Plan) Write(ctx context.Context, w Writer) error {
 	missing, err := w.Missing(ctx, p.contents())
 	if err != nil {
 		return fmt.Errorf("instantiate: ask what is missing: %w", err)
 	}
-	lacks := make(map[store.Path]bool, len(missing))
-	for _, m := range missing {
-		lacks[m] = true
-	}
+	lacks := set(missing)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(uploads)
 	for _, s := range p.Sources {
@@ -82,12 +87,47 @@ func (p *Plan) Write(ctx context.Context, w Writer) error {
 			return fmt.Errorf("instantiate: add texts: %w", err)
 		}
 	}
-	if len(p.Exprs) > 0 {
-		if err := w.AddExprs(ctx, p.Exprs); err != nil {
-			return fmt.Errorf("instantiate: add derivations: %w", err)
+	return p.writeExprs(ctx, w)
+}
+
+func (p *Plan) writeExprs(ctx context.Context, w Writer) error {
+	missing, err := w.MissingExprs(ctx, p.Exprs)
+	if err != nil {
+		return fmt.Errorf("instantiate: ask which derivations are missing: %w", err)
+	}
+	lacks := set(missing)
+	var exprs []*Expr
+	made := map[store.Path]bool{} // by those
+	for _, x := range p.Exprs {
+		// Of several with the same output the last one is known to make it afterwards.
+		again := slices.ContainsFunc(x.expr.Outputs, func(o storeexpr.Output) bool { return made[o.Path] })
+		if !lacks[x.Path] && !again {
+			continue
+		}
+		exprs = append(exprs, x)
+		for _, o := range x.expr.Outputs {
+			made[o.Path] = true
 		}
 	}
+	if len(exprs) == 0 {
+		return nil
+	}
+	err = w.AddExprs(ctx, exprs)
+	if errors.Is(err, store.ErrNotValid) && len(exprs) < len(p.Exprs) {
+		err = w.AddExprs(ctx, p.Exprs) // an input was deleted since
+	}
+	if err != nil {
+		return fmt.Errorf("instantiate: add derivations: %w", err)
+	}
 	return nil
+}
+
+func set(paths []store.Path) map[store.Path]bool {
+	is := make(map[store.Path]bool, len(paths))
+	for _, p := range paths {
+		is[p] = true
+	}
+	return is
 }
 
 // contents are the paths of what the plan carries whole.
@@ -128,7 +168,7 @@ func (e *evaluation) plan(targets []Target) *Plan {
 		}
 	}
 	for _, d := range reachable(roots) {
-		p.Exprs = append(p.Exprs, &Expr{Name: d.name + ".drv", Path: d.path, Text: d.expr.AppendText(nil), Kinds: d.kinds})
+		p.Exprs = append(p.Exprs, &Expr{Name: d.name + ".drv", Path: d.path, Kinds: d.kinds, expr: d.expr})
 		for path, o := range d.sources {
 			objects[path] = o
 		}

@@ -25,12 +25,25 @@ type memory struct {
 	mu    sync.Mutex
 	valid map[store.Path]bool
 	added []string
+	asked func() // nil, or what happens once it was said which expressions are missing
 }
 
 func newMemory(dir store.Dir) *memory { return &memory{dir: dir, valid: map[store.Path]bool{}} }
 
 func (m *memory) Missing(_ context.Context, paths []store.Path) ([]store.Path, error) {
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return m.valid[p] }), nil
+}
+
+func (m *memory) MissingExprs(ctx context.Context, exprs []*Expr) ([]store.Path, error) {
+	var paths []store.Path
+	for _, x := range exprs {
+		paths = append(paths, x.Path)
+	}
+	missing, err := m.Missing(ctx, paths)
+	if m.asked != nil {
+		m.asked()
+	}
+	return missing, err
 }
 
 func (m *memory) AddSource(_ context.Context, name string, dump func(io.Writer) error) (store.Path, error) {
@@ -63,12 +76,12 @@ func (m *memory) AddTexts(_ context.Context, texts []*Text) error {
 
 func (m *memory) AddExprs(_ context.Context, exprs []*Expr) error {
 	for _, x := range exprs {
-		e, err := storeexpr.Parse(x.Text)
+		e, err := storeexpr.Parse(x.Text())
 		if err != nil {
 			return err
 		}
 		d := e.(*storeexpr.Derivation)
-		if p, err := store.TextPath(m.dir, x.Name, x.Text, d.References()); err != nil || p != x.Path {
+		if p, err := store.TextPath(m.dir, x.Name, x.Text(), d.References()); err != nil || p != x.Path {
 			return fmt.Errorf("derivation %s would be %s (%w)", x.Path, p, err)
 		}
 		if err := m.add(x.Path, d.References()); err != nil {
@@ -83,7 +96,7 @@ func (m *memory) add(p store.Path, refs []store.Path) error {
 	defer m.mu.Unlock()
 	for _, r := range refs {
 		if !m.valid[r] {
-			return fmt.Errorf("%s refers to %s, which is not there", p, r)
+			return fmt.Errorf("%s refers to %s: %w", p, r, store.ErrNotValid)
 		}
 	}
 	m.valid[p] = true
@@ -132,8 +145,58 @@ func TestWrite(t *testing.T) {
 	if err := plan.Write(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"a.drv", "b.drv"}; !slices.Equal(m.added, want) {
-		t.Errorf("written again: %q, want the derivations only", m.added)
+	if len(m.added) > 0 {
+		t.Errorf("written again: %q", m.added)
+	}
+}
+
+// Of derivations with the same output, the last one that was written is the one that is
+// known to make it: also where only another one of them is missing.
+func TestWriteSameOutput(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"main.star": `
+sum = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+one = derivation("file", "/b", hash = sum, env = {"url": "one"})
+two = derivation("file", "/b", hash = sum, env = {"url": "two"})
+more = derivation("more", "/b")
+default = [one, two, more]
+`})
+	plan, err := Eval(t.Context(), Options{Dir: "/nix/store", File: filepath.Join(dir, "main.star")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMemory("/nix/store")
+	if err := plan.Write(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]string{{"file.drv", "file.drv"}, {"file.drv"}, {"more.drv"}} {
+		m.added = nil
+		delete(m.valid, plan.Exprs[i].Path)
+		if err := plan.Write(t.Context(), m); err != nil || !slices.Equal(m.added, want) {
+			t.Errorf("without the derivation %d: written %q, want %q (%v)", i, m.added, want, err)
+		}
+	}
+}
+
+// What was deleted after it was asked for is written all the same.
+func TestWriteDeletedMeanwhile(t *testing.T) {
+	_, plan := writeTree(t)
+	m := newMemory("/nix/store")
+	if err := plan.Write(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	m.added = nil
+	last := plan.Exprs[len(plan.Exprs)-1].Path
+	delete(m.valid, last)
+	m.asked = func() { delete(m.valid, plan.Exprs[0].Path) }
+	if err := plan.Write(t.Context(), m); err != nil || !slices.Equal(m.added, []string{"a.drv", "b.drv"}) {
+		t.Errorf("written: %q, %v", m.added, err)
+	}
+	// And if it is not that, the error is told.
+	delete(m.valid, last)
+	m.asked = func() { clear(m.valid) }
+	if err := plan.Write(t.Context(), m); !errors.Is(err, store.ErrNotValid) {
+		t.Errorf("without the sources: %v", err)
 	}
 }
 

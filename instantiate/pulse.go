@@ -64,7 +64,7 @@ func (e *evaluation) beat(t *starlark.Thread) {
 	case t.CallStackDepth() > maxCalls:
 		t.Cancel(fmt.Sprintf("more than %d functions call each other", maxCalls))
 	case t.Steps < e.look:
-	case heapSize() <= lookSize || allocated() <= e.room:
+	case heapSize() <= floorSize+lookSize || allocated() <= e.room:
 		e.look = t.Steps + sizeSteps
 	default:
 		d := &depths{}

@@ -13,10 +13,16 @@ const (
 	DefaultMaxOperation = 20 * time.Second
 )
 
+// floorSize is how much garbage an evaluation may make, at least, before it is collected:
+// most end sooner, and where the heap grows, it would be collected at each doubling. What
+// it takes is address space, and memory only as far as there is garbage.
+const floorSize = 64 << 20
+
 // watchPeriod is how often an evaluation is looked at.
 const watchPeriod = 50 * time.Millisecond
 
-// watch calls over, once, when the heap has grown by more than memory bytes, or when
+// watch calls over, once, when the heap has grown by more than memory bytes, beside the
+// floor that an evaluation has, or when
 // nothing was heard from the pulse while the process used its processors for the time
 // operation, until stop is called.
 func watch(memory uint64, operation time.Duration, p *pulse, over func(reason string)) (stop func()) {
@@ -33,7 +39,7 @@ func watch(memory uint64, operation time.Duration, p *pulse, over func(reason st
 				return
 			case <-tick.C:
 			}
-			if size := heapSize(); size > begin && size-begin > memory {
+			if size := heapSize(); size > begin && size-begin > floorSize+memory {
 				over(fmt.Sprintf("more than %d MiB of memory", memory>>20))
 				return
 			}

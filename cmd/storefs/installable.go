@@ -263,6 +263,22 @@ func (w planWriter) Missing(ctx context.Context, paths []store.Path) ([]store.Pa
 	return w.client.Missing(ctx, paths)
 }
 
+// MissingExprs: an owner that is too old for the question gets all of them, as it did.
+func (w planWriter) MissingExprs(ctx context.Context, exprs []*instantiate.Expr) ([]store.Path, error) {
+	declared := make([]daemon.Declaration, len(exprs))
+	for i, x := range exprs {
+		declared[i] = daemon.Declaration{Path: x.Path, Kinds: x.Kinds}
+	}
+	missing, err := w.client.MissingExprs(ctx, declared)
+	if errors.Is(err, daemon.ErrOtherVersion) {
+		missing, err = nil, nil
+		for _, x := range exprs {
+			missing = append(missing, x.Path)
+		}
+	}
+	return missing, err
+}
+
 func (w planWriter) AddSource(ctx context.Context, name string, dump func(io.Writer) error) (store.Path, error) {
 	info, err := addNAR(ctx, w.client, name, true, dump)
 	return info.Path, err
@@ -288,7 +304,7 @@ func (w planWriter) AddTexts(ctx context.Context, texts []*instantiate.Text) err
 func (w planWriter) AddExprs(ctx context.Context, exprs []*instantiate.Expr) error {
 	all := make([]daemon.Text, len(exprs))
 	for i, e := range exprs {
-		all[i] = daemon.Text{Name: e.Name, Text: e.Text, Kinds: e.Kinds}
+		all[i] = daemon.Text{Name: e.Name, Text: e.Text(), Kinds: e.Kinds}
 	}
 	paths, err := w.client.AddExprs(ctx, all)
 	if err != nil {

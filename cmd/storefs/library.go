@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"storefs/daemon"
+	"storefs/db"
 	"storefs/normaliser"
 	"storefs/state"
 	"storefs/store"
@@ -104,6 +105,27 @@ func (l *library) Missing(paths []store.Path) ([]store.Path, error) {
 		is[n] = true
 	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return !is[p.Base()] && !l.state.Lost(p) }), nil
+}
+
+func (l *library) MissingExprs(declared []daemon.Declaration) ([]store.Path, error) {
+	all := make([]db.Declaration, len(declared))
+	for i, d := range declared {
+		all[i] = db.Declaration{Drv: d.Path, Kinds: d.Kinds}
+	}
+	missing, err := l.state.DB().NotDeclared(all)
+	if err != nil {
+		return nil, err
+	}
+	is := make(map[store.Path]bool, len(missing))
+	for _, p := range missing {
+		is[p] = true
+	}
+	for _, d := range declared {
+		if !is[d.Path] && l.state.Lost(d.Path) {
+			missing = append(missing, d.Path)
+		}
+	}
+	return missing, nil
 }
 
 func (l *library) Related(_ context.Context, rel daemon.Relation, p store.Path) ([]store.Path, error) {
