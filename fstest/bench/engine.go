@@ -19,6 +19,7 @@ func (b *bench) engine() error {
 		run  func() error
 	}{
 		{"builds", b.builds},
+		{"instantiate", b.instantiate},
 		{"flat", b.flat},
 		{"order", b.order},
 		{"parse", b.parse},
@@ -57,6 +58,38 @@ func (b *bench) builds() error {
 		}
 	}
 	return nil
+}
+
+// instantiate: the expressions of a graph, from a Starlark file, beside Nix, from a file
+// in its language; and once more, when all are there.
+func (b *bench) instantiate() error {
+	if !haveNix() || b.nixRuns == 0 {
+		return nil
+	}
+	dir, busybox, err := b.tools()
+	if err != nil {
+		return err
+	}
+	last := shapes[len(shapes)-1]
+	g := newGraph(last.name, b.jobs, last.needs)
+	if err := g.write(dir, busybox); err != nil {
+		return err
+	}
+	var l *lab
+	var n *nixLab
+	file := filepath.Join(dir, g.name)
+	p := pair{
+		work: g.name + ", instantiate, a job", peer: "nix-instantiate", each: len(g.needs),
+		before:     func() (err error) { l, err = b.newFastLab(g.name); return err },
+		ours:       func() error { return l.run("instantiate", file+".star") },
+		beforePeer: func() (err error) { n, err = b.newNixLab(g.name); return err },
+		theirs:     func() error { _, err := n.instantiate(file + ".nix"); return err },
+	}
+	if err := b.measure(p, b.runs); err != nil {
+		return err
+	}
+	p.work, p.before, p.beforePeer = g.name+", instantiate again, a job", nil, nil
+	return b.measure(p, b.runs)
 }
 
 // tools makes a directory with the tools that jobs run, and tells where these

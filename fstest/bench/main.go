@@ -55,7 +55,7 @@ func main() {
 	runs := flag.Int("runs", 5, "runs of each command, after one that is not counted")
 	only := flag.String("only", "mount,million,promotion,sandbox,engine,gostd,prefetch,upgrade", "the parts to run")
 	data := flag.String("data", "auto", "the part mount: the ways (mount --data) to measure, separated by commas")
-	work := flag.String("work", "", "the parts mount and engine: a regular expression of the workloads (builds, flat, order, parse, registration, scan, ingest, touch) to run")
+	work := flag.String("work", "", "the parts mount and engine: a regular expression of the workloads (builds, instantiate, flat, order, parse, registration, scan, ingest, touch) to run")
 	paths := flag.Int("paths", 1_000_000, "the part million: how many")
 	jobs := flag.Int("jobs", 1000, "the part engine: derivations in a graph")
 	nix := flag.Int("nix", 1, "the part engine: runs of each graph by Nix; 0: none")
