@@ -115,7 +115,9 @@ func Eval(ctx context.Context, opts Options) (*Plan, error) {
 			}
 			done <- r
 		}()
-		r.plan, r.err = evaluate(ctx, thread, pulse, opts)
+		if r.plan, r.err = evaluate(ctx, thread, pulse, opts); r.plan != nil {
+			r.plan.floor = floor
+		}
 	}()
 	select {
 	case r := <-done:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,8 @@ type Plan struct {
 	External []string
 	// Unused are the names in Options.Args that no arg() asked for, sorted.
 	Unused []string
+
+	floor []byte // the evaluation's: to write the plan makes as much garbage
 }
 
 // Expr is a derivation to be written.
@@ -66,6 +69,7 @@ const uploads = 4
 // whose names do not tell what they declare of the kinds of their outputs, just what is
 // there with the same declaration.
 func (p *Plan) Write(ctx context.Context, w Writer) error {
+	defer runtime.KeepAlive(p.floor)
 	missing, err := w.Missing(ctx, p.contents())
 	if err != nil {
 		return fmt.Errorf("instantiate: ask what is missing: %w", err)
