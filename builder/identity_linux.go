@@ -11,10 +11,12 @@ import (
 )
 
 // As root, builders run as this user and group of the host, which own nothing
-// else: those that Nix's build users begin with.
+// else: in a range that distributions and systemd (UIDS-GIDS.md) leave unused, and user
+// namespaces of 65,536 have. They are none of Nix's build users, 30001 and up: a Nix ends
+// all that runs as one of those before and after each of its builds.
 const (
-	buildUser  = 30001
-	buildGroup = 30000
+	buildUser  = 61000
+	buildGroup = 61000
 )
 
 // identity is who builders are on the host, and how their user namespaces map
