@@ -296,7 +296,7 @@ func (f *file) apply(layers [2]*layer, at position, list []*entry) (r applied) {
 		}
 		// What is begun now keeps no page from being used again. It would keep the
 		// map from growing, for which this waited for ever.
-		if len(list) > 0 && tx.Size() < initialMmapSize/2 {
+		if len(list) > 0 && tx.Size() < f.views.mapped/2 {
 			if before, err = f.views.transact(false); err != nil {
 				return err
 			}

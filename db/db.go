@@ -19,14 +19,19 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"storefs/store"
 )
 
-// initialMmapSize is address space, not memory: a map that need not move while
-// the file grows lets writers commit beside readers of long standing, which
-// otherwise hold the old map and block the writer.
-const initialMmapSize = 4 << 30
+const (
+	// initialMmapSize is address space, not memory: a map that need not move while
+	// the file grows lets writers commit beside readers of long standing, which
+	// otherwise hold the old map and block the writer.
+	initialMmapSize = 4 << 30
+	// smallMmapSize is what it is where a process may not have as much (ulimit -v).
+	smallMmapSize = 256 << 20
+)
 
 // ErrClosed: the database was closed while, or before, it was asked.
 var ErrClosed = errors.New("the database is closed")
@@ -53,8 +58,9 @@ type Options struct {
 	// registrations of that commit.
 	Barrier func() error
 
-	rest  time.Duration // see restTime; 0: that
-	pages int           // see logPages; 0: that
+	rest   time.Duration // see restTime; 0: that
+	pages  int           // see logPages; 0: that
+	mapped int           // see initialMmapSize; 0: that
 }
 
 // DB is an open database. All methods may be called concurrently; none may be
@@ -85,7 +91,14 @@ type DB struct {
 // store.ErrInUse when another process keeps the file beyond
 // Options.LockTimeout, ErrVersion, or ErrDamaged.
 func Open(path string, dir store.Dir, opts Options) (*DB, error) {
-	b, disk, err := openFile(path, opts)
+	mapped := cmp.Or(opts.mapped, initialMmapSize)
+	b, disk, err := openMapped(path, opts, mapped)
+	if errors.Is(err, unix.ENOMEM) {
+		mapped = smallMmapSize
+		if b, disk, err = openMapped(path, opts, mapped); errors.Is(err, unix.ENOMEM) {
+			err = fmt.Errorf("%w: it needs %d MiB of address space (ulimit -v)", err, mapped>>20)
+		}
+	}
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) && pathErr.Path == path {
 		err = pathErr.Err // the path is named once
 	}
@@ -93,6 +106,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d := newDB(b, disk, path, dir, opts)
+	d.mapped = int64(mapped)
 	err = guard(func() error { return d.prepare(opts.Create) })
 	if err == nil {
 		err = d.restore(cmp.Or(opts.rest, restTime), cmp.Or(opts.pages, logPages))
@@ -107,7 +121,7 @@ func Open(path string, dir store.Dir, opts Options) (*DB, error) {
 
 func newDB(b *bolt.DB, disk *os.File, path string, dir store.Dir, opts Options) *DB {
 	return &DB{
-		views: views{bolt: b, disk: disk}, path: path, dir: dir, barrier: opts.Barrier,
+		views: views{bolt: b, disk: disk, mapped: initialMmapSize}, path: path, dir: dir, barrier: opts.Barrier,
 		uses:    uses{used: make(map[string]int64)},
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
@@ -115,6 +129,10 @@ func newDB(b *bolt.DB, disk *os.File, path string, dir store.Dir, opts Options) 
 }
 
 func openFile(path string, opts Options) (*bolt.DB, *os.File, error) {
+	return openMapped(path, opts, initialMmapSize)
+}
+
+func openMapped(path string, opts Options, mapped int) (*bolt.DB, *os.File, error) {
 	if !opts.Create {
 		if err := checkFile(path); err != nil {
 			return nil, nil, err
@@ -129,7 +147,7 @@ func openFile(path string, opts Options) (*bolt.DB, *os.File, error) {
 	err := guard(func() (err error) {
 		b, err = bolt.Open(path, 0o600, &bolt.Options{
 			Timeout:         timeout,
-			InitialMmapSize: initialMmapSize,
+			InitialMmapSize: mapped,
 			// Reading the free list back costs seconds at a million paths if it
 			// is not kept in the file; as an array it commits three times
 			// faster than as a map.

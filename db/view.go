@@ -16,7 +16,9 @@ import (
 type views struct {
 	bolt *bolt.DB
 	disk *os.File // bbolt's own
-	over atomic.Pointer[overlay]
+	// mapped is how large the file may become, at least, before bbolt has to map it anew.
+	mapped int64
+	over   atomic.Pointer[overlay]
 
 	// stuck: bbolt panicked where it had locks that nobody can let go. Whatever
 	// takes them would wait for ever, so nothing is begun or ended any more.
