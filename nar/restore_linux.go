@@ -2,6 +2,7 @@ package nar
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -16,7 +17,7 @@ import (
 // RestoreOptions bounds what Restore does.
 type RestoreOptions struct {
 	MaxSize int64 // of the archive in bytes; 0 is no bound
-	// File, if set, is told of every file as it is written.
+	// File, if set, is told of every file when it is written.
 	File FileFunc
 }
 
@@ -49,6 +50,14 @@ func (w *restorer) restore(dest string) (err error) {
 		}
 	}()
 	defer w.dirs.close()
+	defer func() {
+		if w.writers == nil {
+			return
+		}
+		if e := w.writers.close(); e != nil {
+			err = e // which comes first in the archive
+		}
+	}()
 	for {
 		e, err := w.r.Next()
 		if err != nil && err != io.EOF {
@@ -79,7 +88,12 @@ type restorer struct {
 	told FileFunc
 	made bool // something, so what is at the destination is its own
 	dirs lineage
+	ends []*ending // of those
 	buf  []byte
+
+	files   int      // so many were begun
+	writers *writers // nil: there are none yet, or at all
+	alone   bool     // there are none at all
 }
 
 func (w *restorer) make(at *dir, name string, e Entry) error {
@@ -95,10 +109,12 @@ func (w *restorer) make(at *dir, name string, e Entry) error {
 		if err == nil && w.told != nil && at.parent != nil {
 			w.told(at.inside(name), e.Kind, sha256.Sum256([]byte(e.Target)))
 		}
-	case store.KindRegular:
-		return w.file(at, name, e.Kind, 0o444) // errors of the archive say where they are
-	case store.KindExecutable:
-		return w.file(at, name, e.Kind, 0o555)
+	case store.KindRegular, store.KindExecutable: // errors of the archive say where they are
+		w.files++
+		if at.parent != nil && e.Size <= maxAside && w.hasWriters() {
+			return w.putAside(at, name, e)
+		}
+		return w.file(at, name, e.Kind)
 	}
 	return insideError(at.inside(name), err)
 }
@@ -113,28 +129,61 @@ func (w *restorer) enter(at *dir, name string) error {
 		return os.NewSyscallError("open", err)
 	}
 	w.dirs.push(d)
+	e := new(ending)
+	e.left.Store(1)
+	w.ends = append(w.ends, e)
 	return nil
 }
 
-// leave ends the innermost directory.
+// leave ends the innermost directory, as soon as its files are written.
 func (w *restorer) leave() error {
-	d := w.dirs.top()
-	err := os.NewSyscallError("chmod", unix.Fchmod(d.fd, 0o555))
-	if err == nil {
-		err = setTime(d, ".")
-	}
-	if err != nil {
-		return insideError(d.path(), err)
+	e := w.ends[len(w.ends)-1]
+	w.ends = w.ends[:len(w.ends)-1]
+	e.dir = w.dirs.top()
+	e.dir.hold()
+	if err := e.leave(); err != nil {
+		return err
 	}
 	return w.dirs.pop()
 }
 
-func (w *restorer) file(at *dir, name string, kind store.Kind, mode uint32) error {
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(at.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	})
+// hasWriters reports whether there are any, who are not begun before they are needed.
+func (w *restorer) hasWriters() bool {
+	if w.writers == nil && !w.alone {
+		w.writers = newWriters(w.told)
+		w.alone = w.writers == nil
+	}
+	return !w.alone
+}
+
+// putAside leaves a file to the writers.
+func (w *restorer) putAside(at *dir, name string, e Entry) error {
+	if w.writers.failed.Load() {
+		return errAside
+	}
+	f := <-w.writers.free
+	if int64(cap(f.contents)) < e.Size {
+		f.contents = make([]byte, e.Size)
+	}
+	f.contents = f.contents[:e.Size]
+	if _, err := io.ReadFull(w.r, f.contents); err != nil {
+		return err
+	}
+	f.index, f.at, f.name, f.kind = w.files, at, name, e.Kind
+	at.hold()
+	f.in = w.ends[len(w.ends)-1]
+	f.in.left.Add(1)
+	w.writers.jobs <- f
+	return nil
+}
+
+// errAside: why, the writers tell.
+var errAside = errors.New("a file could not be written")
+
+func (w *restorer) file(at *dir, name string, kind store.Kind) error {
+	fd, err := create(at, name)
 	if err != nil {
-		return insideError(at.inside(name), os.NewSyscallError("create", err))
+		return insideError(at.inside(name), err)
 	}
 	w.made = true
 	defer unix.Close(fd)
@@ -147,12 +196,8 @@ func (w *restorer) file(at *dir, name string, kind store.Kind, mode uint32) erro
 		if h != nil {
 			h.Write(w.buf[:n])
 		}
-		for b := w.buf[:n]; len(b) > 0; {
-			written, err := retry(func() (int, error) { return unix.Write(fd, b) })
-			if err != nil {
-				return insideError(at.inside(name), os.NewSyscallError("write", err))
-			}
-			b = b[written:]
+		if err := writeAll(fd, w.buf[:n]); err != nil {
+			return insideError(at.inside(name), err)
 		}
 		if readErr == io.EOF {
 			break
@@ -161,10 +206,7 @@ func (w *restorer) file(at *dir, name string, kind store.Kind, mode uint32) erro
 			return readErr
 		}
 	}
-	if err = os.NewSyscallError("chmod", unix.Fchmod(fd, mode)); err == nil {
-		err = setTime(at, name)
-	}
-	if err == nil && h != nil {
+	if err = finish(at, name, fd, kind); err == nil && h != nil {
 		w.told(at.inside(name), kind, [sha256.Size]byte(h.Sum(nil)))
 	}
 	return insideError(at.inside(name), err)

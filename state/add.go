@@ -41,7 +41,8 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 	if content == nil {
 		return store.Info{}, fmt.Errorf("hash algorithm %q: not one of md5, sha1, sha256, sha512", algo)
 	}
-	if recursive {
+	narHash := recursive && algo == store.SHA256 // that is what restore computes
+	if recursive && !narHash {
 		r = io.TeeReader(r, content)
 	}
 	since := s.since()
@@ -56,7 +57,10 @@ func (s *State) addNAR(ctx context.Context, name string, recursive bool, algo st
 			return store.Info{}, err
 		}
 	}
-	h := store.Hash{Algo: algo, Sum: string(content.Sum(nil))}
+	h := sum.Hash
+	if !narHash {
+		h = store.Hash{Algo: algo, Sum: string(content.Sum(nil))}
+	}
 	p, err := store.FixedPath(s.store, recursive, h, name, nil, false)
 	if err != nil {
 		return store.Info{}, err
