@@ -190,7 +190,7 @@ func sqlite(file, script string) error {
 }
 
 // ingest: an output of one large file beside SHA-256 alone; one of many small
-// ones beside what a shell would do.
+// ones beside what a shell would do, and these as a source beside Nix.
 func (b *bench) ingest() error {
 	tree := filepath.Join(b.fast, "ingest")
 	if err := os.MkdirAll(tree, 0o755); err != nil {
@@ -246,9 +246,23 @@ func (b *bench) ingest() error {
 	if haveNix() {
 		peer, command = "nix-store --dump | sha256sum", "nix-store --dump '"+tree+"/many' | sha256sum"
 	}
-	return b.measure(pair{
+	if err := b.measure(pair{
 		work: fmt.Sprintf("ingest of %d files, 100 candidates", files), peer: peer,
 		ours: ingest(tree + "/many"), theirs: func() error { return do("/", nil, "sh", "-c", command) },
+	}, b.runs); err != nil {
+		return err
+	}
+	if !haveNix() {
+		return nil
+	}
+	var l *lab
+	var n *nixLab
+	return b.measure(pair{
+		work: fmt.Sprintf("add a directory of %d files", files), peer: "nix-store --add",
+		before:     func() (err error) { l, err = b.newFastLab("add"); return err },
+		ours:       func() error { return l.run("add", tree+"/many") },
+		beforePeer: func() (err error) { n, err = b.newNixLab("add"); return err },
+		theirs:     func() error { return do("/", n.env(), "nix-store", "--add", tree+"/many") },
 	}, b.runs)
 }
 
