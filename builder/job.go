@@ -27,8 +27,9 @@ type Job struct {
 	// output that is of another kind fails the build.
 	Kinds  map[store.Path]store.Kind
 	Limits Limits
-	// KeepFailed leaves the scratch directory of a failed build in place.
-	KeepFailed bool
+	// KeepFailed is asked when a build has failed whose builder ran: whether its scratch
+	// directory stays. nil: it does not.
+	KeepFailed func() bool
 	// Wanted, if not nil, is closed when somebody waits for the build. Until then
 	// it takes only the time that nobody else has a use for.
 	Wanted <-chan struct{}

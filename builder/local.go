@@ -240,7 +240,7 @@ func (l *Local) Build(ctx context.Context, job Job) (*Result, error) {
 		return nil, fmt.Errorf("build %s: %w: %w", job.Drv, store.ErrCancelled, cause)
 	}
 	f := b.failure(err)
-	if job.KeepFailed && b.ran {
+	if b.ran && job.KeepFailed != nil && job.KeepFailed() {
 		f.Kept, err = b.keep()
 		if err != nil {
 			f.Message += fmt.Sprintf(" (and its scratch directory cannot be kept: %v)", err)

@@ -10,6 +10,34 @@ import (
 	"time"
 )
 
+// A lookup began the build; who joined it wants to see what it leaves, and is told where.
+func TestKeepFailedOfWhatALookupBegan(t *testing.T) {
+	l := newLab(t)
+	l.messages()
+	body, release := l.held("fails", "echo left > file; exit 7")
+	file := l.star("a.star", body)
+	out := l.outputs(file + ":fails")[0]
+	l.serve(l.gates())
+	lookup := l.stuck(out, 1)[0]
+	build := make(chan result, 1)
+	cmd := l.command("build", "--keep-failed", file+":fails")
+	go func() { build <- run(t, cmd) }()
+	waitFor(t, "both", func() bool { return len(l.waiters()) == 2 })
+	release()
+	r := <-build
+	if err := lookup.Wait(); err == nil {
+		t.Error("the lookup succeeded")
+	}
+	kept, _ := filepath.Glob(l.State + "/builds/kept-*")
+	if len(kept) != 1 || r.status != 100 || !strings.Contains(r.stderr, "kept: "+kept[0]+"\n") {
+		t.Fatalf("exit status %d, kept %q: %s", r.status, kept, r.stderr)
+	}
+	if b, err := os.ReadFile(kept[0] + "/build/file"); string(b) != "left\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	l.stop()
+}
+
 func TestFailingBuild(t *testing.T) {
 	l := newLab(t)
 	file := l.star("a.star", `

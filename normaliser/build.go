@@ -186,7 +186,7 @@ func (n *Normaliser) run(ctx context.Context, j *job, d *storeexpr.Derivation, i
 		Era:        era,
 		Kinds:      kinds,
 		Limits:     j.origin.limits,
-		KeepFailed: j.origin.keepFailed,
+		KeepFailed: func() bool { return n.keepsFailed(j) },
 		Wanted:     j.wanted,
 		Turn:       j.run.turn(),
 		Pool:       j.pool,
@@ -286,7 +286,7 @@ func (n *Normaliser) check(ctx context.Context, j *job) error {
 			Builder: d.Builder,
 			LogFile: res.LogFile,
 		}
-		if j.origin.keepFailed {
+		if n.keepsFailed(j) {
 			if f.Kept, err = res.Keep(); err != nil {
 				f.Message += fmt.Sprintf(" (and its scratch directory cannot be kept: %v)", err)
 			}

@@ -1,9 +1,11 @@
 package normaliser
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,21 +281,78 @@ func TestLimitsComeFromTheFirst(t *testing.T) {
 		n := w.start(t, 1)
 		go n.Realise(t.Context(), Request{Targets: []store.Path{path("b")}, Limits: builder.Limits{Timeout: time.Minute}})
 		synctest.Wait()
-		r := Request{Targets: []store.Path{a}, KeepFailed: true, Limits: builder.Limits{MaxLog: 5}}
+		r := Request{Targets: []store.Path{a}, Limits: builder.Limits{MaxLog: 5}}
 		if _, err := n.Realise(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 		b, top := w.jobs["b"], w.jobs["a"]
-		if b.Limits.Timeout != time.Minute || b.KeepFailed || b.Kinds[path("b")] != store.KindSymlink {
+		if b.Limits.Timeout != time.Minute || b.Kinds[path("b")] != store.KindSymlink {
 			t.Errorf("b: %+v", b)
 		}
-		if top.Limits.MaxLog != 5 || !top.KeepFailed {
+		if top.Limits.MaxLog != 5 {
 			t.Errorf("a: %+v", top)
 		}
 		if len(top.Inputs) != 1 || top.Inputs[0].Path != path("b") {
 			t.Errorf("inputs of a: %v", top.Inputs)
 		}
 	})
+}
+
+// What a failed build leaves is kept for whoever waits for it then and wants that, and
+// for nobody else, whoever wanted the build first.
+func TestKeepFailedIsOfWhoeverWaits(t *testing.T) {
+	type caller struct {
+		target string
+		keep   bool
+		from   time.Duration // when it comes
+		until  time.Duration // when it goes, if it does before the end
+	}
+	const second = time.Second
+	for name, c := range map[string]struct {
+		callers []caller
+		kept    string
+	}{
+		"nobody wants it":            {callers: []caller{{target: "low"}}},
+		"who came first":             {callers: []caller{{target: "low", keep: true}, {target: "low", from: second}}, kept: "/kept/low"},
+		"who joined":                 {callers: []caller{{target: "low"}, {target: "low", keep: true, from: second}}, kept: "/kept/low"},
+		"who joined for another":     {callers: []caller{{target: "low"}, {target: "top", keep: true, from: second}}, kept: "/kept/low"},
+		"who came first has gone":    {callers: []caller{{target: "low", keep: true, until: 2 * second}, {target: "top", from: second}}},
+		"who joined has gone":        {callers: []caller{{target: "low"}, {target: "top", keep: true, from: second, until: 2 * second}}},
+		"who waits for another goal": {callers: []caller{{target: "low"}, {target: "other", keep: true, from: second}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.drv("top", "middle")
+				w.drv("middle", "low")
+				w.drv("low")
+				w.drv("other")
+				w.takes["low"], w.fails["low"] = 10*second, true
+				w.takes["other"] = 20 * second
+				n := w.start(t, 2)
+				var all sync.WaitGroup
+				for _, caller := range c.callers {
+					all.Go(func() {
+						time.Sleep(caller.from)
+						ctx := t.Context()
+						if caller.until > 0 {
+							var cancel context.CancelFunc
+							ctx, cancel = context.WithTimeout(ctx, caller.until-caller.from)
+							defer cancel()
+						}
+						_, err := n.Realise(ctx, Request{Targets: []store.Path{path(caller.target)}, KeepFailed: caller.keep, Orphans: Orphans{Cancel: true}})
+						if caller.until > 0 || caller.target == "other" {
+							return
+						}
+						if f, ok := errors.AsType[*store.Failure](err); !ok || f.Path != path("low.drv") || f.Kept != c.kept {
+							t.Errorf("%s: %+v, want it kept at %q", caller.target, err, c.kept)
+						}
+					})
+				}
+				all.Wait()
+			})
+		})
+	}
 }
 
 func TestCheck(t *testing.T) {

@@ -659,10 +659,14 @@ func (w *world) Build(ctx context.Context, j builder.Job) (*builder.Result, erro
 		}
 	}
 	if fails {
-		return nil, &store.Failure{
+		f := &store.Failure{
 			Path: j.Drv, Cause: store.CauseBuilder, Message: "builder failed with exit status 7",
 			Status: 7, Builder: "/b", Log: []string{"oh no"}, Time: time.Now(),
 		}
+		if j.KeepFailed() {
+			f.Kept = "/kept/" + name
+		}
+		return nil, f
 	}
 	if made, ok := w.mistaken[name]; ok {
 		message := "hash mismatch"

@@ -107,8 +107,7 @@ const (
 
 // origin is what a goal takes from the request that first wanted it.
 type origin struct {
-	limits     builder.Limits
-	keepFailed bool
+	limits builder.Limits
 }
 
 // edge is one need. Dead edges stay in the lists of both ends until these are

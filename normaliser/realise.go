@@ -326,7 +326,7 @@ func (gr *graph) begin(req *request, p *plan, index []int32) bool {
 		gr.observe(req)
 		f |= req.observer
 	}
-	o := &origin{limits: req.Limits, keepFailed: req.KeepFailed}
+	o := &origin{limits: req.Limits}
 	gr.merge(p, o, nil, func(goals []*goal) {
 		for _, i := range index {
 			if i == realised {

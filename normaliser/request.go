@@ -33,9 +33,11 @@ type Request struct {
 	Background bool
 	// Jobs raises the number of slots while the request lives. Zero leaves it.
 	Jobs int
-	// Limits, KeepFailed apply to the goals that no earlier request wanted. What ends by
+	// Limits apply to the goals that no earlier request wanted. What ends by
 	// stricter limits of another one is asked for again.
-	Limits     builder.Limits
+	Limits builder.Limits
+	// KeepFailed keeps the scratch directories of goals that fail while the request
+	// waits for them, whoever wanted them first.
 	KeepFailed bool
 	// Check builds the targets again although they are valid, and compares.
 	Check bool

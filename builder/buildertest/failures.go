@@ -25,6 +25,8 @@ func (w *World) expect(f *store.Failure, cause store.Cause, part string) {
 	}
 }
 
+func always() bool { return true }
+
 // failureTests are about builders that fail.
 func failureTests() tests {
 	return tests{
@@ -96,7 +98,7 @@ func failureTests() tests {
 			}
 		},
 		"keep": func(w *World) {
-			job := w.Job("keep", `echo > $out; echo kept > file; mkdir -p d; echo > d/f; chmod 0 d; ln -s /etc/passwd link; exit 1`, func(j *builder.Job) { j.KeepFailed = true })
+			job := w.Job("keep", `echo > $out; echo kept > file; mkdir -p d; echo > d/f; chmod 0 d; ln -s /etc/passwd link; exit 1`, func(j *builder.Job) { j.KeepFailed = always })
 			f := w.Failed(job)
 			w.expect(f, store.CauseBuilder, "exit status 1")
 			if strings.Contains(f.Message, "cannot") {
@@ -196,7 +198,7 @@ func limitTests() tests {
 			ctx, cancel := context.WithCancelCause(w.T.Context())
 			gone := errors.New("nobody wants it")
 			job := w.Job("cancel", forever, func(j *builder.Job) {
-				j.KeepFailed = true
+				j.KeepFailed = always
 				j.Log = func([]byte) { cancel(gone) }
 			})
 			_, err := w.Builder.Build(ctx, job)

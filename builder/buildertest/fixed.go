@@ -60,7 +60,7 @@ func fixedTests() tests {
 		},
 		"fixed and other, kept": func(w *World) {
 			job := fixed(w, "other", "sha256", flat, `echo other > $out`)
-			job.KeepFailed = true
+			job.KeepFailed = always
 			f := w.Failed(job)
 			defer os.RemoveAll(f.Kept)
 			var there []string
@@ -117,7 +117,7 @@ func fixedTests() tests {
 		},
 		"fixed and other, kept with the scratch directory": func(w *World) {
 			job := fixed(w, "kept", "sha256", flat, `echo other > $out`)
-			job.KeepFailed = true
+			job.KeepFailed = always
 			taken := filepath.Join(w.Options.Real, "taken")
 			defer os.Remove(taken)
 			job.Mismatch = func(made builder.Output) error { return os.Rename(made.Scratch, taken) }

@@ -22,7 +22,7 @@ type buildCmd struct {
 	Installables []string `arg:"" name:"installable" help:"FILE.star[:TARGET], a store expression, an output path or a path below one, or a .drv or .store file."`
 
 	KeepGoing      bool `short:"k" help:"When something failed, still build what does not need it."`
-	KeepFailed     bool `help:"Keep the scratch directory of a failed build, and say where it is; delete removes it."`
+	KeepFailed     bool `help:"Keep the scratch directory of a build that fails, also of one that another command or a lookup began, and say where it is; delete removes it."`
 	DryRun         bool `short:"n" xor:"check" help:"Say what would be built or substituted, and do nothing."`
 	Check          bool `xor:"check" help:"Build what is realised already again, and compare (exit status 104 if it differs)."`
 	PrintBuildLogs bool `short:"L" help:"Show what builders write."`
