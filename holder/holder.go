@@ -69,6 +69,9 @@ const (
 	// upgradeTime is how long a new program may take until it can begin, which is
 	// nothing but its start: what takes that long will not.
 	upgradeTime = 30 * time.Second
+	// slowness is how long what was said may take to be written when nothing else is
+	// left to do: where somebody reads, it is there by then.
+	slowness = time.Second
 	// answerTime is how long a holder may take to answer what it answers at once.
 	answerTime = time.Second
 )

@@ -11,6 +11,8 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"storefs/outlet"
 )
 
 // Options of Run.
@@ -40,6 +42,7 @@ type holder struct {
 	deaths   int  // in a row
 	stopping bool // a signal came
 	told     bool // the service manager knows that the mount is ready
+	out      *outlet.Outlet
 
 	events  chan any
 	signals chan os.Signal
@@ -72,6 +75,7 @@ func Run(o Options) int {
 		events:  make(chan any),
 		signals: make(chan os.Signal, 8),
 	}
+	defer h.flush()
 	h.UpgradeTime = cmp.Or(h.UpgradeTime, upgradeTime)
 	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	// Who is called so hears signals: those before this would have ended it.
@@ -114,8 +118,19 @@ func environment() []string {
 	return env
 }
 
+// say waits for nobody who reads: callers of the mount wait for this process.
 func (h *holder) say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "storefs: "+format+"\n", args...)
+	if h.out == nil {
+		h.out = outlet.New(os.Stderr, os.Stderr)
+	}
+	fmt.Fprintf(h.out, "storefs: "+format+"\n", args...)
+}
+
+// flush ends what was said, before the process ends, or becomes another program.
+func (h *holder) flush() {
+	if h.out != nil {
+		h.out.Flush(slowness)
+	}
 }
 
 // start starts a server in the place of none.

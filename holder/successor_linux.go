@@ -33,6 +33,7 @@ func (h *holder) become(program string) (status int, end bool) {
 			return status, end
 		}
 	}
+	h.flush()
 	// What is not heard now is lost: Go lets no signal wait for the next program.
 	select {
 	case s := <-h.signals:

@@ -21,6 +21,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+
+	"storefs/outlet"
 )
 
 // app is what all commands share.
@@ -30,6 +32,7 @@ type app struct {
 	hard     context.Context // ends with the signal after the one that ends the command
 	draining atomic.Bool     // the command has ended, and others are waited for
 	unread   atomic.Bool     // nobody reads stderr
+	outlet   *outlet.Outlet  // for stderr, of a server; nil: a command waits for who reads it
 	patience time.Duration   // see connect; zero is what that says
 
 	stdin  *os.File

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"storefs/outlet"
 )
 
 // flow is a file that a command reads, or writes, as much of as there is. Who is
@@ -77,8 +80,8 @@ type news struct {
 	unread *atomic.Bool
 }
 
-// slowness is how long something said may still take when a signal has come: where
-// somebody reads, it is there by then.
+// slowness is how long something said may still take when a signal has come, or a server
+// ends: where somebody reads, it is there by then.
 const slowness = time.Second
 
 func (w news) Write(p []byte) (int, error) {
@@ -107,4 +110,19 @@ func (w news) Write(p []byte) (int, error) {
 }
 
 // news is for stderr.
-func (a *app) news() news { return news{a, a.stderr, &a.unread} }
+func (a *app) news() io.Writer {
+	if a.outlet != nil {
+		return a.outlet
+	}
+	return news{a, a.stderr, &a.unread}
+}
+
+// serves has what this process says from here on keep nobody waiting: it is a server.
+func (a *app) serves() { a.outlet = outlet.New(a.stderr, messages(a)) }
+
+// flush ends that, before the process does.
+func (a *app) flush() {
+	if a.outlet != nil {
+		a.outlet.Flush(slowness)
+	}
+}

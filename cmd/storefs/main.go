@@ -61,5 +61,6 @@ func run() int {
 	if err != nil {
 		a.report(err)
 	}
+	a.flush()
 	return exitStatus(err)
 }

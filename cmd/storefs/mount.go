@@ -48,7 +48,7 @@ type mountCmd struct {
 }
 
 func (*mountCmd) Help() string {
-	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM, SIGHUP), or until "storefs umount". Readiness is told to systemd (sd_notify).
+	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM, SIGHUP), or until "storefs umount". Readiness is told to systemd (sd_notify). Messages go to stderr; where that is a pipe that nobody reads, they keep nothing waiting: the last ones are dropped, and counted.
 
 Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
 
@@ -82,7 +82,8 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		}
 		return c.background(ctx, a)
 	}
-	meter := progress.Start(progress.For(a.stderr, messages(a), false))
+	a.serves()
+	meter := progress.Start(progress.For(a.stderr, a.outlet, false))
 	defer meter.Close()
 	link, err := holder.Connect(append([]string{"storefs"}, os.Args[1:]...), meter.Say)
 	if err != nil {
@@ -99,6 +100,7 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 	}
 	if link == nil && c.Survive {
 		meter.Close()
+		a.flush()
 		// The next program would not hear of a signal that has come: from here on
 		// one ends this process.
 		signal.Reset(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
