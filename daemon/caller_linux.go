@@ -35,6 +35,9 @@ func callerOf(ctx context.Context) *normaliser.Caller {
 
 // peer is the process that connected, as the kernel says.
 func peer(c net.Conn) *normaliser.Caller {
+	if ours, ok := c.(*conn); ok {
+		c = ours.Conn
+	}
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return nil

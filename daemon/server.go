@@ -120,7 +120,7 @@ func (s *Server) closing(err error) error {
 
 // Serve answers until Close has ended. It returns nil then.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(listener{l, s}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -152,8 +152,8 @@ func (s *Server) Drain(ctx context.Context, waiting func(clients int)) {
 	s.Close()
 }
 
-// Close cancels all requests, and waits until each was answered so or its
-// connection is gone.
+// Close cancels all requests, and waits until each was answered so, its client does not
+// read that, or its connection is gone.
 func (s *Server) Close() {
 	s.cancel(ErrClosing)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

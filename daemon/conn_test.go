@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"storefs/event"
+	"storefs/normaliser"
+)
+
+// pipes is a listener whose connections are in this process's memory, and hold nothing.
+type pipes struct {
+	accepted chan net.Conn
+	closed   chan struct{}
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accepted:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error {
+	select {
+	case <-l.closed:
+	default:
+		close(l.closed)
+	}
+	return nil
+}
+
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// dial is the client's end of a new connection, over which request was sent.
+func (l *pipes) dial(t *testing.T, request string) net.Conn {
+	ours, theirs := net.Pipe()
+	l.accepted <- theirs
+	t.Cleanup(func() { ours.Close() })
+	if _, err := io.WriteString(ours, request); err != nil {
+		t.Fatal(err)
+	}
+	return ours
+}
+
+func (f *fake) servePipes(t *testing.T) (*Server, *pipes) {
+	l := &pipes{accepted: make(chan net.Conn), closed: make(chan struct{})}
+	s := f.server()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return s, l
+}
+
+// Who does not read, or asks nothing, does not keep the owner from its end.
+func TestEndOfWhoDoesNotRead(t *testing.T) {
+	for name, request := range map[string]string{
+		"watches":       "GET " + prefix + "watch HTTP/1.1\r\nHost: storefs\r\n\r\n",
+		"asks":          "GET " + prefix + "status HTTP/1.1\r\nHost: storefs\r\n\r\n",
+		"says nothing":  "",
+		"stops to read": "GET " + prefix + "watch HTTP/1.1\r\nHost: storefs\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				s, l := f.servePipes(t)
+				c := l.dial(t, request)
+				if name == "stops to read" {
+					if _, err := c.Read(make([]byte, 100)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+				f.events.Publish(event.Event{Kind: event.Log, Goal: path("a.drv")})
+				began := time.Now()
+				s.Close()
+				if took := time.Since(began); took >= time.Second {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// Who reads slowly has all of the answer that it waits for.
+func TestEndOfWhoReadsSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		const targets = 1000
+		f.realise = func(ctx context.Context, _ normaliser.Request) (*normaliser.Result, error) {
+			<-ctx.Done()
+			return &normaliser.Result{Targets: make([]normaliser.Target, targets)}, context.Cause(ctx)
+		}
+		s, l := f.servePipes(t)
+		c := l.dial(t, fmt.Sprintf("POST %srealise HTTP/1.1\r\nHost: storefs\r\nContent-Length: 2\r\n\r\n{}", prefix))
+		synctest.Wait()
+		var closing sync.WaitGroup
+		defer closing.Wait()
+		closing.Go(s.Close)
+		res, err := http.ReadResponse(bufio.NewReader(slowly{c}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		if n := strings.Count(string(b), `"realised":false`); n != targets || !strings.Contains(string(b), ErrClosing.Error()) || err != nil {
+			t.Errorf("%d targets, %v: …%s", n, err, b[max(0, len(b)-200):])
+		}
+	})
+}
+
+// slowly reads, after a while each time.
+type slowly struct{ r io.Reader }
+
+func (s slowly) Read(p []byte) (int, error) {
+	time.Sleep(unreadTime * 3 / 4)
+	return s.r.Read(p)
+}
