@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"storefs/tree"
 )
@@ -103,46 +101,6 @@ func (s *State) setAside(path, name, trash string) error {
 func (s *State) Swept() error {
 	<-s.swept
 	return s.sweepErr
-}
-
-// keptPrefix begins the names in builds/ of failed builds that their user wanted
-// to look at. They are his to remove.
-const keptPrefix = "kept-"
-
-// Kept are those of the state directory dir.
-func Kept(dir string) ([]string, error) {
-	builds := filepath.Join(dir, "builds")
-	entries, err := os.ReadDir(builds)
-	if err != nil {
-		return nil, fmt.Errorf("look for what was kept: %w", err)
-	}
-	var kept []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), keptPrefix) {
-			kept = append(kept, filepath.Join(builds, e.Name()))
-		}
-	}
-	return kept, nil
-}
-
-// IsKept reports whether path, which need not be there and is not looked at, is the name of
-// one.
-func IsKept(dir, path string) bool {
-	path, err := filepath.Abs(path)
-	if err != nil || !strings.HasPrefix(filepath.Base(path), keptPrefix) {
-		return false
-	}
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return false
-	}
-	real, _ := filepath.EvalSymlinks(dir) // builds are told that one
-	builds := filepath.Dir(path)
-	return builds == filepath.Join(dir, "builds") || builds == filepath.Join(real, "builds")
-}
-
-func notKept(names []string) ([]string, error) {
-	return slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, keptPrefix) }), nil
 }
 
 // sweepDir removes those entries of dir that choose picks.

@@ -1,4 +1,4 @@
-// Package tree removes file trees that builders and store objects leave: read-only,
+// Package tree removes, and measures, file trees that builders and store objects leave: read-only,
 // closed, or deeper than a path can name. It knows nothing of stores.
 package tree
 

@@ -119,6 +119,16 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestByteCount(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 1023: "1023 B", 1 << 10: "1.0 KiB", 1536: "1.5 KiB", 1<<20 - 1: "1.0 MiB", 1<<20 - 100: "1023.9 KiB", 5 << 40: "5.0 TiB", 1<<63 - 1: "8.0 EiB",
+	} {
+		if got := byteCount(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
 func TestSize(t *testing.T) {
 	for in, want := range map[string]size{"0": 0, "17": 17, "64K": 64 << 10, "10m": 10 << 20, "1G": 1 << 30} {
 		var s size

@@ -20,17 +20,21 @@ import (
 )
 
 type statusCmd struct {
-	Watch          bool `short:"w" help:"Go on showing what happens until interrupted, or until the owner of the store ends, if it had one to begin with. With --json: the status, then one event a line, and the waiters whenever they change."`
+	Watch          bool `short:"w" xor:"kept" help:"Go on showing what happens until interrupted, or until the owner of the store ends, if it had one to begin with. With --json: the status, then one event a line, and the waiters whenever they change."`
 	PrintBuildLogs bool `short:"L" help:"With --watch: show what builders write."`
+	Kept           bool `xor:"kept" help:"List nothing but the scratch directories that build --keep-failed has left: how much of the disk each takes up, for how long it has been there, and where it is; the oldest first."`
 }
 
 func (*statusCmd) Help() string {
-	return `Shows who owns the store, where it is mounted, which goals run, what became of others (see build --help), who waits for what: the processes that are blocked in the mount, and the commands that build; and how many scratch directories --keep-failed has left.
+	return `Shows who owns the store, where it is mounted, which goals run, what became of others (see build --help), who waits for what: the processes that are blocked in the mount, and the commands that build; and how many scratch directories --keep-failed has left (--kept lists them).
 
 In the mount, .storefs/status and .storefs/waiters show the same to everybody who may use it.`
 }
 
 func (c *statusCmd) Run(ctx context.Context, a *app) error {
+	if c.Kept {
+		return c.kept(ctx, a)
+	}
 	o := ownerOptions{role: "status", repeat: true, watch: true}
 	if c.Watch {
 		return c.follow(ctx, a, o)
@@ -47,10 +51,47 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 		return a.print(statusAndKept{s, kept}, func(w io.Writer) {
 			fmt.Fprint(w, s.Text(time.Now()))
 			if len(kept) > 0 {
-				fmt.Fprintf(w, "kept of failed builds, until storefs delete removes them: %d, %s\n", len(kept), filepath.Dir(kept[0])+"/kept-*")
+				fmt.Fprintf(w, "kept of failed builds, until storefs delete removes them: %d (status --kept lists them), %s\n", len(kept), filepath.Dir(kept[0])+"/kept-*")
 			}
 		})
 	})
+}
+
+// kept needs no owner: the directories are nobody's but their user's.
+func (*statusCmd) kept(ctx context.Context, a *app) error {
+	if err := a.findState(); err != nil {
+		return err
+	}
+	if _, err := state.StoreDir(a.State); err != nil {
+		return err
+	}
+	all, err := state.MeasureKept(ctx, a.State)
+	if err != nil {
+		return err
+	}
+	return a.print(all, func(w io.Writer) {
+		now := time.Now()
+		for _, k := range all {
+			size := byteCount(k.Size)
+			if k.Partial {
+				size = "more than " + size // some of it is closed to who asks
+			}
+			fmt.Fprintf(w, "%10s  %7s  %s\n", size, progress.Duration(now.Sub(k.Since)), k.Path)
+		}
+	})
+}
+
+// byteCount writes a number of bytes for people.
+func byteCount(n int64) string {
+	const units = "KMGTPE"
+	if n < 1<<10 {
+		return fmt.Sprintf("%d B", n)
+	}
+	x, i := float64(n)/(1<<10), 0
+	for x >= 1023.95 { // it would be written as 1024.0
+		x, i = x/(1<<10), i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", x, units[i])
 }
 
 // follow watches the owner of the store, and if there was none to begin with, one after
