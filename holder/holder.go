@@ -15,6 +15,7 @@
 //	                                          to the only server, as soon as it is started
 //	  hold [files]   →                        keep these
 //	  ready          →
+//	  status LINE    →                        the service manager may show this
 //	  ending         →                        I am giving the mount up
 //	  upgrade PATH   →                        start PATH in my place
 //	  call off       →                        nobody wants that any more
@@ -34,6 +35,7 @@ const (
 	packetHold       = 'h'
 	packetReady      = 'r'
 	packetEnding     = 'e'
+	packetStatus     = 'l'
 	packetUpgrade    = 'u'
 	packetCallOff    = 'c'
 	packetRefused    = 'n'

@@ -155,6 +155,14 @@ func (l *Link) Ending() error {
 	return l.tell(packetEnding, "")
 }
 
+// Status says what the service manager may show of the service, after Ready. A holder that
+// does not listen misses it.
+func (l *Link) Status(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.socket.try(packetStatus, line)
+}
+
 // tell needs l.mu. What a holder that has just died did not hear, the next one
 // will be told.
 func (l *Link) tell(kind byte, text string, files ...*os.File) error {

@@ -3,6 +3,7 @@ package holder
 import (
 	"context"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,5 +39,32 @@ func testUpgradeAtTheEnd(t *testing.T) {
 	cancel()
 	if err := <-answers; err != nil {
 		t.Error(err)
+	}
+}
+
+// What the service manager may show keeps no server waiting, while its holder stands still.
+func TestStatusWaitsForNobody(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := newSocket(pair[1])
+	defer theirs.close()
+	l := &Link{socket: newSocket(pair[0])}
+	defer l.socket.close()
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		for range 10_000 {
+			l.Status("a line")
+		}
+	}()
+	select {
+	case <-said:
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for the holder")
+	}
+	if p, err := theirs.receive(); err != nil || p.kind != packetStatus || p.text != "a line" {
+		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -63,6 +63,13 @@ func (s *socket) maker() int {
 
 // send sends a packet; the files stay the caller's.
 func (s *socket) send(kind byte, text string, files ...*os.File) error {
+	return s.write(true, kind, text, files...)
+}
+
+// try is send where there is room for the packet, else an error.
+func (s *socket) try(kind byte, text string) error { return s.write(false, kind, text) }
+
+func (s *socket) write(wait bool, kind byte, text string, files ...*os.File) error {
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
@@ -82,7 +89,7 @@ func (s *socket) send(kind byte, text string, files ...*os.File) error {
 		sendErr = again(func() error {
 			return unix.Sendmsg(int(fd), append([]byte{kind}, text...), oob, nil, unix.MSG_NOSIGNAL)
 		})
-		return !errors.Is(sendErr, unix.EAGAIN)
+		return !wait || !errors.Is(sendErr, unix.EAGAIN)
 	})
 	return errors.Join(err, sendErr)
 }

@@ -235,7 +235,12 @@ func (h *holder) take(e came) (status int, end bool) {
 		h.unstore()
 		closeAll(h.files)
 		h.files = nil
+		TellStatus("")
 		h.tell(sd.SdNotifyStopping)
+	case packetStatus:
+		if e.from == h.current && !e.from.ending {
+			TellStatus(e.text)
+		}
 	case packetUpgrade:
 		h.upgrade(e.text)
 	case packetCallOff:

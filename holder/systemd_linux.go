@@ -67,32 +67,40 @@ func (h *holder) unstore() {
 
 // tell notifies with descriptors.
 func (h *holder) tell(state string, files ...*os.File) {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return
-	}
-	err := func() error {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		var fds []int
-		for _, f := range files {
-			fds = append(fds, int(f.Fd()))
-		}
-		var oob []byte
-		if len(fds) > 0 {
-			oob = unix.UnixRights(fds...)
-		}
-		// An abstract name begins with "@" in both places.
-		return unix.Sendmsg(fd, []byte(state), oob, &unix.SockaddrUnix{Name: name}, unix.MSG_NOSIGNAL)
-	}()
-	switch {
+	switch err := notify(state, 0, files...); {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
 		// Who started this only wanted to know when it is ready.
 		os.Unsetenv("NOTIFY_SOCKET")
 	case err != nil:
 		h.say("tell the service manager: %v", err)
 	}
+}
+
+// TellStatus tells the service manager, if there is one, what the service does now: a line,
+// which `systemctl status` shows; "" takes the last one back. It is told by its main
+// process, and heard of no other. A manager that does not listen misses it.
+func TellStatus(line string) {
+	_ = notify("STATUS="+strings.ReplaceAll(line, "\n", " "), unix.MSG_DONTWAIT)
+}
+
+func notify(state string, flags int, files ...*os.File) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	// An abstract name begins with "@" in both places.
+	return unix.Sendmsg(fd, []byte(state), oob, &unix.SockaddrUnix{Name: name}, unix.MSG_NOSIGNAL|flags)
 }

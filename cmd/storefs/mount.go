@@ -48,7 +48,7 @@ type mountCmd struct {
 }
 
 func (*mountCmd) Help() string {
-	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM, SIGHUP), or until "storefs umount". Readiness is told to systemd (sd_notify). Messages go to stderr; where that is a pipe that nobody reads, they keep nothing waiting: the last ones are dropped, and counted.
+	return `Mounts the store at its store directory, which must be an existing empty directory, and serves it in the foreground until it is interrupted (SIGINT, SIGTERM, SIGHUP), or until "storefs umount". Readiness, and in a line what it does, is told to systemd (sd_notify). Messages go to stderr; where that is a pipe that nobody reads, they keep nothing waiting: the last ones are dropped, and counted.
 
 Looking up a path that is known but not realised starts its build and waits for it; listing starts nothing. A lookup fails with EIO when a builder failed ("storefs why PATH" says why), ETIMEDOUT when it ran out of time, ENOSPC when the disk is full, EACCES for callers whom a policy keeps from it (--policy, --deny-…; by default indexers, virus scanners and backup programs).
 
@@ -185,6 +185,9 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	shown := own.events.Watch(func(e event.Event) bool { return e.Goal != "" && e.Kind != event.Log })
 	defer shown.Close()
 	defer own.events.Subscribe(own.tellMount).Close()
+	bulletin := newBulletin(own.state.Store(), status(link))
+	defer bulletin.close()
+	defer own.events.Subscribe(bulletin.take).Close()
 	readers.Go(func() { show(shown, meter) })
 	// Builds end with the mount: whoever stops it does not want to wait for
 	// them. The next one goes on where they were.
@@ -249,6 +252,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	if err := c.ready(link, server, lock); err != nil {
 		meter.Say("storefs: " + err.Error())
 	}
+	bulletin.begin()
 	own.prepared.Go(warmUp)
 	if unable == nil {
 		own.prepared.Go(own.builder.Prepare) // whoever touches a path first does not wait for that
@@ -265,10 +269,13 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 	case <-ctx.Done():
 	case <-gone: // somebody used umount(8)
 	case <-part:
+		bulletin.close() // the next server has its own
 		parted = true
 		return own.part()
 	}
+	bulletin.close()
 	if link == nil {
+		holder.TellStatus("")
 		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 		return nil
 	}
@@ -307,6 +314,14 @@ func (c *mountCmd) ready(link *holder.Link, server *fs.Server, lock *os.File) er
 		}
 	}
 	return link.Ready()
+}
+
+// status is how the service manager is told what the mount does.
+func status(link *holder.Link) func(line string) {
+	if link == nil {
+		return holder.TellStatus
+	}
+	return link.Status
 }
 
 // realiser answers blocked lookups.
