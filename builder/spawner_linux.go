@@ -38,6 +38,10 @@ type spawner struct {
 // builder begin.
 var errSpawnerDied = errors.New("start a sandbox: the process that starts builders has died")
 
+// errKilled is why a spawner that somebody killed before it was ready could not be
+// started. That it cannot be does not follow.
+var errKilled = errors.New("it was killed by SIGKILL")
+
 // begun is a build that a spawner has.
 type begun struct {
 	drv    store.Path
@@ -91,7 +95,9 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	}
 	if err != nil {
 		conn.Close()
-		<-dead
+		if status := <-dead; status.Signal() == unix.SIGKILL {
+			err = errKilled
+		}
 		table.unmap()
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
@@ -112,16 +118,16 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// startSpawnerProcess runs this program again. dead is closed when it has ended. This
+// startSpawnerProcess runs this program again. dead says how it has ended. This
 // process has the timer slack slack.
-func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int, dead <-chan struct{}, err error) {
+func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int, dead <-chan unix.WaitStatus, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer null.Close()
 	started := make(chan error)
-	ended := make(chan struct{})
+	ended := make(chan unix.WaitStatus, 1)
 	go func() {
 		defer close(ended)
 		// The process is told of the death of the thread that made it: so this
@@ -164,7 +170,9 @@ func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int
 		pid = child
 		started <- err
 		for err == nil {
-			if _, err := unix.Wait4(child, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			var status unix.WaitStatus
+			if _, err := unix.Wait4(child, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+				ended <- status
 				return
 			}
 		}
@@ -174,7 +182,7 @@ func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int
 }
 
 // listen hands answers on until the process is dead.
-func (s *spawner) listen(reader *frameReader, dead <-chan struct{}) {
+func (s *spawner) listen(reader *frameReader, dead <-chan unix.WaitStatus) {
 	defer close(s.ended)
 	for {
 		f, err := reader.next()

@@ -495,7 +495,7 @@ func TestSpawnerIsDying(t *testing.T) {
 			t.Fatal(err)
 		}
 		file.Close()
-		dead := make(chan struct{})
+		dead := make(chan unix.WaitStatus)
 		dying := &spawner{watch: newWatch(0, 0), conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
 		go dying.listen(newFrameReader(conn), dead)
 		l.spawner.close()

@@ -51,8 +51,11 @@ func (k *spawnerKeeper) get() *spawner {
 }
 
 // passes reports whether err says that the machine, or this process, is short of
-// something, which it may have again later.
+// something, which it may have again later, or that somebody killed the spawner.
 func passes(err error) bool {
+	if errors.Is(err, errKilled) {
+		return true
+	}
 	for _, errno := range []unix.Errno{unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE} {
 		if errors.Is(err, errno) {
 			return true

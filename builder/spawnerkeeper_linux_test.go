@@ -3,6 +3,11 @@ package builder
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +25,7 @@ func TestSpawnerIsTriedAgain(t *testing.T) {
 		{fmt.Errorf("start a spawner: %w", diagnose("fork/exec /proc/self/exe: "+unix.EAGAIN.Error(), unix.EAGAIN)), true},
 		{diagnose("clone", unix.ENOMEM), true},
 		{fmt.Errorf("socketpair: %w", unix.EMFILE), true},
+		{fmt.Errorf("start a spawner: %w", errKilled), true},
 		{diagnose("clone", unix.EPERM), false},
 		{errors.New("the trial of a sandbox ended with status 0x100"), false},
 	} {
@@ -54,5 +60,77 @@ func TestSpawnerIsTriedAgain(t *testing.T) {
 				t.Errorf("%v: when it could be had, there is one: %v", c.err, got)
 			}
 		})
+	}
+}
+
+// A spawner that is killed before it is ready says nothing about the next one.
+func TestSpawnerKilledAtItsStart(t *testing.T) {
+	if !canClone {
+		t.Skip("there is no spawner for this architecture")
+	}
+	dir := t.TempDir()
+	l, err := New(Options{Store: "/nix/store", Real: dir, Builds: dir, Logs: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	k := l.spawner
+	if k.get() == nil {
+		t.Skip("there can be no spawner here")
+	}
+	k.close()
+	k.off = false
+	start, said, killed := k.start, "", false
+	k.say = func(line string) { said = line }
+	k.start = func(c spawnerConfig, ids identity) (*spawner, error) {
+		stop := make(chan struct{})
+		var killer sync.WaitGroup
+		killer.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				killSpawners()
+			}
+		})
+		s, err := start(c, ids)
+		close(stop)
+		killer.Wait()
+		return s, err
+	}
+	for range 100 {
+		if killed = k.get() == nil; killed {
+			break
+		}
+		k.close()
+		k.off = false
+	}
+	if !killed {
+		t.Fatal("they are always ready before they can be killed")
+	}
+	if !strings.Contains(said, "start a spawner: it was killed by SIGKILL") {
+		t.Errorf("said: %q", said)
+	}
+	k.mu.Lock()
+	k.start, k.tried = start, k.tried.Add(-spawnerPause)
+	k.mu.Unlock()
+	if k.get() == nil {
+		t.Error("there is no other one")
+	}
+}
+
+// killSpawners kills what runs as a spawner of this process.
+func killSpawners() {
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for pid := range strings.FieldsSeq(string(text)) {
+			name, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			if n, err := strconv.Atoi(pid); err == nil && strings.HasPrefix(string(name), spawnerName) {
+				_ = unix.Kill(n, unix.SIGKILL)
+			}
+		}
 	}
 }
