@@ -49,17 +49,15 @@ func (c *canon) opened(at *dir, name string, fd int, st *unix.Stat_t, mode uint3
 			return os.NewSyscallError("chown", err)
 		}
 	}
-	changed, err := removeAttrs(
-		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
-		func(attr string) error {
-			err := unix.Fremovexattr(fd, attr)
-			if errors.Is(err, unix.EACCES) { // attributes of users need write permission
-				if err = unix.Fchmod(fd, mode|0o200); err == nil {
-					err = unix.Fremovexattr(fd, attr)
-				}
+	changed, err := removeAttrs(fdAttrs(fd), func(attr string) error {
+		err := unix.Fremovexattr(fd, attr)
+		if errors.Is(err, unix.EACCES) { // attributes of users need write permission
+			if err = unix.Fchmod(fd, mode|0o200); err == nil {
+				err = unix.Fremovexattr(fd, attr)
 			}
-			return err
-		})
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -78,11 +76,7 @@ func (c *canon) link(d *dir, name string, st *unix.Stat_t) error {
 			return os.NewSyscallError("chown", err)
 		}
 	}
-	// A link cannot be opened for this, but be named through its directory.
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, name)
-	_, err := removeAttrs(
-		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
-		func(attr string) error { return unix.Lremovexattr(path, attr) })
+	_, err := removeAttrs(pathAttrs(d, name), func(attr string) error { return unix.Lremovexattr(entryPath(d, name), attr) })
 	if err != nil {
 		return err
 	}
@@ -110,36 +104,25 @@ func setTime(d *dir, name string) error {
 
 // removeAttrs removes extended attributes, access control lists among them, and
 // tells whether there were any to remove.
-func removeAttrs(list func([]byte) (int, error), remove func(string) error) (bool, error) {
-	n, err := list(nil)
-	if err == unix.EOPNOTSUPP || err == nil && n == 0 {
-		return false, nil
-	}
-	if err != nil {
-		return false, os.NewSyscallError("listxattr", err)
-	}
-	buf := make([]byte, n)
-	if n, err = list(buf); err != nil {
-		return false, os.NewSyscallError("listxattr", err)
-	}
-	removed := false
-	for attr := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if attr == "" || keepAttr(attr) {
-			continue
-		}
-		removed = true
+func removeAttrs(list attrList, remove func(string) error) (bool, error) {
+	names, err := list.names()
+	for _, attr := range names {
 		if err := remove(attr); err != nil && err != unix.ENODATA {
-			return removed, fmt.Errorf("remove the attribute %q: %w", attr, err)
+			return true, fmt.Errorf("remove the attribute %q: %w", attr, err)
 		}
 	}
-	return removed, nil
+	return len(names) > 0, err
 }
 
 // keepAttr reports whether an attribute belongs to the kernel or the file system
 // and comes back by itself: labels of security modules, and what is not an
-// access control list of POSIX among "system.". A file's capabilities are a
+// access control list of POSIX among "system.", and what files of Btrfs have from their
+// directory, as that they are compressed. A file's capabilities are a
 // security attribute too, but work like a setuid bit.
 func keepAttr(attr string) bool {
+	if strings.HasPrefix(attr, "btrfs.") {
+		return true
+	}
 	if strings.HasPrefix(attr, "security.") {
 		return attr != "security.capability"
 	}

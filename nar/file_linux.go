@@ -31,6 +31,11 @@ func (t *tree) readFile(d *dir, name string, out *blocks) error {
 			return err
 		}
 	}
+	if t.form != nil {
+		if err := t.form.opened(d, name, fd, &st); err != nil {
+			return err
+		}
+	}
 
 	out.put("(", "type", "regular")
 	if st.Mode&0o100 != 0 {
@@ -151,6 +156,11 @@ func (t *tree) readLink(d *dir, name string, out *blocks) error {
 			return err
 		}
 		if err := t.canon.link(d, name, st); err != nil {
+			return err
+		}
+	}
+	if t.form != nil {
+		if err := t.form.link(d, name); err != nil {
 			return err
 		}
 	}

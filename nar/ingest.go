@@ -30,7 +30,7 @@ type IngestOptions struct {
 // meanwhile are refused with store.ErrUnfit; the message names the path inside.
 // After an error, path is left half canonical.
 func Ingest(ctx context.Context, path string, o IngestOptions) (Summary, error) {
-	s, err := summarise(ctx, path, reading{&canon{o.UID, o.GID}, o.File}, o.Candidates)
+	s, err := summarise(ctx, path, reading{canon: &canon{o.UID, o.GID}, file: o.File}, o.Candidates)
 	if err != nil {
 		return Summary{}, fmt.Errorf("ingest %s: %w", path, err)
 	}

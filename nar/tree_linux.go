@@ -40,6 +40,7 @@ type tree struct {
 // reading says what is done with files besides reading them.
 type reading struct {
 	canon *canon   // nil: they are left as they are
+	form  *form    // nil: it does not matter how they are
 	file  FileFunc // nil: nobody wants to hear of them
 }
 
@@ -185,6 +186,9 @@ func (t *tree) openDir(d *dir, name string) (*dir, error) {
 	}
 	if t.canon != nil {
 		err = t.canon.dir(inner, st)
+	}
+	if t.form != nil {
+		err = t.form.opened(d, name, inner.fd, st)
 	}
 	if err != nil {
 		inner.release()

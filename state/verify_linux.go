@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,10 +18,12 @@ import (
 // VerifyOptions says how much Verify does. The zero value compares the database
 // with itself and with what is in real/, without reading contents.
 type VerifyOptions struct {
-	// Contents reads every object and compares its NAR hash.
+	// Contents reads every object and compares its NAR hash and, in the same read, the
+	// form of each file.
 	Contents bool
 	// Repair, if set, makes a damaged object anew, in scratch. What it returns
-	// takes the object's place; release, if not nil, is called afterwards.
+	// takes the object's place; release, if not nil, is called afterwards. It is not asked
+	// for what has the right contents: that is copied.
 	Repair func(ctx context.Context, damaged store.Info) (o Output, release func(), err error)
 	// Replacing, if set, is called before the new one takes the place of the old, which
 	// it does not after an error; what it returns is called afterwards, with whether it
@@ -36,6 +39,8 @@ type Problem struct {
 	Path     store.Path `json:"path"`
 	Message  string     `json:"message"`
 	Repaired bool       `json:"repaired,omitempty"`
+	// FormOnly says that it contains what it should, as far as was looked.
+	FormOnly bool `json:"-"`
 }
 
 // Verified counts what Verify found.
@@ -61,7 +66,8 @@ func (s *State) Verify(ctx context.Context, o VerifyOptions, report func(Problem
 }
 
 // VerifyPath does for one valid path what Verify does for all, and returns what
-// is wrong with it, nil if nothing is. store.ErrNotValid.
+// is wrong with it, nil if nothing is. Of links, which may be in other objects, it knows
+// nothing. store.ErrNotValid.
 func (s *State) VerifyPath(ctx context.Context, p store.Path, o VerifyOptions) (*Problem, error) {
 	var found *Problem
 	v := verifier{state: s, options: o, report: func(p Problem) { found = &p }}
@@ -80,6 +86,9 @@ type verifier struct {
 	options VerifyOptions
 	report  func(Problem)
 	sum     Verified
+
+	links  map[nar.FileID]*fileLinks // those of which some are not in the object
+	unread bool                      // something could not be read: it may have links
 }
 
 func (v *verifier) run(ctx context.Context) error {
@@ -96,8 +105,11 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 	for after := ""; ; {
 		entries, err := s.db.Names(after, verifyChunk)
-		if err != nil || len(entries) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(entries) == 0 {
+			return v.linked(ctx)
 		}
 		for _, e := range entries {
 			p, err := s.store.Join(e.Name)
@@ -134,36 +146,46 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 		v.found(Problem{Path: p, Message: err.Error()})
 		return nil
 	}
-	message, err := v.damage(ctx, info)
+	l, err := v.look(ctx, info)
 	if err != nil {
 		return err
 	}
-	if message == "" {
-		return v.unharmed(ctx, p)
+	if l.message != "" {
+		// It may have been deleted, and even been built again, and not be damaged.
+		info, l, err = v.again(ctx, p)
 	}
-	// It may have been deleted, and even been built again, and not be damaged.
-	info, message, err = v.again(ctx, p)
 	if errors.Is(err, store.ErrNotValid) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if message == "" {
+	if l.message == "" {
+		v.keep(p, l)
 		return v.unharmed(ctx, p)
 	}
-	problem := Problem{Path: p, Message: message}
-	damage := v.noted(p, message)
+	repaired, err := v.deal(ctx, info, l)
+	if err == nil && !repaired {
+		v.keep(p, l)
+	}
+	return err
+}
+
+// deal reports what is wrong with an object, after the attempt to repair it.
+func (v *verifier) deal(ctx context.Context, info store.Info, l look) (repaired bool, err error) {
+	p := info.Path
+	problem := Problem{Path: p, Message: l.message, FormOnly: l.formOnly}
+	damage := v.noted(p, l.message)
 	if v.options.Repair != nil {
-		if err := v.repair(ctx, info); err != nil {
+		if err := v.repair(ctx, info, l.formOnly); err != nil {
 			if ctx.Err() != nil {
-				return err
+				return false, err
 			}
 			damage.Unrepaired = err.Error()
 			problem.Message += "; not repaired: " + err.Error()
 			if errors.Is(err, errBeaten) { // what is there now is not what was damaged
 				v.found(problem)
-				return nil
+				return false, nil
 			}
 		} else {
 			problem.Repaired, damage.Repaired = true, time.Now()
@@ -174,30 +196,30 @@ func (v *verifier) path(ctx context.Context, p store.Path) error {
 		ctx = context.WithoutCancel(ctx)
 	}
 	if err := v.state.db.SetDamage(ctx, damage); err != nil && !errors.Is(err, store.ErrNotValid) {
-		return err
+		return problem.Repaired, err
 	}
-	return nil
+	return problem.Repaired, nil
 }
 
 // again looks once more, while nobody deletes or makes p, and gives what is
 // registered of it then. Whoever repairs it needs the lock afterwards.
-func (v *verifier) again(ctx context.Context, p store.Path) (store.Info, string, error) {
+func (v *verifier) again(ctx context.Context, p store.Path) (store.Info, look, error) {
 	unlock, err := v.state.Lock(ctx, []store.Path{p}, nil)
 	if err != nil {
-		return store.Info{}, "", err
+		return store.Info{}, look{}, err
 	}
 	defer unlock()
 	info, err := v.state.db.Info(p)
 	if err != nil {
-		return store.Info{}, "", err
+		return store.Info{}, look{}, err
 	}
-	message, err := v.damage(ctx, info)
-	if err != nil || message == "" {
-		return info, message, err
+	l, err := v.look(ctx, info)
+	if err != nil || l.message == "" {
+		return info, l, err
 	}
 	// A normal form may go with what it is of, whose lock this is not.
 	_, err = v.state.db.Info(p)
-	return info, message, err
+	return info, l, err
 }
 
 // noted is what there is to remember of damage: who noticed it first knows best
@@ -224,51 +246,61 @@ func (v *verifier) unharmed(ctx context.Context, p store.Path) error {
 	return v.state.db.ClearDamage(ctx, p)
 }
 
-// damage says what is wrong with the object, "" if nothing is.
-func (v *verifier) damage(ctx context.Context, info store.Info) (string, error) {
+// look is what was found out of an object.
+type look struct {
+	message  string // what is wrong, "" if nothing is
+	formOnly bool   // and that is its form
+	links    map[nar.FileID]*fileLinks
+	unread   bool // not all of it was read
+}
+
+// look looks at the object.
+func (v *verifier) look(ctx context.Context, info store.Info) (look, error) {
 	path := v.state.Real(info.Path)
-	st, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return "it is missing", nil
-	}
-	if err != nil {
-		return "", err
-	}
 	kind, err := kindOf(path)
-	if err != nil {
-		return err.Error(), nil
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return look{message: "it is missing"}, nil
+	case errors.Is(err, store.ErrUnfit):
+		return look{message: err.Error(), unread: true}, nil
+	case err != nil:
+		return look{}, err
 	}
 	if kind != info.Kind && info.Kind != store.KindUnknown {
-		return fmt.Sprintf("it is of the kind %s, %s was registered", kind, info.Kind), nil
+		return look{message: fmt.Sprintf("it is of the kind %s, %s was registered", kind, info.Kind), unread: true}, nil
 	}
-	if st.ModTime().Unix() != 1 || kind != store.KindSymlink && st.Mode().Perm() != 0o444 && st.Mode().Perm() != 0o555 {
-		return fmt.Sprintf("its mode %s or its time %s is not that of a store object", st.Mode(), st.ModTime().UTC()), nil
-	}
+	var f form
 	if !v.options.Contents {
-		return "", nil
+		what, err := nar.Form(path, f.options())
+		if err != nil {
+			return look{message: err.Error()}, nil
+		}
+		return look{message: strings.Join(what, ", "), formOnly: true}, nil
 	}
-	sum, err := nar.HashPath(ctx, path)
+	sum, err := nar.HashForm(ctx, path, f.options())
 	if ctx.Err() != nil {
-		return "", ctx.Err()
+		return look{}, ctx.Err()
 	}
-	if err != nil {
-		return err.Error(), nil
+	l := look{links: f.links}
+	switch {
+	case err != nil:
+		l.message, l.unread = err.Error(), true
+	case !sum.Hash.Equal(info.NarHash):
+		l.message = fmt.Sprintf("its NAR has the hash %s, %s was registered", sum.Hash, info.NarHash)
+	case sum.Size != info.NarSize:
+		l.message = fmt.Sprintf("its NAR has %d bytes, %d were registered", sum.Size, info.NarSize)
+	default:
+		l.message, l.formOnly = f.message(), true
 	}
-	if !sum.Hash.Equal(info.NarHash) {
-		return fmt.Sprintf("its NAR has the hash %s, %s was registered", sum.Hash, info.NarHash), nil
-	}
-	if sum.Size != info.NarSize {
-		return fmt.Sprintf("its NAR has %d bytes, %d were registered", sum.Size, info.NarSize), nil
-	}
-	return "", nil
+	return l, nil
 }
 
 // repair puts a new object in the place of a damaged one. Whoever has the old
 // one open goes on reading it.
-func (v *verifier) repair(ctx context.Context, info store.Info) error {
+func (v *verifier) repair(ctx context.Context, info store.Info, formOnly bool) error {
 	s := v.state
 	begun := s.since()
-	o, release, err := v.options.Repair(ctx, info)
+	o, release, err := v.makeAnew(ctx, info, formOnly)
 	if err != nil {
 		return err
 	}
@@ -301,6 +333,22 @@ func (v *verifier) repair(ctx context.Context, info store.Info) error {
 	s.publish(event.Event{Kind: event.Deleted, Paths: []store.Path{info.Path}})
 	s.publish(event.Event{Kind: event.Valid, Paths: []store.Path{info.Path}})
 	return nil
+}
+
+// makeAnew makes what takes the place of a damaged object. A change of the files
+// themselves would change whatever else they are linked to, and who has them open.
+func (v *verifier) makeAnew(ctx context.Context, info store.Info, formOnly bool) (o Output, release func(), err error) {
+	if formOnly {
+		o, release, err = v.state.copied(ctx, info)
+		// It need not be readable, nor contain what it should if that was not looked at.
+		if err == nil || ctx.Err() != nil || errors.Is(diskError(err), store.ErrNoSpace) {
+			return o, release, diskError(err)
+		}
+		if _, err := v.state.db.Info(info.Path); err != nil {
+			return Output{}, nil, err
+		}
+	}
+	return v.options.Repair(ctx, info)
 }
 
 // replace exchanges the object on disk and what is registered of it: builders

@@ -233,7 +233,8 @@ func (l *library) inputs(drv store.Path) ([]store.Path, error) {
 	return paths, nil
 }
 
-// intact reads everything that is needed below paths.
+// intact reads everything that is needed below paths. Only its contents matter to a
+// builder.
 func (l *library) intact(ctx context.Context, paths []store.Path) error {
 	infos, err := l.state.DB().Requisites(paths)
 	if err != nil {
@@ -244,7 +245,7 @@ func (l *library) intact(ctx context.Context, paths []store.Path) error {
 		if err != nil {
 			return err
 		}
-		if p != nil {
+		if p != nil && !p.FormOnly {
 			return fmt.Errorf("its input %s is damaged: %s: %w", p.Path, p.Message, store.ErrHashMismatch)
 		}
 	}
