@@ -153,7 +153,11 @@ func (v *verifier) linked(ctx context.Context) error {
 				f = new(form)
 				objects[in.object] = f
 			}
-			f.add(in.path, []string{fmt.Sprintf("%d of its %d links are not in the store", uint64(st.Nlink)-l.seen, st.Nlink)})
+			is := "is"
+			if uint64(st.Nlink)-l.seen > 1 {
+				is = "are"
+			}
+			f.add(in.path, []string{fmt.Sprintf("%d of its %d links %s not in the store", uint64(st.Nlink)-l.seen, st.Nlink, is)})
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(objects)) {

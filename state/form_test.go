@@ -88,7 +88,7 @@ func TestVerifyFindsOtherForms(t *testing.T) {
 		"an attribute": {func(o, _ string) error { return unix.Setxattr(o+"/bin", "user.x", []byte("x"), 0) }, `"bin": it has the attribute "user.x"`, false},
 		"a link from outside": {
 			func(o, outside string) error { return os.Link(o+"/file", outside) },
-			`"file": 1 of its 2 links are not in the store`, false,
+			`"file": 1 of its 2 links is not in the store`, false,
 		},
 		"a link to what is outside": {func(o, outside string) error {
 			if err := os.WriteFile(outside, []byte("hello"), 0o640); err != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 type verifyCmd struct {
-	CheckContents bool `help:"Read everything and compare its hash, instead of looking only whether it is there."`
-	Repair        bool `help:"Build what is damaged again, if a derivation is known that makes it."`
+	CheckContents bool `help:"Read everything and compare its hash and the mode, time, owner, attributes and links of each file, instead of looking only whether it is there."`
+	Repair        bool `help:"Build what is damaged again, if a derivation is known that makes it, and copy what has only another mode, time, owner, attribute or link."`
 }
 
 func (*verifyCmd) Help() string {
