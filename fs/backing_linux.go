@@ -192,6 +192,18 @@ func (b *backing) release(f *openFile) {
 	}
 }
 
+// holds reports whether a descriptor of a regular file is kept for the node id.
+func (b *backing) holds(id uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.open[id]
+	if e == nil {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(e.Value.(*openFile).fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}
+
 // forget closes what is open for a node that no longer exists.
 func (b *backing) forget(id uint64) {
 	b.mu.Lock()

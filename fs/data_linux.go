@@ -94,6 +94,11 @@ func (d data) forget(id uint64) {
 	}
 }
 
+// holds reports whether the file that is the node id is open here.
+func (d data) holds(id uint64) bool {
+	return d.backing.holds(id) || d.handles != nil && d.handles.holds(id)
+}
+
 // with calls f with a descriptor of the file n.
 func (d data) with(n *node, f func(fd int) error) error {
 	if d.handles != nil {

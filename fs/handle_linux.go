@@ -164,6 +164,13 @@ func (t *handles) restore(node uint64, id int32) {
 	t.byNode[node] = &handle{node: node, fd: -1, id: id, users: 1}
 }
 
+// holds reports whether the node has a file open, here or in the kernel.
+func (t *handles) holds(node uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byNode[node] != nil
+}
+
 // remove takes a handle out that nobody uses. t.mu is held.
 func (t *handles) remove(h *handle) *handle {
 	if h.element != nil {

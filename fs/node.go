@@ -344,6 +344,9 @@ func (t *nodes) free(n *node) {
 // below are the ids of tops and of all that the kernel knows below them, the
 // lowest first.
 func (t *nodes) below(tops []*node) []uint64 {
+	if len(tops) == 0 {
+		return nil
+	}
 	wanted := make(map[*node]bool, len(tops))
 	for _, n := range tops {
 		wanted[n] = true
@@ -362,6 +365,19 @@ func (t *nodes) below(tops []*node) []uint64 {
 	// What is below another has the greater id.
 	slices.SortFunc(ids, func(a, b uint64) int { return cmp.Compare(b, a) })
 	return ids
+}
+
+// within are the ids of nodes and of all that they are in, but the root, those below first.
+func (t *nodes) within(ids []uint64) []uint64 {
+	found := make(map[uint64]bool, len(ids))
+	t.mu.RLock()
+	for _, id := range ids {
+		for n := t.byID[id]; n != nil && n != t.root; n = n.parent {
+			found[n.id] = true
+		}
+	}
+	t.mu.RUnlock()
+	return slices.SortedFunc(maps.Keys(found), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
 // forget takes back n lookups and reports whether that freed the node, and

@@ -1,9 +1,11 @@
 package fs_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -360,5 +362,57 @@ func TestObjectIsReplaced(t *testing.T) {
 			t.Errorf("it goes on in another one: %q, %v", end, err)
 		}
 		must(t, dir, `cat $S/$1/share/other`, "others", n)
+	})
+}
+
+// openHere are the files below dir that this process, which is the server, has open.
+func openHere(t *testing.T, dir string) []string {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open []string
+	for _, fd := range fds {
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, dir+"/") {
+			open = append(open, to)
+		}
+	}
+	return open
+}
+
+// What was deleted while somebody had it open, or was in it, has its place on the disk until
+// that one is gone, and no longer.
+func TestDeletedObjectLeavesTheDisk(t *testing.T) {
+	eachData(t, func(t *testing.T, data fs.Data) {
+		s := newFakeStore(t)
+		dir, server := mount(t, s, func(o *fs.Options) { o.Data = data })
+		n := s.add(name(1, "x"), recipe{make: tree})
+		user := exec.Command("bash", "-c", `cd $1/share && exec 3< doc && read -u 3 line && echo $line && read line`, "bash", filepath.Join(dir, n))
+		in, err := user.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := user.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := user.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil || line != "doc\n" {
+			t.Errorf("read %q, %v", line, err)
+		}
+		object := filepath.Join(s.real, n)
+		if data != fs.DataPassthrough && len(openHere(t, object)) == 0 {
+			t.Error("nothing is open")
+		}
+		s.delete(t, n)
+		server.Deleted([]string{n})
+		<-server.Told()
+		in.Close()
+		_ = user.Wait() // it is told that there was no line
+		until(t, "nothing is open of what was deleted", func() bool { return len(openHere(t, object)) == 0 })
 	})
 }

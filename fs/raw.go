@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -105,6 +106,22 @@ func (r *raw) forget(id, count uint64) {
 		// this for minutes.
 		r.relieve()
 		debug.FreeOSMemory()
+	}
+}
+
+var _ table = (*raw)(nil)
+
+func (r *raw) below(tops []*node) []uint64 { return r.nodes.below(tops) }
+
+func (r *raw) held(nodes []uint64) []uint64 {
+	return r.nodes.within(slices.DeleteFunc(nodes, func(id uint64) bool { return !r.data.holds(id) }))
+}
+
+// drop closes what is gone, and what the kernel keeps. With handles, files that somebody has open stay so
+// until that one closes them; without, nobody would tell of that.
+func (r *raw) drop(nodes []uint64) {
+	for _, id := range nodes {
+		r.data.forget(id)
 	}
 }
 

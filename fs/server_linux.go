@@ -174,7 +174,7 @@ func fuseOptions(opts Options, b *backing, log *slog.Logger) *fuse.MountOptions 
 func (s *Server) serve() {
 	var notes sync.WaitGroup
 	stop := make(chan struct{})
-	notes.Go(func() { s.notes.run(s.device, s.nodes.below, stop) })
+	notes.Go(func() { s.notes.run(s.device, s.raw, stop) })
 	if s.raw.uses != nil {
 		notes.Go(func() { s.raw.uses.run(stop) })
 	}
