@@ -159,8 +159,6 @@ func (b *build) accept() error {
 		if err := b.acceptBuiltin(name); err != nil {
 			return err
 		}
-	} else if !strings.HasPrefix(d.Builder, "/") {
-		return fail(store.CauseRefused, "its builder %q is not an absolute path", d.Builder)
 	}
 	features, _, err := b.attrs.words("requiredSystemFeatures")
 	if err != nil {

@@ -118,11 +118,19 @@ func attributeTests() tests {
 				"it is for riscv64-linux, and this is x86_64-linux":          func(d *storeexpr.Derivation) { d.Platform = "riscv64-linux" },
 				"features {kvm, recursive-nix}, and this x86_64-linux has {": func(d *storeexpr.Derivation) { Setenv(d, "requiredSystemFeatures", "kvm big-parallel recursive-nix") },
 				`builtin builder "unknown"`:                                  func(d *storeexpr.Derivation) { d.Builder, d.Platform = "builtin:unknown", "builtin" },
-				"not an absolute path":                                       func(d *storeexpr.Derivation) { d.Builder = "bin/sh" },
 				"__noChroot":                                                 func(d *storeexpr.Derivation) { Setenv(d, "__noChroot", "1") },
 			} {
 				w.expect(w.Failed(w.Job("refused", `true`, func(j *builder.Job) { edit(j.Derivation) })), store.CauseRefused, want)
 			}
+		},
+		"a relative builder": func(w *World) {
+			// It is found from the directory that the builder begins in, and nowhere else.
+			job := w.Job("relative", `echo $0 > $out`, func(j *builder.Job) {
+				j.Derivation.Builder = "../build/.." + string(w.Shell.Path) + "/bin/sh"
+			})
+			w.same("name", w.Text(w.Built(job)), "sh\n")
+			job.Derivation.Builder = "sh"
+			w.expect(w.Failed(job), store.CauseBuilder, "cannot execute the builder sh: no such file or directory")
 		},
 		"i686": func(w *World) {
 			job := w.Job("i686", `uname -m > $out; cat /proc/self/personality >> $out`, func(j *builder.Job) { j.Derivation.Platform = "i686-linux" })
