@@ -72,13 +72,20 @@ func finite(v any) error {
 }
 
 // bool is the value of a flag.
-func (a attributes) bool(name string) bool {
-	if a.structured != nil {
-		v, _ := a.structured[name].(bool)
-		return v
+func (a attributes) bool(name string) (bool, error) {
+	if a.structured == nil {
+		v, _ := a.drv.Getenv(name)
+		return v == "1", nil
 	}
-	v, _ := a.drv.Getenv(name)
-	return v == "1"
+	v, ok := a.structured[name]
+	if !ok {
+		return false, nil
+	}
+	flag, ok := v.(bool)
+	if !ok {
+		return false, fail(store.CauseExpr, "attribute %s: not a Boolean", name)
+	}
+	return flag, nil
 }
 
 // text is the value of a text, and whether there is one.
@@ -173,11 +180,36 @@ func (b *build) accept() error {
 		return fail(store.CauseRefused, "it requires the system features {%s}, and this %s has {%s}",
 			strings.Join(missing, ", "), b.opts.System, strings.Join(b.opts.Features, ", "))
 	}
-	if b.attrs.bool("__noChroot") {
-		return fail(store.CauseRefused, "it asks not to be sandboxed (__noChroot)")
+	if err := b.acceptSandbox(); err != nil {
+		return err
 	}
 	if s, ok := hasNUL(d); ok {
 		return fail(store.CauseExpr, "its %s contains a NUL byte, which no program can be given", s)
+	}
+	return nil
+}
+
+// acceptSandbox refuses what asks for another sandbox than there is.
+func (b *build) acceptSandbox() error {
+	// The others change nothing here, but Nix reads them, and refuses what is no flag.
+	for _, name := range []string{"__noChroot", "allowSubstitutes", "preferLocalBuild"} {
+		set, err := b.attrs.bool(name)
+		if err != nil {
+			return err
+		}
+		if set && name == "__noChroot" {
+			return fail(store.CauseRefused, "it asks not to be sandboxed (__noChroot)")
+		}
+	}
+	asked, _, err := b.attrs.words("__impureHostDeps")
+	if err != nil {
+		return err
+	}
+	for _, p := range asked {
+		shown := func(s bind) bool { return p == s.Inside || strings.HasPrefix(p, s.Inside+"/") }
+		if !slices.ContainsFunc(b.binds, shown) {
+			return fail(store.CauseRefused, "it asks for the host's %q (__impureHostDeps), which no sandbox path shows", p)
+		}
 	}
 	return nil
 }

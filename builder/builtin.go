@@ -56,11 +56,13 @@ func (b *build) fetcher() (*builtin, error) {
 	if !ok || strings.Contains(url, "\x00") {
 		return nil, fail(store.CauseExpr, "builtin:fetchurl: its attribute url is missing, or no text")
 	}
-	r := fetchurl.Request{
-		URL:        b.placeholders.replace(url),
-		Output:     string(output.Path),
-		Unpack:     b.attrs.bool("unpack"),
-		Executable: b.attrs.bool("executable"),
+	r := fetchurl.Request{URL: b.placeholders.replace(url), Output: string(output.Path)}
+	var err error
+	if r.Unpack, err = b.attrs.bool("unpack"); err != nil {
+		return nil, err
+	}
+	if r.Executable, err = b.attrs.bool("executable"); err != nil {
+		return nil, err
 	}
 	return &builtin{name: fetcherName, environ: r.Environ(os.Getenv)}, nil
 }

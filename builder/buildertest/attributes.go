@@ -119,9 +119,15 @@ func attributeTests() tests {
 				"features {kvm, recursive-nix}, and this x86_64-linux has {": func(d *storeexpr.Derivation) { Setenv(d, "requiredSystemFeatures", "kvm big-parallel recursive-nix") },
 				`builtin builder "unknown"`:                                  func(d *storeexpr.Derivation) { d.Builder, d.Platform = "builtin:unknown", "builtin" },
 				"__noChroot":                                                 func(d *storeexpr.Derivation) { Setenv(d, "__noChroot", "1") },
+				`"/etc/shadow" (__impureHostDeps)`:                           func(d *storeexpr.Derivation) { Setenv(d, "__impureHostDeps", " /etc/shadow ") },
 			} {
 				w.expect(w.Failed(w.Job("refused", `true`, func(j *builder.Job) { edit(j.Derivation) })), store.CauseRefused, want)
 			}
+			for _, flag := range []string{"__noChroot", "allowSubstitutes", "preferLocalBuild"} {
+				w.expect(w.Failed(structured(w, "refused", `{"`+flag+`":"1"}`, `true`)), store.CauseExpr, "attribute "+flag+": not a Boolean")
+			}
+			w.expect(w.Failed(structured(w, "refused", `{"__impureHostDeps":["/etc/shadow"]}`, `true`)), store.CauseRefused, "__impureHostDeps")
+			w.Built(structured(w, "not-refused", `{"__impureHostDeps":[],"__noChroot":false,"allowSubstitutes":false,"preferLocalBuild":true}`, `echo > $out`))
 		},
 		"a relative builder": func(w *World) {
 			// It is found from the directory that the builder begins in, and nowhere else.
