@@ -230,6 +230,7 @@ number = 1
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ name, main, want string }{
 		{"syntax", "x = (", "main.star:1:6: got end of file, want primary expression"},
+		{"not UTF-8", "x = 'ü�'\ny = 'ü\xff'", "main.star:2:7: not UTF-8"},
 		{"undefined", "\nx = nothing", "main.star:2:5: undefined: nothing"},
 		{"fail", `fail("stop here")`, "main.star:1:5: fail: stop here"},
 		{

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/bazelbuild/buildtools/build"
 	"go.starlark.net/syntax"
@@ -19,9 +18,6 @@ func Format(name string, src []byte) ([]byte, error) {
 	before, err := literals(name, src)
 	if err != nil {
 		return nil, fmt.Errorf("format %w", err) // the error begins with FILE:LINE:COLUMN
-	}
-	if !utf8.Valid(src) {
-		return nil, fmt.Errorf("format %s: not UTF-8", name)
 	}
 	out, err := settle(name, src)
 	if err != nil {

@@ -35,7 +35,7 @@ def f(y):
 	if err != nil || string(got) != want {
 		t.Errorf("got (%v)\n%s\nwant\n%s", err, got, want)
 	}
-	for _, odd := range []string{"x = \"a\\中\"\n", "x = " + strings.Repeat("-", 3_000_000) + "1\n"} {
+	for _, odd := range []string{"x = \"a\\中\"\n", "x = " + strings.Repeat("-", 3_000_000) + "1\n", "x = 'a\xff'\n"} {
 		if _, err = Format("x.star", []byte(odd)); err == nil || !strings.HasPrefix(err.Error(), "format x.star:") {
 			t.Errorf("%.20q: got %v, want an error", odd, err)
 		}

@@ -1,16 +1,25 @@
 package instantiate
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 
 	"go.starlark.net/syntax"
 )
 
 // parse reads a file, and refuses what is nested too deeply in it. The parser bounds what
 // has brackets; but "1 + 1 + …", "f()()()…" and "elif" are nested as well, and the
-// interpreter goes down into them by calls of itself.
+// interpreter goes down into them by calls of itself. What is not UTF-8, as Starlark has to be, it would
+// read as U+FFFD, also in strings.
 func parse(name string, src []byte) (*syntax.File, error) {
+	if at := notUTF8(src); at >= 0 {
+		before := src[:at]
+		line := bytes.Count(before, []byte("\n")) + 1
+		column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
+		return nil, syntax.Error{Pos: syntax.MakePosition(&name, int32(line), int32(column)), Msg: "not UTF-8"}
+	}
 	f, err := dialect.Parse(name, src, 0)
 	if err != nil {
 		return nil, err
@@ -36,6 +45,21 @@ func parse(name string, src []byte) (*syntax.File, error) {
 		return f, nil
 	}
 	return nil, syntax.Error{Pos: position(deepest), Msg: fmt.Sprintf("nested too deeply: more than %d expressions or statements in each other", maxDepth)}
+}
+
+// notUTF8 is where src is not UTF-8 first, -1 if it is.
+func notUTF8(src []byte) int {
+	if utf8.Valid(src) {
+		return -1
+	}
+	at := 0
+	for {
+		r, n := utf8.DecodeRune(src[at:])
+		if r == utf8.RuneError && n < 2 {
+			return at
+		}
+		at += n
+	}
 }
 
 // position is that of the innermost node of path that has one of its own: others find
