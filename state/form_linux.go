@@ -197,8 +197,10 @@ func (v *verifier) countLinks(ctx context.Context, dir string) error {
 func (s *State) copied(ctx context.Context, info store.Info) (o Output, release func(), err error) {
 	scratch := s.newScratch("copy")
 	files, err := copyTree(ctx, s.Real(info.Path), scratch, info.NarHash)
+	release = func() { _ = tree.RemoveAll(scratch) }
 	if err != nil {
+		release() // it may be whole, and other than it should be
 		return Output{}, nil, err
 	}
-	return Output{Info: info, Scratch: scratch, Files: files}, func() { _ = tree.RemoveAll(scratch) }, nil
+	return Output{Info: info, Scratch: scratch, Files: files}, release, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"storefs/nar"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // problems are what Verify reports, a line each.
@@ -229,10 +230,14 @@ func TestRepairOfFormAndContents(t *testing.T) {
 	made := 0
 	got := problems(t, s, VerifyOptions{Repair: func(context.Context, store.Info) (Output, func(), error) {
 		made++
-		return build(t, s, d)[0], nil, nil
+		o := build(t, s, d)[0]
+		return o, func() { _ = tree.RemoveAll(o.Scratch) }, nil
 	}})
 	if want := []string{"x: its mode is 0755, not 0555 (repaired)"}; !slices.Equal(got, want) || made != 1 {
 		t.Errorf("%q, want %q; made anew %d times", got, want, made)
+	}
+	if left := must(os.ReadDir(s.Builds()))(t); len(left) > 0 {
+		t.Errorf("left in scratch: %v", left)
 	}
 	verified(t, s)
 }
