@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -137,7 +138,10 @@ func (v *verifier) linked(ctx context.Context) error {
 		v.state.gate.RLock()
 		defer v.state.gate.RUnlock()
 	}()
-	if err := v.countLinks(ctx, v.state.Builds()); err != nil {
+	if err := v.countLinks(ctx, v.state.Builds(), ".", func(*fileLinks) bool { return true }); err != nil {
+		return err
+	}
+	if err := v.countSiblings(ctx); err != nil {
 		return err
 	}
 	objects := make(map[store.Path]*form)
@@ -175,18 +179,88 @@ func (v *verifier) linked(ctx context.Context) error {
 	return nil
 }
 
-// countLinks counts what is in dir of the links that are looked for. What goes meanwhile
-// is nothing to it.
-func (v *verifier) countLinks(ctx context.Context, dir string) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+// countSiblings counts the links that are in other outputs of the same build, where none
+// was found: of a build that was registered meanwhile, some outputs are where this had been
+// already.
+func (v *verifier) countSiblings(ctx context.Context) error {
+	known := make(map[store.Path]bool)
+	var siblings []store.Path
+	for _, l := range v.links {
+		for _, in := range l.in {
+			if known[in.object] {
+				continue
+			}
+			known[in.object] = true
+			outputs, err := v.state.siblings(in.object)
+			if err != nil {
+				return err
+			}
+			siblings = append(siblings, outputs...)
+		}
+	}
+	slices.Sort(siblings)
+	for _, p := range slices.Compact(siblings) {
+		unseen := func(l *fileLinks) bool {
+			return !slices.ContainsFunc(l.in, func(in linkedFile) bool { return in.object == p })
+		}
+		if err := v.countLinks(ctx, v.state.RealDir(), p.Base(), unseen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// siblings are the other outputs of what made p that are valid.
+func (s *State) siblings(p store.Path) ([]store.Path, error) {
+	info, err := s.db.Info(p)
+	if errors.Is(err, store.ErrNotValid) || err == nil && info.Deriver == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	outputs, err := s.db.Outputs(info.Deriver)
+	if err != nil {
+		return nil, err
+	}
+	var others []store.Path
+	for _, o := range outputs {
+		valid, err := s.db.Valid(o.Path)
+		if err != nil {
+			return nil, err
+		}
+		if valid && o.Path != p {
+			others = append(others, o.Path)
+		}
+	}
+	return others, nil
+}
+
+// countLinks counts what is at name in dir of those links that are looked for and that count
+// is for. What goes meanwhile is nothing to it. It does not leave dir, where builders may make a link of
+// what was a directory.
+func (v *verifier) countLinks(ctx context.Context, dir, name string, count func(*fileLinks) bool) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), name, func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		var st unix.Stat_t
-		if err != nil || d.IsDir() || unix.Lstat(path, &st) != nil {
+		if err != nil || d.IsDir() {
 			return nil
 		}
-		if l := v.links[nar.FileID{Device: uint64(st.Dev), Inode: st.Ino}]; l != nil {
+		st, err := root.Lstat(path)
+		if err != nil {
+			return nil
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if l := v.links[nar.FileID{Device: uint64(sys.Dev), Inode: sys.Ino}]; l != nil && count(l) {
 			l.seen++
 		}
 		return nil

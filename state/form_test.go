@@ -16,6 +16,7 @@ import (
 
 	"storefs/nar"
 	"storefs/store"
+	"storefs/storeexpr"
 	"storefs/tree"
 )
 
@@ -197,6 +198,76 @@ func TestVerifyAllowsLinksOfTheStore(t *testing.T) {
 	got := problems(t, s, VerifyOptions{Contents: true})
 	if want := []string{`x: "shared": 2 of its 3 links are not in the store`}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A build may be registered while its first output, in the order of names, has been passed by.
+func TestVerifyDuringARegistration(t *testing.T) {
+	s := newState(t)
+	var drv store.Path
+	var d *storeexpr.Derivation
+	first, last := "", ""
+	for i := 0; first >= last; i++ {
+		drv, d = derivation(t, s, fmt.Sprint("x", i), []string{"dev", "out"}, nil, nil)
+		names := must(s.db.Names("", 1000))(t)
+		first, last = d.Outputs[0].Path.Base(), d.Outputs[1].Path.Base()
+		if first > names[len(names)-1].Name || last < names[len(names)-1].Name {
+			last = ""
+		}
+	}
+	outputs := build(t, s, d)
+	from := outputs[0].Scratch + "/file"
+	if err := in(outputs[1].Scratch, func() error { return os.Link(from, outputs[1].Scratch+"/shared") }); err != nil {
+		t.Fatal(err)
+	}
+	sum := must(nar.Ingest(t.Context(), outputs[1].Scratch, nar.IngestOptions{UID: -1, GID: -1}))(t)
+	outputs[1].Info.NarHash, outputs[1].Info.NarSize = sum.Hash, sum.Size
+	was := must(s.db.Count())(t)
+	got := problems(t, s, VerifyOptions{Contents: true, Progress: func(done, _ int) {
+		if done == was {
+			if _, _, err := s.Register(t.Context(), Outcome{Drv: drv, Derivation: d, Outputs: outputs}); err != nil {
+				t.Error(err)
+			}
+		}
+	}})
+	if len(got) > 0 {
+		t.Errorf("%q", got)
+	}
+	// But what is in none of them is told.
+	if err := os.Link(s.Real(d.Outputs[0].Path)+"/file", filepath.Join(filepath.Dir(s.Dir()), "outside")); err != nil {
+		t.Fatal(err)
+	}
+	if got := problems(t, s, VerifyOptions{Contents: true}); len(got) != 2 || !strings.Contains(got[0], "1 of its 3 links is not in the store") {
+		t.Errorf("%q", got)
+	}
+}
+
+// A builder that makes a directory a link while links are counted leads nobody elsewhere.
+func TestLinksAreCountedInside(t *testing.T) {
+	s := newState(t)
+	outside, builds := filepath.Join(filepath.Dir(s.Dir()), "outside"), s.Builds()
+	if err := errors.Join(
+		os.Mkdir(outside, 0o755), os.Mkdir(builds+"/b", 0o755), os.WriteFile(builds+"/a", nil, 0o644), os.Link(builds+"/a", outside+"/file"),
+	); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(builds+"/a", &st); err != nil {
+		t.Fatal(err)
+	}
+	l := &fileLinks{total: 2}
+	v := verifier{state: s, links: map[nar.FileID]*fileLinks{{Device: uint64(st.Dev), Inode: st.Ino}: l}}
+	err := v.countLinks(t.Context(), builds, ".", func(*fileLinks) bool { // that there is a b has been seen
+		if l.seen > 0 {
+			return true
+		}
+		if err := errors.Join(os.Remove(builds+"/b"), os.Symlink(outside, builds+"/b")); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	if err != nil || l.seen != 1 {
+		t.Errorf("counted %d, %v", l.seen, err)
 	}
 }
 
