@@ -58,12 +58,16 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) Write(p []byte) (int, error) {
 	for written := 0; ; {
+		before := c.unread()
 		if c.server.ctx.Err() != nil {
 			_ = c.SetWriteDeadline(time.Now().Add(unreadTime))
 		}
 		n, err := c.Conn.Write(p[written:])
 		written += n
-		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		// Who waits for a Unix socket that is full hears of it only when most of what it has
+		// was read.
+		read := n > 0 || c.unread() < before
+		if !read || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return written, err
 		}
 	}

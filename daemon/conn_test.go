@@ -3,10 +3,13 @@ package daemon
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -122,6 +125,56 @@ func TestEndOfWhoReadsSlowly(t *testing.T) {
 			t.Errorf("%d targets, %v: …%s", n, err, b[max(0, len(b)-200):])
 		}
 	})
+}
+
+// readMeanwhile has the other end read some while a Write waits.
+type readMeanwhile struct {
+	*net.UnixConn
+	other net.Conn
+	some  int64
+}
+
+func (c readMeanwhile) Write(p []byte) (int, error) {
+	n, err := c.UnixConn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := io.CopyN(io.Discard, c.other, c.some); err != nil {
+			return n, err
+		}
+	}
+	return n, err
+}
+
+// Who waits to write hears of it only when most of what the socket has was read: whoever reads
+// less in that time has what follows nevertheless.
+func TestEndOfWhoReadsSome(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	theirs, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	ours, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	full := ours.(*net.UnixConn)
+	block := make([]byte, 4096)
+	for err == nil {
+		if err = full.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err == nil {
+			_, err = full.Write(block)
+		}
+	}
+	ended, end := context.WithCancelCause(t.Context())
+	end(ErrClosing)
+	c := &conn{Conn: readMeanwhile{full, theirs, 40 << 10}, server: &Server{ctx: ended}}
+	if n, err := c.Write(block); n != len(block) || err != nil {
+		t.Errorf("wrote %d bytes, %v", n, err)
+	}
 }
 
 // slowly reads, after a while each time.
