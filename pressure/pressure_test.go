@@ -77,6 +77,7 @@ func TestMemory(t *testing.T) {
 		h.expect(t, "memory is short")
 		cancel()
 		<-done
+		synctest.Wait() // Run does not wait for that
 		if !f.closed {
 			t.Error("the trigger is open still")
 		}
