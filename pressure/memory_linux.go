@@ -44,12 +44,18 @@ func newPSI(fd int) (*psi, error) {
 }
 
 func (p *psi) wait(ctx context.Context) error {
+	written := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(written)
 		var one [8]byte
 		one[0] = 1
 		_, _ = unix.Write(p.wake, one[:])
 	})
-	defer stop()
+	defer func() {
+		if !stop() {
+			<-written // or it would be written into what is opened after Close
+		}
+	}()
 	fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLPRI}, {Fd: int32(p.wake), Events: unix.POLLIN}}
 	for ctx.Err() == nil {
 		_, err := unix.Poll(fds, -1)

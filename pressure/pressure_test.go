@@ -193,3 +193,42 @@ func TestKernel(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What ends the wait writes into nothing that is opened after it.
+func TestWaitLeavesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var next []int
+	defer func() {
+		for _, fd := range next {
+			unix.Close(fd)
+		}
+	}()
+	for range 200 {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := newPSI(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.wait(ctx); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		p.Close()
+		for range 2 { // they have the numbers of what was closed
+			fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next = append(next, fd)
+		}
+	}
+	time.Sleep(10 * time.Millisecond)
+	for _, fd := range next {
+		if n, err := unix.Read(fd, make([]byte, 8)); err != unix.EAGAIN {
+			t.Fatalf("somebody has written to it: %d, %v", n, err)
+		}
+	}
+}
