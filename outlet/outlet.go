@@ -96,9 +96,11 @@ func (o *Outlet) drain() {
 	o.change = nil
 }
 
-// Flush waits until all is written, or nothing was for as long as patience: then what is
-// left may stay unwritten, and a goroutine waits for it until the process ends.
+// Flush waits until all is written, or nothing was for as long as patience, and ten times
+// as long at most: then what is left may stay unwritten, and a goroutine waits for it until
+// the process ends.
 func (o *Outlet) Flush(patience time.Duration) {
+	end := time.Now().Add(10 * patience)
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	for {
@@ -110,7 +112,7 @@ func (o *Outlet) Flush(patience time.Duration) {
 		}
 		select {
 		case <-change:
-			t.Reset(patience)
+			t.Reset(min(patience, time.Until(end)))
 		case <-t.C:
 			return
 		}

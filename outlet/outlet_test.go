@@ -112,3 +112,35 @@ func TestRegularFile(t *testing.T) {
 		t.Error("no error of a closed file")
 	}
 }
+
+// Who reads a line from time to time holds nobody up for as many.
+func TestReadSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &tap{open: make(chan struct{})}
+		o := pipe(t, f)
+		for i := range 100 {
+			fmt.Fprintf(o, "line %d\n", i)
+		}
+		enough, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-time.After(900 * time.Millisecond):
+					f.open <- struct{}{}
+				case <-enough:
+					close(f.open)
+					return
+				}
+			}
+		}()
+		begin := time.Now()
+		o.Flush(time.Second)
+		if d := time.Since(begin); d != 10*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		close(enough)
+		<-ended
+		synctest.Wait()
+	})
+}
