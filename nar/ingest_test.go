@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -361,8 +362,11 @@ func TestIngestCopy(t *testing.T) {
 		"a link": link("x"),
 	} {
 		t.Run(what, func(t *testing.T) {
+			var mu sync.Mutex
 			told := func(to *[]string) FileFunc {
 				return func(path string, kind store.Kind, sum [32]byte) {
+					mu.Lock()
+					defer mu.Unlock()
 					*to = append(*to, fmt.Sprintf("%s %s %x", path, kind, sum))
 				}
 			}
