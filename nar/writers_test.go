@@ -3,7 +3,6 @@ package nar
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,26 +36,11 @@ func wood() node {
 	return folder(dirs)
 }
 
-// told collects what a FileFunc is told.
-type told struct {
-	mu    sync.Mutex
-	files map[string]string
-}
-
-func (f *told) file(path string, kind store.Kind, sum [sha256.Size]byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.files == nil {
-		f.files = map[string]string{}
-	}
-	f.files[path] += fmt.Sprintf("%s %x", kind, sum)
-}
-
 // However many write its files, what is restored is canonical and the same.
 func TestRestoreTogether(t *testing.T) {
 	path := inTemp(t, wood())
 	archive := dump(t, path)
-	var was told
+	var was listener
 	if _, err := Ingest(context.Background(), path, IngestOptions{UID: os.Getuid(), GID: os.Getgid(), File: was.file}); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +49,7 @@ func TestRestoreTogether(t *testing.T) {
 		old := runtime.GOMAXPROCS(processors)
 		defer runtime.GOMAXPROCS(old)
 		dest := filepath.Join(tempDir(t), "object")
-		var is told
+		var is listener
 		if err := Restore(bytes.NewReader(archive), dest, RestoreOptions{File: is.file}); err != nil {
 			t.Fatal(err)
 		}
