@@ -38,8 +38,10 @@ type Goal struct {
 	Ended   time.Time // zero if it is still at work
 	Lane    int       // which of the slots it had, from 0
 	Holds   int       // how many it had
-	Outcome string    // one of the outcomes of package event, "failed", "dropped" or unfinished
-	Phases  []Phase
+	// Expected is how long its builder was expected to take, 0 if nobody knew.
+	Expected time.Duration
+	Outcome  string // one of the outcomes of package event, "failed", "dropped" or unfinished
+	Phases   []Phase
 }
 
 // Phase is a part of the time until Ended, since Started, or since it waited for a lock.
@@ -84,7 +86,7 @@ func (r *Run) Take(e event.Event) {
 	switch e.Kind {
 	case event.Started:
 		r.release(g, e.Time) // it may begin anew
-		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count)}
+		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count), Expected: e.Expected}
 	case event.Phase:
 		switch {
 		case e.Text == event.PhaseLock:

@@ -2,6 +2,7 @@ package timeline
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -209,8 +210,34 @@ func TestTrace(t *testing.T) {
 	r.Take(event.Event{Kind: event.Added, Goal: goal("never"), Time: begin})
 	r.Take(event.Event{Kind: event.Started, Goal: goal("cut"), Time: begin.Add(time.Second)})
 	r.Take(event.Event{Kind: event.Valid, Paths: []store.Path{goal("x")}, Time: begin})
-	var b bytes.Buffer
 	counts := event.Counts{Built: 4, Reused: 7, CutOff: 2}
+	entries := traced(t, r, counts)
+	// On each slot goals follow each other, and phases lie in their goal.
+	slots := map[int]bool{}
+	var goals, phases, steps int
+	for _, e := range entries {
+		switch {
+		case e.Phase != "X":
+		case e.Category == "goal":
+			goals++
+			slots[e.Thread] = true
+		case e.Category == "phase" && e.Process == trackSlots:
+			phases++
+		case e.Category == "critical":
+			steps++
+		}
+	}
+	if goals != 4 || phases != 8 || steps != 3 || len(slots) != 2 {
+		t.Errorf("%d goals, %d phases, %d steps, %d slots: %+v", goals, phases, steps, len(slots), entries)
+	}
+}
+
+// traced writes the trace of r, and sees whether it is one that a reader takes as it
+// is meant: on each thread slices lie in each other or follow each other, in the
+// nanoseconds of Perfetto, which rounds a time and a duration down, each for itself.
+func traced(t *testing.T, r *Run, counts event.Counts) []entry {
+	t.Helper()
+	var b bytes.Buffer
 	if err := r.WriteTrace(&b, counts); err != nil {
 		t.Fatal(err)
 	}
@@ -224,35 +251,111 @@ func TestTrace(t *testing.T) {
 	if trace.OtherData != counts {
 		t.Errorf("counts %+v, want %+v", trace.OtherData, counts)
 	}
-	// On each slot goals follow each other, and phases lie in their goal.
-	type slice struct{ start, end float64 }
-	lanes := map[int][]slice{}
-	var goals, phases, open int
+	type slice struct {
+		name       string
+		start, end int64
+	}
+	threads := map[int][]slice{}
+	processes := map[int]int{}
+	open := map[string]entry{}
 	for _, e := range trace.TraceEvents {
-		switch {
-		case e.Phase == "b":
-			open++
-		case e.Phase == "e":
-			open--
-		case e.Phase == "X" && e.Category == "goal":
-			goals++
-			s := slice{e.Start, e.Start + *e.Duration}
-			for _, o := range lanes[e.Thread] {
-				if s.start < o.end && o.start < s.end {
-					t.Errorf("%s overlaps another goal on slot %d", e.Name, e.Thread)
-				}
+		if e.Start < 0 {
+			t.Errorf("before the begin: %+v", e)
+		}
+		key := fmt.Sprint(e.Process, e.Category, e.ID)
+		switch e.Phase {
+		case "M":
+			if p, ok := processes[e.Thread]; ok && e.Thread > 0 && p != e.Process {
+				t.Errorf("the thread %d is in the tracks %d and %d", e.Thread, p, e.Process)
 			}
-			lanes[e.Thread] = append(lanes[e.Thread], s)
-		case e.Phase == "X":
-			phases++
-			at := lanes[e.Thread][len(lanes[e.Thread])-1]
-			if e.Start < at.start || e.Start+*e.Duration > at.end+0.01 {
-				t.Errorf("the phase %s is not in its goal", e.Name)
+			processes[e.Thread] = e.Process
+		case "b":
+			if o, ok := open[key]; ok {
+				t.Errorf("%+v begins in %+v", e, o)
 			}
+			open[key] = e
+		case "e":
+			if o, ok := open[key]; !ok || o.Name != e.Name || o.Start > e.Start {
+				t.Errorf("%+v ends %+v", e, o)
+			}
+			delete(open, key)
+		case "X":
+			if *e.Duration < 0 || processes[e.Thread] != e.Process {
+				t.Errorf("%+v, which is no slice of its thread", e)
+			}
+			start := int64(e.Start * 1000)
+			threads[e.Thread] = append(threads[e.Thread], slice{e.Name, start, start + int64(*e.Duration*1000)})
+		default:
+			t.Errorf("unknown: %+v", e)
 		}
 	}
-	if goals != 4 || phases != 8 || open != 0 || len(lanes) != 2 {
-		t.Errorf("%d goals, %d phases, %d open, %d slots:\n%s", goals, phases, open, len(lanes), b.String())
+	if len(open) > 0 {
+		t.Errorf("without an end: %+v", open)
+	}
+	for n, all := range threads {
+		slices.SortStableFunc(all, func(a, b slice) int { return cmp.Compare(a.start, b.start) })
+		var stack []slice
+		for _, s := range all {
+			for len(stack) > 0 && stack[len(stack)-1].end <= s.start {
+				stack = stack[:len(stack)-1]
+			}
+			if len(stack) > 0 && s.end > stack[len(stack)-1].end {
+				t.Errorf("on the thread %d %+v overlaps %+v", n, s, stack[len(stack)-1])
+			}
+			stack = append(stack, s)
+		}
+	}
+	return trace.TraceEvents
+}
+
+// Times have nanoseconds, and goals scan and register beside each other.
+func TestTraceOfOddTimes(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	r := New()
+	now := begin
+	all := make([][]event.Event, 30)
+	for i := range all {
+		for _, e := range []event.Event{
+			{Kind: event.Added},
+			{Kind: event.Started},
+			{Kind: event.Phase, Text: event.PhaseSandbox},
+			{Kind: event.Phase, Text: event.PhaseBuild},
+			{Kind: event.Phase, Text: event.PhaseScan},
+			{Kind: event.Freed},
+			{Kind: event.Phase, Text: event.PhaseSync},
+			{Kind: event.Phase, Text: event.PhaseRegister},
+			{Kind: event.Done, Text: event.OutcomeBuilt},
+		} {
+			e.Goal = goal(fmt.Sprint("g", i))
+			all[i] = append(all[i], e)
+		}
+	}
+	for left := len(all); left > 0; {
+		i := rnd.IntN(len(all))
+		if len(all[i]) == 0 {
+			continue
+		}
+		now = now.Add(time.Duration(rnd.IntN(3_000_000)))
+		e := all[i][0]
+		e.Time = now
+		r.Take(e)
+		if all[i] = all[i][1:]; len(all[i]) == 0 {
+			left--
+		}
+	}
+	// The phases of a goal are all of its time.
+	sums := map[string]float64{}
+	for _, e := range traced(t, r, r.Counts()) {
+		switch {
+		case e.Phase == "X" && (e.Category == "goal" || e.Category == "after"):
+			sums["all"] += *e.Duration
+		case e.Phase == "X" && e.Category == "phase":
+			sums["phases"] += *e.Duration
+			sums[e.Name] += *e.Duration
+		}
+	}
+	if sums["all"] != sums["phases"] || sums[prepare] == 0 {
+		t.Errorf("%v", sums)
 	}
 }
 
@@ -276,22 +379,14 @@ func TestUnfinished(t *testing.T) {
 		r.Stop(at(5), interrupted)
 		return r
 	}
-	var out bytes.Buffer
 	r := unfinishedRun(false)
-	if err := r.WriteTrace(&out, r.Counts()); err != nil {
-		t.Fatal(err)
-	}
-	var trace struct{ TraceEvents []entry }
-	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
-		t.Fatal(err)
-	}
 	lasts := map[string]float64{}
-	for _, e := range trace.TraceEvents {
+	for _, e := range traced(t, r, r.Counts()) {
 		if e.Phase == "X" {
 			lasts[e.Name] = *e.Duration / 1e6
 		}
 	}
-	if want := map[string]float64{"bad.drv": 4, "long.drv": 4, event.PhaseBuild: 3}; !maps.Equal(lasts, want) {
+	if want := map[string]float64{"bad.drv": 4, "long.drv": 4, prepare: 1, event.PhaseBuild: 3}; !maps.Equal(lasts, want) {
 		t.Errorf("%v, want %v", lasts, want)
 	}
 	for interrupted, want := range map[bool]string{
@@ -372,19 +467,11 @@ func TestTraceAfterTheSlot(t *testing.T) {
 		e.Goal = p
 		r.Take(e)
 	}
-	var out bytes.Buffer
-	if err := r.WriteTrace(&out, r.Counts()); err != nil {
-		t.Fatal(err)
-	}
-	var trace struct{ TraceEvents []entry }
-	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
-		t.Fatal(err)
-	}
 	got := map[string]float64{}
-	for _, e := range trace.TraceEvents {
+	for _, e := range traced(t, r, r.Counts()) {
 		switch e.Phase {
 		case "X":
-			got[e.Name] += *e.Duration
+			got[e.Category+" "+e.Name] += *e.Duration
 		case "b":
 			got[e.Name] -= e.Start
 		case "e":
@@ -393,8 +480,8 @@ func TestTraceAfterTheSlot(t *testing.T) {
 	}
 	name := p.Name()
 	want := map[string]float64{
-		name: 5000, "build": 4000, "scan": 1000,
-		"scan: " + name: 3000, "sync: " + name: 1000, "slot: " + name: 1000,
+		"goal " + name: 5000, "after " + name: 4000, "critical " + name: 9000,
+		"phase build": 4000, "phase scan": 4000, "phase sync": 1000, "slot: " + name: 1000,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
@@ -408,15 +495,7 @@ func TestTraceOfWhatRanAlready(t *testing.T) {
 	r.Take(event.Event{Time: begin, Kind: event.Started, Goal: goal("a")})
 	r.Take(event.Event{Time: begin, Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild})
 	r.Take(event.Event{Time: begin.Add(time.Hour), Kind: event.Done, Goal: goal("a"), Text: event.OutcomeBuilt})
-	var out bytes.Buffer
-	if err := r.WriteTrace(&out, r.Counts()); err != nil {
-		t.Fatal(err)
-	}
-	var trace struct{ TraceEvents []entry }
-	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range trace.TraceEvents {
+	for _, e := range traced(t, r, r.Counts()) {
 		if e.Phase == "X" && (e.Start != 0 || *e.Duration != 3600e6) {
 			t.Errorf("%s from %v on, for %v µs", e.Name, e.Start, *e.Duration)
 		}
@@ -448,26 +527,21 @@ func TestLockedOut(t *testing.T) {
 	if g := r.goals[goal("a")]; g.Started != at(5) || g.Slot() != 2*time.Second {
 		t.Errorf("%+v", g)
 	}
-	var out bytes.Buffer
-	if err := r.WriteTrace(&out, r.Counts()); err != nil {
-		t.Fatal(err)
-	}
-	var trace struct{ TraceEvents []entry }
-	if err := json.Unmarshal(out.Bytes(), &trace); err != nil {
-		t.Fatal(err)
-	}
 	var got []string
-	for _, e := range trace.TraceEvents {
+	for _, e := range traced(t, r, r.Counts()) {
 		switch e.Phase {
 		case "X":
+			if e.Process == trackPath {
+				continue
+			}
 			got = append(got, fmt.Sprintf("%s %v+%v", e.Name, e.Start/1e6, *e.Duration/1e6))
 		case "b", "e":
 			got = append(got, fmt.Sprintf("%s %s %v", e.Phase, e.Name, e.Start/1e6))
 		}
 	}
 	want := []string{
-		"b slot: a.drv 0", "e slot: a.drv 1", "a.drv 5+2", "b lock: a.drv 1", "e lock: a.drv 5", "build 5+2",
-		"b.drv 1+3", "c.drv 7+1", "b lock: c.drv 8", "e lock: c.drv 9",
+		"b slot: a.drv 0", "e slot: a.drv 1", "a.drv 5+2", "build 5+2", "b.drv 1+3", "c.drv 7+1", "prepare 7+1",
+		"a.drv 1+4", "lock 1+4", "c.drv 8+1", "lock 8+1",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
