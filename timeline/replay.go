@@ -27,23 +27,31 @@ func (r *Run) Replay(slots int) time.Duration {
 		// One that needs more than are free waits for them, and lets no other pass.
 		for len(ready) > 0 && ready[0].takes(slots) <= free {
 			j := heap.Pop(&ready).(*job)
-			frees := j.takes(slots)
-			free -= frees
-			heap.Push(&moments, moment{at: now + j.slot, frees: frees})
-			heap.Push(&moments, moment{at: now + j.slot + j.rest, done: j})
+			j.has = j.takes(slots)
+			free -= j.has
+			heap.Push(&moments, moment{at: now + j.slot, job: j})
 		}
 		if len(moments) == 0 {
 			return now
 		}
-		m := heap.Pop(&moments).(moment)
-		now = m.at
-		if m.done == nil {
-			free += m.frees
-			continue
-		}
-		for _, w := range m.done.waiters {
-			if w.unfinished--; w.unfinished == 0 {
-				heap.Push(&ready, w)
+		// What happens at the same time is seen at once.
+		for now = moments[0].at; len(moments) > 0 && moments[0].at == now; {
+			m := heap.Pop(&moments).(moment)
+			if !m.done {
+				// As in the normaliser, the slot is kept for who waits for nothing else,
+				// if that one is needed more than who could have it now.
+				if m.job.rest == 0 || len(ready) == 0 || !m.job.isAwaitedMoreThan(ready[0]) {
+					free += m.job.has
+					m.job.has = 0
+				}
+				heap.Push(&moments, moment{at: now + m.job.rest, job: m.job, done: true})
+				continue
+			}
+			free += m.job.has
+			for _, w := range m.job.waiters {
+				if w.unfinished--; w.unfinished == 0 {
+					heap.Push(&ready, w)
+				}
 			}
 		}
 	}
@@ -53,6 +61,7 @@ func (r *Run) Replay(slots int) time.Duration {
 type job struct {
 	slot, rest time.Duration // with its slots, and after that
 	cores      int           // how many those are, if there are so many; 0 is all
+	has        int           // how many it has now
 	left       time.Duration // the longest path from its start
 	waiters    []*job
 	unfinished int
@@ -65,6 +74,16 @@ func (j *job) takes(slots int) int {
 		return slots
 	}
 	return min(j.cores, slots)
+}
+
+// isAwaitedMoreThan reports whether something waits for j alone that comes before o.
+func (j *job) isAwaitedMoreThan(o *job) bool {
+	for _, w := range j.waiters {
+		if w.unfinished == 1 && w.left > o.left {
+			return true
+		}
+	}
+	return false
 }
 
 // jobs are the goals that ran, with what they wait for.
@@ -147,9 +166,9 @@ func (q *readyJobs) Pop() any {
 
 // moment is when something happens in a replay.
 type moment struct {
-	at    time.Duration
-	done  *job // nil: slots become free
-	frees int  // that many
+	at   time.Duration
+	job  *job
+	done bool // what it made may be used; else it has run, and its slots become free
 }
 
 type momentQueue []moment

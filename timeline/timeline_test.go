@@ -182,6 +182,37 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// A slot is kept, in a replay as in the normaliser, for what waits for no more than that
+// the outputs are in the store, if that is needed more than what could have it now.
+func TestReplayKeepsSlots(t *testing.T) {
+	for _, scan := range []time.Duration{0, 100 * time.Millisecond} {
+		r := New()
+		for _, g := range []struct {
+			name string
+			took time.Duration
+		}{{"first", time.Second}, {"beside", 2 * time.Second}, {"other", 3 * time.Second}, {"user", 4 * time.Second}} {
+			start := begin
+			if g.name == "user" {
+				start = begin.Add(time.Hour)
+			}
+			for _, e := range []event.Event{
+				{Kind: event.Added, Time: begin},
+				{Kind: event.Started, Time: start},
+				{Kind: event.Freed, Time: start.Add(g.took)},
+				{Kind: event.Phase, Text: event.PhaseSync, Time: start.Add(g.took + scan)},
+				{Kind: event.Done, Text: event.OutcomeBuilt, Time: start.Add(g.took + scan)},
+			} {
+				e.Goal = goal(g.name)
+				r.Take(e)
+			}
+		}
+		r.Needs(map[store.Path][]store.Path{goal("user"): {goal("first")}})
+		if got, want := r.Replay(2), 5*time.Second+2*scan; got != want {
+			t.Errorf("where scanning takes %v: %v, want %v", scan, got, want)
+		}
+	}
+}
+
 // What had several slots needs as many in a replay, or all that there are.
 func TestReplaySeveralSlots(t *testing.T) {
 	r := New()
