@@ -198,12 +198,22 @@ func (v *view) catchUp(held []event.Event) []event.Event {
 	return all
 }
 
-// past are the events that tell what happened to a running goal before.
+// past are the events that tell what happened to a running goal before. Of its phases
+// no more is known than which it has come to.
 func past(g normaliser.Running) []event.Event {
-	return []event.Event{
-		{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected, Count: g.Slots},
-		{Time: g.Since, Kind: event.Phase, Goal: g.Goal, Text: g.Phase},
+	all := []event.Event{{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected, Count: g.Slots}}
+	since := g.Since
+	if !g.Freed.IsZero() {
+		since = g.Freed
+		all = append(all,
+			event.Event{Time: g.Since, Kind: event.Phase, Goal: g.Goal, Text: event.PhaseBuild},
+			event.Event{Time: since, Kind: event.Freed, Goal: g.Goal},
+		)
 	}
+	if g.Phase != "" { // a substitute has none
+		all = append(all, event.Event{Time: since, Kind: event.Phase, Goal: g.Goal, Text: g.Phase})
+	}
+	return all
 }
 
 // looks is the time between two looks at how far everything has come, and soon that

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,27 @@ func testRealiseStreamsItsOwnEventsOnly(t *testing.T, dial dialer) {
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Error(d)
+		}
+	}
+}
+
+// Who asks for what runs already hears what it has come to: whether it has its slot still,
+// and no phase of what has none.
+func TestPast(t *testing.T) {
+	since := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	freed := since.Add(time.Minute)
+	for want, g := range map[string]normaliser.Running{
+		"started 0s, phase build 0s": {Phase: event.PhaseBuild},
+		"started 0s":                 {},
+		"started 0s, phase build 0s, freed 1m0s, phase register 1m0s": {Phase: event.PhaseRegister, Freed: freed},
+	} {
+		g.Goal, g.Since = path("a.drv"), since
+		var got []string
+		for _, e := range past(g) {
+			got = append(got, strings.Join(strings.Fields(fmt.Sprint(e.Kind, " ", e.Text, " ", e.Time.Sub(since))), " "))
+		}
+		if got := strings.Join(got, ", "); got != want {
+			t.Errorf("%+v: %s, want %s", g, got, want)
 		}
 	}
 }

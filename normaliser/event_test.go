@@ -223,3 +223,23 @@ func TestStatus(t *testing.T) {
 		}
 	})
 }
+
+// Status says of what registers when it gave its slot back.
+func TestStatusOfWhatRegisters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.takes["a"], w.register = 10*time.Second, time.Minute
+		n := w.start(t, 1)
+		go n.Realise(t.Context(), Request{Targets: []store.Path{w.drv("a")}})
+		began := time.Now()
+		time.Sleep(5 * time.Second)
+		if r := n.Status().Running; len(r) != 1 || !r[0].Freed.IsZero() {
+			t.Errorf("while it is built: %+v", r)
+		}
+		time.Sleep(15 * time.Second)
+		if r := n.Status().Running; len(r) != 1 || !r[0].Freed.Equal(began.Add(10*time.Second)) || !r[0].Since.Equal(began) {
+			t.Errorf("while it is registered: %+v", r)
+		}
+		time.Sleep(time.Hour)
+	})
+}

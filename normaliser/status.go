@@ -44,6 +44,7 @@ type Running struct {
 	Goal  store.Path `json:"goal"`
 	Phase string     `json:"phase,omitempty"` // one of the phases of package event
 	Since time.Time  `json:"since"`           // when it got its slot
+	Freed time.Time  `json:"freed,omitzero"`  // when it gave that back: its builder has ended
 	// Expected is how long it took the last time, 0 if that is not known.
 	Expected time.Duration `json:"expected,omitempty"`
 	// Slots is how many slots it has, or had, 0 if that is one.
@@ -129,8 +130,11 @@ func (g *goal) running() Running {
 		Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(),
 		Waiters: g.live + len(g.requests), Background: g.background(), Check: g.kind == kindCheck,
 	}
-	if g.state == locked {
+	switch g.state {
+	case locked:
 		r.Phase = event.PhaseLock
+	case registering:
+		r.Freed = g.run.freed
 	}
 	return r
 }

@@ -89,6 +89,8 @@ func (r *Run) Take(e event.Event) {
 		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count), Expected: e.Expected}
 	case event.Phase:
 		switch {
+		case len(g.Phases) > 0 && e.Time.Before(g.Phases[len(g.Phases)-1].Start):
+			return // what was told of its past says as much
 		case e.Text == event.PhaseLock:
 			r.release(g, e.Time) // it waits for that without a slot
 		case g.locked():

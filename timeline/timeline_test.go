@@ -519,6 +519,31 @@ func TestTraceAfterTheSlot(t *testing.T) {
 	}
 }
 
+// What was joined when it registered already does not hold its slot; and what comes twice
+// of its past counts once.
+func TestJoinedLate(t *testing.T) {
+	r := New()
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	for _, e := range []event.Event{
+		{Time: at(9), Kind: event.Added, Goal: goal("a")},
+		{Time: at(0), Kind: event.Started, Goal: goal("a")},
+		{Time: at(0), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseBuild},
+		{Time: at(5), Kind: event.Freed, Goal: goal("a")},
+		{Time: at(5), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseSync},
+		{Time: at(4), Kind: event.Phase, Goal: goal("a"), Text: event.PhaseScan},
+		{Time: at(9), Kind: event.Added, Goal: goal("b")},
+		{Time: at(10), Kind: event.Started, Goal: goal("b")},
+		{Time: at(11), Kind: event.Done, Goal: goal("a"), Text: event.OutcomeBuilt},
+		{Time: at(12), Kind: event.Done, Goal: goal("b"), Text: event.OutcomeBuilt},
+	} {
+		r.Take(e)
+	}
+	if g := r.goals[goal("a")]; len(r.free) != 1 || g.Slot() != 5*time.Second || len(g.Phases) != 2 {
+		t.Errorf("%d slots, %+v", len(r.free), g)
+	}
+	traced(t, r, r.Counts())
+}
+
 // A trace begins with what was at work when its run joined it.
 func TestTraceOfWhatRanAlready(t *testing.T) {
 	r := New()
