@@ -9,6 +9,7 @@ package daemon
 import (
 	"context"
 	"io"
+	"time"
 
 	"storefs/builder"
 	"storefs/normaliser"
@@ -42,6 +43,8 @@ type Realiser interface {
 	Realise(ctx context.Context, r normaliser.Request) (*normaliser.Result, error)
 	Plan(ctx context.Context, targets []store.Path) (normaliser.Plan, error)
 	Status() normaliser.Status
+	// Remaining estimates the time until goals have ended.
+	Remaining(goals map[store.Path]bool) time.Duration
 	// Wanted reports whether a derivation or path is being realised, or waits
 	// for its turn.
 	Wanted(p store.Path) bool

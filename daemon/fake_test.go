@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"storefs/event"
 	"storefs/normaliser"
@@ -72,6 +73,10 @@ func (f *fake) Status() normaliser.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.now
+}
+
+func (f *fake) Remaining(goals map[store.Path]bool) time.Duration {
+	return time.Duration(len(goals)) * time.Minute
 }
 
 func (f *fake) Cancel(_ context.Context, targets []store.Path) ([]store.Path, error) {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -16,8 +17,8 @@ import (
 type Seen struct {
 	Status *Status      `json:"status,omitempty"` // to a client that watches: first, and after event.Missed
 	Event  *event.Event `json:"event,omitempty"`
-	// Remaining is an estimate of the time until all that the owner does is
-	// done.
+	// Remaining is an estimate of the time until all that was asked for is done or, to a
+	// client that watches, all that the owner does.
 	Remaining time.Duration `json:"remaining,omitempty"`
 	// Waiters, to a client that watches: who waits for what now.
 	Waiters *[]normaliser.Waiter `json:"waiters,omitempty"`
@@ -70,6 +71,7 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 type view struct {
 	sub     *event.Subscription
 	now     func() normaliser.Status
+	left    func(goals map[store.Path]bool) time.Duration
 	details bool // send also what the next event makes old news
 
 	unplanned context.Context // ends when the goals are known
@@ -82,7 +84,7 @@ type view struct {
 }
 
 func (s *Server) newView(logs bool) *view {
-	v := &view{now: s.Realiser.Status}
+	v := &view{now: s.Realiser.Status, left: s.Realiser.Remaining}
 	v.unplanned, v.known = context.WithCancel(context.Background())
 	v.open, v.close = context.WithCancel(context.Background())
 	v.sub = s.Events.Subscribe(func(e event.Event) bool {
@@ -96,6 +98,14 @@ func (v *view) may(p store.Path) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.goals == nil || v.goals[p]
+}
+
+// all are the request's goals. The normaliser's own goroutine, which is asked about them,
+// may be about to add to them.
+func (v *view) all() map[store.Path]bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return maps.Clone(v.goals)
 }
 
 // plan takes the request's goals. It never blocks: the normaliser's own
@@ -130,7 +140,7 @@ func (v *view) pump(out *streamWriter) {
 	held = append(held, events...)
 	v.send(out, append(v.catchUp(held), held...))
 	passOn(context.Background(), v.open, v.sub, out,
-		func() []Seen { return remaining(v.now()) },
+		func() []Seen { return remaining(v.left(v.all())) },
 		func(events []event.Event) bool { v.send(out, events); return false })
 }
 
@@ -262,10 +272,10 @@ func passOn(ctx, open context.Context, sub *event.Subscription, out *streamWrite
 	}
 }
 
-// remaining is the estimate in s, if there is one.
-func remaining(s normaliser.Status) []Seen {
-	if s.Remaining <= 0 {
+// remaining is an estimate, if there is one.
+func remaining(left time.Duration) []Seen {
+	if left <= 0 {
 		return nil
 	}
-	return []Seen{{Remaining: s.Remaining}}
+	return []Seen{{Remaining: left}}
 }

@@ -93,6 +93,35 @@ func TestPast(t *testing.T) {
 	}
 }
 
+// Who builds is told how long that will take, whatever else the owner does.
+func TestRealiseTellsItsOwnRemainder(t *testing.T) {
+	f := newFake(t)
+	f.now.Remaining = time.Hour
+	told := make(chan time.Duration, 1)
+	f.realise = func(ctx context.Context, req normaliser.Request) (*normaliser.Result, error) {
+		req.Planned([]store.Path{path("a.drv"), path("b.drv")})
+		select {
+		case left := <-told:
+			if left != 2*time.Minute {
+				t.Errorf("%v are left", left)
+			}
+		case <-ctx.Done():
+		}
+		return &normaliser.Result{}, nil
+	}
+	_, socket := f.serve()
+	if _, err := dial(t, socket).Realise(t.Context(), RealiseRequest{}, func(s Seen) {
+		if s.Event == nil {
+			select {
+			case told <- s.Remaining:
+			default:
+			}
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClientThatGoesCancels(t *testing.T) { eachWay(t, testClientThatGoesCancels) }
 
 func testClientThatGoesCancels(t *testing.T, dial dialer) {
@@ -157,7 +186,7 @@ func TestWatchAfterAPause(t *testing.T) {
 func TestWatch(t *testing.T) {
 	f := newFake(t)
 	f.running(normaliser.Running{Goal: path("a.drv"), Since: time.Now().Add(-time.Minute), Phase: event.PhaseBuild, Expected: time.Hour})
-	f.now.Jobs = 2
+	f.now.Jobs, f.now.Remaining, f.now.Unknown = 2, time.Minute, 3
 	_, socket := f.serve()
 	c := dial(t, socket)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -168,6 +197,8 @@ func TestWatch(t *testing.T) {
 		switch n {
 		case 1:
 			if text := s.Status.Text(s.Status.Running[0].Since.Add(time.Minute)); !strings.Contains(text, "1m00s of 1h00m "+string(path("a.drv"))+" (build)") {
+				t.Error(text)
+			} else if !strings.Contains(text, "about 1m00s left, if the 3 goals that were never built take as long as others\n") {
 				t.Error(text)
 			}
 			if s.Status == nil || s.Status.Jobs != 2 || len(s.Status.Events()) != 2 || s.Status.PID != 7 {

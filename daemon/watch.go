@@ -76,7 +76,7 @@ func (s *Status) Text(now time.Time) string {
 		b.WriteString("\n")
 	}
 	if s.Remaining > 0 {
-		fmt.Fprintf(&b, "about %s left\n", progress.About(s.Remaining))
+		fmt.Fprintf(&b, "about %s left%s\n", progress.About(s.Remaining), s.guessed())
 	}
 	if e := s.Estimates; e.Count > 0 {
 		fmt.Fprintf(&b, "estimates: half of the last %d were within %.0f%%\n", e.Count, max(1, 100*e.MedianError))
@@ -108,6 +108,14 @@ func (s *Status) Text(now time.Time) string {
 	return b.String()
 }
 
+// guessed says how much of the time that is left nobody knows.
+func (s *Status) guessed() string {
+	if s.Unknown == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", if the %d goals that were never built take as long as others", s.Unknown)
+}
+
 // maxWaiters is how many waiters Text lists.
 const maxWaiters = 20
 
@@ -136,7 +144,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	waiters := now.Waiters
 	look := func() []Seen {
 		now := s.Realiser.Status()
-		seen := remaining(now)
+		seen := remaining(now.Remaining)
 		if !sameWaiters(now.Waiters, waiters) {
 			waiters = append([]normaliser.Waiter{}, now.Waiters...) // also none must be said
 			seen = append(seen, Seen{Waiters: &waiters})

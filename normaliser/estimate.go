@@ -3,6 +3,8 @@ package normaliser
 import (
 	"slices"
 	"time"
+
+	"storefs/store"
 )
 
 // maxEstimates is how many of the last estimates are scored.
@@ -43,4 +45,92 @@ func (s *scores) estimates() Estimates {
 	}
 	sorted := slices.Sorted(slices.Values(s.errors))
 	return Estimates{Count: len(sorted), MedianError: sorted[len(sorted)/2]}
+}
+
+// lengths are how long the last builders took.
+type lengths struct {
+	took []time.Duration
+	sum  time.Duration
+	next int // the oldest one, once there are maxEstimates
+}
+
+func (l *lengths) add(took time.Duration) {
+	if took <= 0 {
+		return
+	}
+	l.sum += took
+	if len(l.took) < maxEstimates {
+		l.took = append(l.took, took)
+		return
+	}
+	l.sum -= l.took[l.next]
+	l.took[l.next] = took
+	l.next = (l.next + 1) % maxEstimates
+}
+
+// isUnknown reports whether g is to be built, and nothing says how long that takes.
+func (g *goal) isUnknown() bool { return g.mode == modeBuild && g.expected == 0 }
+
+// typical is how long a build takes that was never seen: the average of the last ones
+// and of those to come that are known, 0 if there are none.
+func (gr *graph) typical() time.Duration {
+	sum, n := gr.lengths.sum, len(gr.lengths.took)
+	for _, g := range gr.goals {
+		if g.mode == modeBuild && g.expected > 0 {
+			sum, n = sum+g.expected, n+1
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	return sum / time.Duration(n)
+}
+
+// remaining estimates how long it takes until goals have ended, on so many slots: see
+// Status.Remaining. unknown is how many of them count as typical.
+func (o *outlook) remaining(goals []*goal, slots int) (left time.Duration, unknown int) {
+	var longest, work time.Duration
+	whole := true
+	for _, g := range goals {
+		if g.isUnknown() {
+			unknown++
+		}
+		work += o.left(g) * time.Duration(min(o.gr.poolOf(g).needs(g), slots))
+		if whole {
+			a, ok := o.of(g)
+			whole = ok
+			longest = max(longest, a.left)
+		}
+	}
+	if !whole { // there are too many
+		for _, g := range goals {
+			longest = max(longest, g.level-(g.cost()-o.lessSpent(g, g.cost())))
+		}
+	}
+	if unknown > 0 && o.typical == 0 {
+		return 0, unknown
+	}
+	return max(longest, work/time.Duration(slots)), unknown
+}
+
+// Remaining is Status.Remaining for those of goals that have not ended, if no slot goes
+// to others.
+func (n *Normaliser) Remaining(goals map[store.Path]bool) time.Duration {
+	var left time.Duration
+	answered := make(chan struct{})
+	if n.post(func(gr *graph) {
+		var all []*goal
+		for p := range goals {
+			for _, k := range []kind{kindExpr, kindPath, kindCheck} {
+				if g := gr.goals[key{k, p}]; g != nil {
+					all = append(all, g)
+				}
+			}
+		}
+		left, _ = newOutlook(gr, time.Now()).remaining(all, gr.usable())
+		close(answered)
+	}) {
+		<-answered
+	}
+	return left
 }

@@ -243,3 +243,41 @@ func TestStatusOfWhatRegisters(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 }
+
+// What was never built counts as the average of what was, and where nothing was, nobody
+// says how long it takes.
+func TestRemainingOfTheUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for _, name := range []string{"first", "a", "b", "c", "d"} {
+			w.takes[name] = 30 * time.Second
+		}
+		w.drv("a")
+		w.drv("b", "a")
+		w.drv("c", "b")
+		n := w.start(t, 2)
+		remaining := func(after time.Duration, left time.Duration, unknown int) {
+			t.Helper()
+			time.Sleep(after)
+			if s := n.Status(); s.Remaining != left || s.Unknown != unknown {
+				t.Errorf("%v, %d unknown; want %v, %d", s.Remaining, s.Unknown, left, unknown)
+			}
+		}
+		go n.Realise(t.Context(), Request{Targets: []store.Path{w.drv("first")}})
+		remaining(time.Second, 0, 1)
+		time.Sleep(time.Minute)
+		go n.Realise(t.Context(), Request{Targets: []store.Path{path("c.drv")}})
+		remaining(10*time.Second, 80*time.Second, 3)
+		// What is known counts for the others, too: (30 + 120) / 2.
+		known := w.drv("d")
+		w.expected[known], w.takes["d"] = 2*time.Minute, 2*time.Minute
+		go n.Realise(t.Context(), Request{Targets: []store.Path{known}})
+		remaining(5*time.Second, (75-15+75+75)*time.Second, 3)
+		// Who wants one of them waits for no other.
+		if left := n.Remaining(map[store.Path]bool{known: true, path("gone.drv"): true}); left != 115*time.Second {
+			t.Errorf("of one: %v", left)
+		}
+		time.Sleep(time.Hour)
+		remaining(0, 0, 0)
+	})
+}

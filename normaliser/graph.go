@@ -48,7 +48,8 @@ type graph struct {
 	recent     map[key]*goal // what failed while goals that live now lived
 	recentSize int           // of recent after it was last cleaned
 
-	scores scores // of the expected durations
+	scores  scores // of the expected durations
+	lengths lengths
 
 	ended    []*goal
 	released []release

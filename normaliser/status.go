@@ -33,8 +33,11 @@ type Status struct {
 	Waiters []Waiter `json:"waiters"`
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left, each goal's as often as it
-	// takes slots, shared by those that who wants something may hold.
+	// takes slots, shared by those that who wants something may hold. What was never
+	// built counts as the average of what was; 0 if nothing was.
 	Remaining time.Duration `json:"remaining"`
+	// Unknown is how many goals that is.
+	Unknown int `json:"unknown,omitempty"`
 	// Estimates scores the durations that were expected of the last builds.
 	Estimates Estimates `json:"estimates"`
 }
@@ -83,28 +86,21 @@ func (gr *graph) status(c *callers) Status {
 		Running:        []Running{},
 		Estimates:      gr.scores.estimates(),
 	}
-	now := time.Now()
-	slots := gr.usable()
-	var longest, work time.Duration
+	o := newOutlook(gr, time.Now())
+	var wanted []*goal
 	for _, g := range gr.goals {
-		left, level := g.cost(), g.level
 		if g.run != nil && g.state != prepared {
 			s.Running = append(s.Running, g.running())
-			spent := min(now.Sub(g.run.since), left)
-			left -= spent
-			level -= spent
 		}
-		if g.background() {
-			continue
+		if !g.background() {
+			wanted = append(wanted, g)
 		}
-		work += left * time.Duration(min(gr.poolOf(g).needs(g), slots))
-		longest = max(longest, level)
 	}
 	slices.SortFunc(s.Running, func(a, b Running) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Goal, b.Goal))
 	})
-	s.Remaining = max(longest, work/time.Duration(slots))
-	s.Waiters = gr.waiters(c, now)
+	s.Waiters = gr.waiters(c, o)
+	s.Remaining, s.Unknown = o.remaining(wanted, gr.usable())
 	return s
 }
 

@@ -83,7 +83,7 @@ func (c *callers) posted(a *call, r *request) {
 }
 
 // waiters tells how far each call has come; those that came first are first.
-func (gr *graph) waiters(c *callers, now time.Time) []Waiter {
+func (gr *graph) waiters(c *callers, o *outlook) []Waiter {
 	c.mu.Lock()
 	all := make([]Waiter, 0, len(c.all))
 	goals := make([]*goal, 0, len(c.all))
@@ -110,7 +110,6 @@ func (gr *graph) waiters(c *callers, now time.Time) []Waiter {
 		goals = append(goals, first)
 	}
 	c.mu.Unlock()
-	o := newOutlook(gr, now)
 	for i, g := range goals {
 		if g != nil {
 			o.tell(g, &all[i])
@@ -132,7 +131,9 @@ type outlook struct {
 	gr    *graph
 	now   time.Time
 	slots int // for one caller
-	ahead map[*goal]ahead
+	// typical is what a build counts as that was never seen, 0 if nobody knows.
+	typical time.Duration
+	ahead   map[*goal]ahead
 }
 
 // ahead is the longest path to the end of a goal.
@@ -143,7 +144,7 @@ type ahead struct {
 }
 
 func newOutlook(gr *graph, now time.Time) *outlook {
-	o := &outlook{gr: gr, now: now, slots: gr.builds.slots, ahead: map[*goal]ahead{}}
+	o := &outlook{gr: gr, now: now, slots: gr.builds.slots, typical: gr.typical(), ahead: map[*goal]ahead{}}
 	if most := gr.builds.perUser; most > 0 {
 		o.slots = min(o.slots, most)
 	}
@@ -213,7 +214,7 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 			a.first = v.goal
 		}
 		a.left += o.left(v.goal)
-		a.unknown = a.unknown || v.goal.mode == modeBuild && v.goal.expected == 0
+		a.unknown = a.unknown || v.goal.isUnknown()
 		o.ahead[v.goal] = a
 		stack = stack[:len(stack)-1]
 		if len(stack) == 0 {
@@ -224,11 +225,18 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 
 // left is how much longer g is likely to run.
 func (o *outlook) left(g *goal) time.Duration {
-	left := g.cost()
-	if r := g.run; r != nil && g.state != prepared {
-		left -= min(left, o.now.Sub(r.since))
+	if g.isUnknown() && o.typical > 0 {
+		return o.lessSpent(g, o.typical)
 	}
-	return left
+	return o.lessSpent(g, g.cost())
+}
+
+// lessSpent is what is left of the cost of g.
+func (o *outlook) lessSpent(g *goal, cost time.Duration) time.Duration {
+	if r := g.run; r != nil && g.state != prepared {
+		cost -= min(cost, o.now.Sub(r.since))
+	}
+	return cost
 }
 
 // count counts the goals below each of goals, as long as that is not too much:

@@ -279,6 +279,7 @@ func (gr *graph) workerEnded(g *goal, j *job, e ending, cancelled bool) {
 		gr.set(g, waiting)
 	default:
 		gr.scores.add(g.expected, e.took)
+		gr.lengths.add(e.took)
 		gr.finish(g, e.outcome, held)
 	}
 	g.run, g.cancelled = nil, false
