@@ -33,16 +33,33 @@ func (d *DB) Expected(drv store.Path) (time.Duration, bool) {
 }
 
 // packageName is what is left of the name of a derivation without its version,
-// which begins, as in Nix, behind the first dash that no letter follows. As it
-// never ends with .drv, it is not the name of another derivation.
+// which begins, as in Nix, behind the first dash that no letter follows. What follows
+// the version stays: to fetch hello-1.0.tar.gz takes another time than to build hello-1.0,
+// or hello-1.0-doc. As it never ends with .drv, it is not the name of another derivation.
 func packageName(name string) string {
-	name = strings.TrimSuffix(strings.TrimSuffix(name, ".drv"), ".store")
+	for is := true; is; {
+		name, is = strings.CutSuffix(name, ".drv")
+	}
+	name = strings.TrimSuffix(name, ".store")
 	for i := 1; i+1 < len(name); i++ {
 		if c := name[i+1] | 0x20; name[i] == '-' && (c < 'a' || c > 'z') {
-			return name[:i]
+			return name[:i] + behindVersion(name[i+1:])
 		}
 	}
 	return name
+}
+
+// behindVersion is what s has behind the version that it begins with: the part without
+// digits that a dot or a dash begins, but the digit of .tar.bz2 is none of a version.
+func behindVersion(s string) string {
+	if i := strings.Index(s, ".tar."); i >= 0 {
+		return s[i:]
+	}
+	s = s[strings.LastIndexAny(s, "0123456789")+1:]
+	if i := strings.IndexAny(s, ".-"); i >= 0 {
+		return s[i:]
+	}
+	return ""
 }
 
 const (

@@ -59,3 +59,34 @@ func TestManyUses(t *testing.T) {
 		t.Errorf("after Close: %v, %v", last, err)
 	}
 }
+
+// A version's elder is what made the same thing of another version, and not what was
+// fetched for it, or made of it.
+func TestExpectedOfSiblings(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db.bolt"))
+	took := map[string]time.Duration{"hello-1.0": time.Hour, "hello-1.0-doc": time.Minute, "hello-1.0.tar.gz": time.Second, "hello-1.0.patch": time.Millisecond}
+	for _, name := range []string{"hello-1.0", "hello-1.0-doc", "hello-1.0.tar.gz", "hello-1.0.patch"} { // what was fetched last did not succeed in being built
+		drv := testInfo(t, name+".drv")
+		register(t, d, Registration{Infos: []store.Info{drv}, Duration: &Duration{drv.Path, took[name]}})
+	}
+	for name, want := range map[string]time.Duration{
+		"hello-1.1": time.Hour, "hello-2.0rc1": time.Hour, "hello-1.1-doc": time.Minute, "hello-1.1.tar.gz": time.Second, "hello-1.1.patch": time.Millisecond,
+		"hello-1.1.tar.xz": 0, "hello-1.1-dev": 0,
+	} {
+		if got, ok := d.Expected(testPath(t, name+".drv")); got != want || ok != (want > 0) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestPackageName(t *testing.T) {
+	for name, want := range map[string]string{
+		"hello.drv": "hello", "hello-1.0.drv": "hello", "hello-2.10.tar.bz2.drv": "hello.tar.bz2", "gcc-wrapper-4.9.3.drv": "gcc-wrapper",
+		"foo-2015-08-08-lib.drv": "foo-lib", "foo-1.0a.drv": "foo", "foo-1.0-rc2.drv": "foo", "foo-1.0.drv.drv": "foo", "foo-1.store": "foo",
+		"foo-_.drv": "foo", "-1.drv": "-1", "foo-.drv": "foo-", "openssl-1.0.2g.tar.gz.drv": "openssl.tar.gz",
+	} {
+		if got := packageName(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
