@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,7 +139,7 @@ func (v *view) pump(out *streamWriter) {
 	// says nothing twice.
 	events, _ := v.sub.Next(v.unplanned)
 	held = append(held, events...)
-	v.send(out, append(v.catchUp(held), held...))
+	v.send(out, v.catchUp(held))
 	passOn(context.Background(), v.open, v.sub, out,
 		func() []Seen { return remaining(v.left(v.all())) },
 		func(events []event.Event) bool { v.send(out, events); return false })
@@ -181,8 +182,8 @@ func condense(events []event.Event) []event.Event {
 	return kept
 }
 
-// catchUp makes the events that tell of goals what happened before, where held,
-// the events that have come meanwhile, does not tell it.
+// catchUp puts before held, the events that have come meanwhile, those that tell of goals
+// what happened before, where held does not tell it. What it tells itself is said once.
 func (v *view) catchUp(held []event.Event) []event.Event {
 	added := make(map[store.Path]bool)
 	for _, e := range held {
@@ -190,20 +191,35 @@ func (v *view) catchUp(held []event.Event) []event.Event {
 			added[e.Goal] = true
 		}
 	}
+	now := time.Now()
 	running := v.now().Running
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	now := time.Now()
 	var all []event.Event
 	for g := range v.goals {
 		if !added[g] {
 			all = append(all, event.Event{Time: now, Kind: event.Added, Goal: g})
 		}
 	}
+	var before []event.Event
+	told := make(map[store.Path]bool)
 	for _, g := range running {
 		if v.goals[g.Goal] && !added[g.Goal] {
-			all = append(all, past(g)...)
+			before = append(before, past(g)...)
+			told[g.Goal] = true
 		}
+	}
+	// One may have the slot that another one gave back.
+	slices.SortStableFunc(before, func(a, b event.Event) int { return a.Time.Compare(b.Time) })
+	all = append(all, before...)
+	for _, e := range held {
+		switch e.Kind {
+		case event.Started, event.Phase, event.Freed:
+			if told[e.Goal] && e.Time.Before(now) {
+				continue
+			}
+		}
+		all = append(all, e)
 	}
 	return all
 }

@@ -93,6 +93,41 @@ func TestPast(t *testing.T) {
 	}
 }
 
+// What ran before is told in the order of time, each thing once.
+func TestCatchUp(t *testing.T) {
+	since := time.Now().Add(-time.Hour).Round(0)
+	a, b, fresh := path("a.drv"), path("b.drv"), path("fresh.drv")
+	v := &view{
+		goals: map[store.Path]bool{a: true, b: true, fresh: true},
+		now: func() normaliser.Status {
+			return normaliser.Status{Running: []normaliser.Running{
+				{Goal: a, Phase: event.PhaseSync, Since: since, Freed: since.Add(2 * time.Minute)},
+				{Goal: b, Phase: event.PhaseBuild, Since: since.Add(time.Minute)},
+				{Goal: fresh, Phase: event.PhaseBuild, Since: since.Add(3 * time.Minute)},
+			}}
+		},
+	}
+	var got []string
+	for _, e := range v.catchUp([]event.Event{
+		{Kind: event.Freed, Goal: a, Time: since.Add(2 * time.Minute)},
+		{Kind: event.Started, Goal: b, Time: since.Add(time.Minute)},
+		{Kind: event.Added, Goal: fresh, Time: since.Add(3 * time.Minute)},
+		{Kind: event.Started, Goal: fresh, Time: since.Add(3 * time.Minute)},
+		{Kind: event.Phase, Goal: a, Text: event.PhaseRegister, Time: since.Add(2 * time.Hour)},
+	}) {
+		if e.Kind != event.Added || e.Goal == fresh {
+			got = append(got, strings.TrimSpace(fmt.Sprint(e.Kind, " ", strings.TrimSuffix(e.Goal.Name(), ".drv"), " ", e.Text)))
+		}
+	}
+	want := []string{
+		"started a", "phase a build", "started b", "phase b build", "freed a", "phase a sync",
+		"added fresh", "started fresh", "phase a register",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // Who builds is told how long that will take, whatever else the owner does.
 func TestRealiseTellsItsOwnRemainder(t *testing.T) {
 	f := newFake(t)
