@@ -338,6 +338,11 @@ func TestDuration(t *testing.T) {
 			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{time.Millisecond: "1s", 2400 * time.Millisecond: "2s", 90 * time.Second: "1m30s"} {
+		if got := About(d); got != want {
+			t.Errorf("About(%v) = %q, want %q", d, got, want)
+		}
+	}
 }
 
 // brokenPipe is a stderr whose reader has gone.

@@ -33,9 +33,9 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// About writes an estimate: in whole seconds.
+// About writes an estimate: in whole seconds, one at least, for it is not over.
 func About(d time.Duration) string {
-	return strings.Replace(Duration(d.Round(time.Second)), ".0s", "s", 1)
+	return strings.Replace(Duration(max(d.Round(time.Second), time.Second)), ".0s", "s", 1)
 }
 
 // Clean makes a line that a builder wrote harmless for a terminal: escape

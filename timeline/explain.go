@@ -37,7 +37,7 @@ func (r *Run) CriticalPath() []Step {
 		if g == last {
 			end = g.Ended // the caller waits for that
 		}
-		steps = append(steps, Step{Goal: g, Waited: max(0, g.Started.Sub(ready)), Took: end.Sub(g.Started)})
+		steps = append(steps, Step{Goal: g, Waited: max(0, g.Started.Sub(ready)), Took: max(0, end.Sub(g.Started))})
 		g = in
 	}
 	slices.Reverse(steps)

@@ -92,7 +92,7 @@ func (r *Run) jobs() []*job {
 	var all []*job
 	for _, g := range r.order {
 		if g.ran() && g.Outcome != unfinished {
-			j := &job{slot: g.Slot(), rest: max(0, g.Usable().Sub(g.Freed)), cores: g.Holds}
+			j := &job{slot: max(0, g.Slot()), rest: max(0, g.Usable().Sub(g.Freed)), cores: g.Holds}
 			if cores, ok := r.cores[g.Path]; ok {
 				j.cores = cores
 			}

@@ -125,7 +125,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		Details:    c.detailed(),
 	}, func(s daemon.Seen) {
 		if s.Event != nil {
-			report.run.Take(*s.Event)
+			report.take(*s.Event)
 			meter.Take(*s.Event)
 		} else {
 			meter.Expect(s.Remaining)

@@ -31,6 +31,7 @@ type report struct {
 	flags reportFlags
 	start time.Time
 	run   *timeline.Run
+	clock *timeline.Clock
 	// broken: the owner has gone before it had answered. Then before is what had ended
 	// by then.
 	broken bool
@@ -40,7 +41,7 @@ type report struct {
 }
 
 func newReport(f reportFlags) *report {
-	return &report{flags: f, run: timeline.New()}
+	return &report{flags: f, run: timeline.New(), clock: timeline.NewClock()}
 }
 
 // summary is a line for people: what became of the goals. It is "" if nothing
@@ -62,9 +63,15 @@ func (r *report) begin() {
 	}
 }
 
+// take takes an event of the build.
+func (r *report) take(e event.Event) {
+	e.Time = r.clock.At(e.Time)
+	r.run.Take(e)
+}
+
 // broke says that the owner has gone. The next one begins with what was left to do.
 func (r *report) broke() {
-	r.run.Stop(time.Now(), true)
+	r.run.Stop(r.clock.Now(), true)
 	r.broken, r.before = true, r.run.Counts()
 }
 
@@ -78,7 +85,7 @@ func (r *report) answered(res normaliser.Result) event.Counts {
 	} else if r.broken {
 		r.counts = r.counts.After(r.before)
 	}
-	r.run.Stop(time.Now(), interrupted)
+	r.run.Stop(r.clock.Now(), interrupted)
 	return r.counts
 }
 
