@@ -67,6 +67,9 @@ func (r *Run) Explain(w io.Writer, counts event.Counts, slots int, duration func
 		waited += s.Waited
 	}
 	fmt.Fprintf(w, "critical path: %d of the goals, %s at work and %s waiting for a slot\n", len(steps), duration(took), duration(waited))
+	if idle := r.idle(steps, slots); idle >= leastIdle && idle >= waited/10 {
+		fmt.Fprintf(w, "  %s of the waiting while this build left a slot free: others had it, or --load, short memory or a busy machine held it back\n", duration(idle))
+	}
 	told := longest(steps)
 	skipped := 0
 	for i, s := range steps {
@@ -103,6 +106,48 @@ func (r *Run) Explain(w io.Writer, counts event.Counts, slots int, duration func
 		return
 	}
 	fmt.Fprintf(w, "one more slot than %d would have saved about %s of %s, had the machine room for it\n", slots, duration(saved), duration(now))
+}
+
+// leastIdle is what is told of.
+const leastIdle = 20 * time.Millisecond
+
+// idle is for how long steps waited while the goals of the run held so few of the slots
+// that there was room.
+func (r *Run) idle(steps []Step, slots int) time.Duration {
+	type change struct {
+		at   time.Time
+		more int
+	}
+	var changes []change
+	for _, g := range r.order {
+		if !g.Started.IsZero() && g.Freed.After(g.Started) {
+			changes = append(changes, change{g.Started, g.Holds}, change{g.Freed, -g.Holds})
+		}
+	}
+	slices.SortFunc(changes, func(a, b change) int { return a.at.Compare(b.at) })
+	var idle time.Duration
+	// Steps follow each other, and so do their waits.
+	used, next := 0, 0
+	for _, s := range steps {
+		from, needs := s.Goal.Started.Add(-s.Waited), min(s.Goal.Holds, slots)
+		for ; next < len(changes) && !changes[next].at.After(from); next++ {
+			used += changes[next].more
+		}
+		for from.Before(s.Goal.Started) {
+			to := s.Goal.Started
+			if next < len(changes) {
+				to = earlier(to, changes[next].at)
+			}
+			if used+needs <= slots {
+				idle += to.Sub(from)
+			}
+			if from = to; next < len(changes) && !changes[next].at.After(from) {
+				used += changes[next].more
+				next++
+			}
+		}
+	}
+	return idle
 }
 
 // longest picks the steps that are told.

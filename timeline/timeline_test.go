@@ -102,6 +102,7 @@ func TestExplain(t *testing.T) {
 	var b strings.Builder
 	example().Explain(&b, event.Counts{}, 1, time.Duration.String)
 	want := "critical path: 3 of the goals, 4.1s at work and 600ms waiting for a slot\n" +
+		"  100ms of the waiting while this build left a slot free: others had it, or --load, short memory or a busy machine held it back\n" +
 		"       1s a\n       2s c, after 500ms without a slot\n     1.1s d\n" +
 		"one more slot than 1 would have saved about 2s of 6s, had the machine room for it\n"
 	if b.String() != want {
@@ -134,6 +135,28 @@ func TestExplain(t *testing.T) {
 	New().Explain(&b, event.Counts{Failed: 1}, 2, time.Duration.String)
 	if b.String() != "critical path: none, nothing had begun\n" {
 		t.Errorf("of what cannot be made: %s", b.String())
+	}
+}
+
+// What waits while there is room does not wait for a goal of its own build.
+func TestExplainsIdleSlots(t *testing.T) {
+	const idle = "of the waiting while this build left a slot free"
+	r := run(
+		ran{"a", 0, 1, nil}, ran{"beside", 0, 2, nil},
+		ran{"b", 5, 2, []string{"a"}}, // a second for the slot of beside or of what is not seen, and 3 more
+		ran{"c", 7, 1, []string{"b"}},
+	)
+	for slots, want := range map[int]string{1: "3s ", 2: "4s "} {
+		var b strings.Builder
+		r.Explain(&b, event.Counts{}, slots, time.Duration.String)
+		if !strings.Contains(b.String(), "\n  "+want+idle) {
+			t.Errorf("%d slots: %s", slots, b.String())
+		}
+	}
+	var b strings.Builder
+	run(ran{"a", 0, 1, nil}, ran{"b", 1, 1, nil}).Explain(&b, event.Counts{}, 1, time.Duration.String)
+	if strings.Contains(b.String(), idle) {
+		t.Error(b.String())
 	}
 }
 
@@ -422,7 +445,9 @@ func TestUnfinished(t *testing.T) {
 	}
 	for interrupted, want := range map[bool]string{
 		false: "critical path: 1 of the goals, 4s at work and 0s waiting for a slot\n       4s bad\none more slot than 2 would have saved next to nothing\n",
-		true:  "critical path: 1 of the goals, 4s at work and 1s waiting for a slot\n       4s long (its builder 3s), after 1s without a slot, unfinished\n",
+		true: "critical path: 1 of the goals, 4s at work and 1s waiting for a slot\n" +
+			"  1s of the waiting while this build left a slot free: others had it, or --load, short memory or a busy machine held it back\n" +
+			"       4s long (its builder 3s), after 1s without a slot, unfinished\n",
 	} {
 		var b strings.Builder
 		unfinishedRun(interrupted).Explain(&b, event.Counts{}, 2, time.Duration.String)
