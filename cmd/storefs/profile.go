@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,7 +56,13 @@ func openProfile(ctx context.Context, name string) (*profile, error) {
 func (p *profile) write(trace func(io.Writer) error) error {
 	p.written = false
 	var b bytes.Buffer
-	err := trace(&b)
+	var err error
+	if strings.HasSuffix(p.file.Name(), ".gz") { // what shows traces takes them so
+		z := gzip.NewWriter(&b)
+		err = errors.Join(trace(z), z.Close())
+	} else {
+		err = trace(&b)
+	}
 	if err == nil {
 		err = p.fill(b.Bytes())
 	}

@@ -18,7 +18,7 @@ import (
 
 // reportFlags ask where the time of a build went.
 type reportFlags struct {
-	Profile string `placeholder:"FILE" type:"path" help:"Write where the time went, as a trace for ui.perfetto.dev or chrome://tracing."`
+	Profile string `placeholder:"FILE" type:"path" help:"Write where the time went, as a trace for ui.perfetto.dev or chrome://tracing; compressed if FILE ends in .gz."`
 	Explain bool   `help:"Say which goals decided how long it took, and what one more job at a time would have saved: two replays of the durations in the best order are compared, and neither is the run that was."`
 }
 
