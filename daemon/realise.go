@@ -228,6 +228,9 @@ func (v *view) catchUp(held []event.Event) []event.Event {
 // no more is known than which it has come to.
 func past(g normaliser.Running) []event.Event {
 	all := []event.Event{{Time: g.Since, Kind: event.Started, Goal: g.Goal, Expected: g.Expected, Count: g.Slots}}
+	if g.Apart {
+		all[0].Text = event.SlotApart
+	}
 	since := g.Since
 	if !g.Freed.IsZero() {
 		since = g.Freed

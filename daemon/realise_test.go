@@ -78,8 +78,8 @@ func TestPast(t *testing.T) {
 	since := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 	freed := since.Add(time.Minute)
 	for want, g := range map[string]normaliser.Running{
-		"started 0s, phase build 0s": {Phase: event.PhaseBuild},
-		"started 0s":                 {},
+		"started 0s, phase build 0s":                                  {Phase: event.PhaseBuild},
+		"started substitution 0s":                                     {Apart: true},
 		"started 0s, phase build 0s, freed 1m0s, phase register 1m0s": {Phase: event.PhaseRegister, Freed: freed},
 	} {
 		g.Goal, g.Since = path("a.drv"), since

@@ -18,7 +18,8 @@ const (
 	// Added: a goal came into the graph.
 	Added Kind = "added"
 	// Started: it holds a slot now: its builder, or its substitute, runs. What was
-	// stopped, and is wanted again, begins anew with it.
+	// stopped, and is wanted again, begins anew with it. Event.Text is SlotApart if it is
+	// one of the slots for substitution.
 	Started Kind = "started"
 	// Phase: it came to another phase: Event.Text is one of the Phase… names.
 	Phase Kind = "phase"
@@ -54,6 +55,9 @@ const (
 	PhaseSync     = "sync"     // moving them into the store, and waiting until they are on disk
 	PhaseRegister = "register" // registering them
 )
+
+// SlotApart is the Event.Text of what was Started in a slot for substitution.
+const SlotApart = "substitution"
 
 // Outcomes of a goal that is done.
 const (

@@ -72,7 +72,7 @@ func TestEvents(t *testing.T) {
 			"bad.drv":  {"added", "started", "phase build", "log building bad", "failed bad.drv 1s"},
 			"top.drv":  {"added", "failed top.drv,bad.drv"},
 			"late.drv": {"added expected 1ns", "dropped"},
-			"p":        {"added", "started", "freed", "started", "done substituted"},
+			"p":        {"added", "started substitution", "freed", "started substitution", "done substituted"},
 		} {
 			if got := story(events, goal); !slices.Equal(got, want) {
 				t.Errorf("%s: %q\nwant %q", goal, got, want)

@@ -534,6 +534,10 @@ func (gr *graph) give(g *goal) {
 func (gr *graph) tellStarted(g *goal) {
 	if !g.started && (g.mode == modeBuild && !g.replan || g.mode == modeSubstitute) {
 		g.started = true
-		gr.events.Publish(event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected, Count: g.severalSlots()})
+		e := event.Event{Kind: event.Started, Goal: g.path, Expected: g.expected, Count: g.severalSlots()}
+		if g.pool == &gr.subs {
+			e.Text = event.SlotApart
+		}
+		gr.events.Publish(e)
 	}
 }

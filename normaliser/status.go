@@ -52,6 +52,8 @@ type Running struct {
 	Expected time.Duration `json:"expected,omitempty"`
 	// Slots is how many slots it has, or had, 0 if that is one.
 	Slots int `json:"slots,omitempty"`
+	// Apart says that they are, or were, slots for substitution.
+	Apart bool `json:"apart,omitempty"`
 	// Waiters are the goals and the callers that wait for just this one.
 	Waiters int `json:"waiters"`
 	// Background says that nobody needs it now: see Request.Background.
@@ -123,7 +125,7 @@ func (gr *graph) usable() int {
 // running describes g, which has a worker.
 func (g *goal) running() Running {
 	r := Running{
-		Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(),
+		Goal: g.path, Phase: g.run.phase.get(), Since: g.run.since, Expected: g.expected, Slots: g.severalSlots(), Apart: g.pool != nil && g.pool.number == poolOfSubstitution,
 		Waiters: g.live + len(g.requests), Background: g.background(), Check: g.kind == kindCheck,
 	}
 	switch g.state {

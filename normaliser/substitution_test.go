@@ -3,12 +3,14 @@ package normaliser
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"storefs/event"
 	"storefs/store"
 )
 
@@ -31,6 +33,40 @@ func TestSubstitutesInOrder(t *testing.T) {
 		}
 		if len(w.failures) != 1 {
 			t.Errorf("remembered %v, want that of bad", w.failures)
+		}
+	})
+}
+
+// Whoever hears of a goal hears whose slot it has.
+func TestSlotsApartAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		good := w.old("good", []string{"p"})
+		delete(w.known, path("p"))
+		w.substitute(path("p"), good)
+		w.takes["good"], w.takes["own"] = time.Minute, time.Minute
+		own := w.drv("own")
+		n := w.start(t, 1)
+		sub := n.events.Subscribe(func(e event.Event) bool { return e.Kind == event.Started })
+		go n.Realise(t.Context(), Request{Targets: []store.Path{path("p"), own}})
+		time.Sleep(time.Second)
+		running := map[store.Path]bool{}
+		for _, r := range n.Status().Running {
+			running[r.Goal] = r.Apart
+		}
+		if want := map[store.Path]bool{good: true, own: false}; !maps.Equal(running, want) {
+			t.Errorf("running %v, want %v", running, want)
+		}
+		time.Sleep(time.Hour)
+		sub.Close()
+		events, _ := sub.Next(t.Context())
+		for _, e := range events {
+			if (e.Text == event.SlotApart) != (e.Goal != own) {
+				t.Errorf("%+v", e)
+			}
+		}
+		if len(events) < 2 {
+			t.Errorf("%+v", events)
 		}
 	})
 }

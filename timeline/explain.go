@@ -120,7 +120,7 @@ func (r *Run) idle(steps []Step, slots int) time.Duration {
 	}
 	var changes []change
 	for _, g := range r.order {
-		if !g.Started.IsZero() && g.Freed.After(g.Started) {
+		if !g.Apart && g.Freed.After(g.Started) {
 			changes = append(changes, change{g.Started, g.Holds}, change{g.Freed, -g.Holds})
 		}
 	}
@@ -133,7 +133,7 @@ func (r *Run) idle(steps []Step, slots int) time.Duration {
 		for ; next < len(changes) && !changes[next].at.After(from); next++ {
 			used += changes[next].more
 		}
-		for from.Before(s.Goal.Started) {
+		for !s.Goal.Apart && from.Before(s.Goal.Started) {
 			to := s.Goal.Started
 			if next < len(changes) {
 				to = earlier(to, changes[next].at)

@@ -9,27 +9,31 @@ import (
 
 // Replay is how long the goals that ran would have taken in so many slots: each
 // as long as it did, with as many of them as it would take, in the order of the
-// longest remaining path, which the next run will know.
+// longest remaining path, which the next run will know. Of slots for substitution there
+// are as many as were used.
 func (r *Run) Replay(slots int) time.Duration {
-	jobs := r.jobs()
-	var ready readyJobs
-	for _, j := range jobs {
+	pools := [2]replayPool{{slots: max(1, slots)}, {slots: max(1, len(r.apart))}}
+	for i := range pools {
+		pools[i].free = pools[i].slots
+	}
+	ready := func(j *job) { heap.Push(&pools[j.pool].ready, j) }
+	for _, j := range r.jobs() {
 		if j.unfinished == 0 {
-			heap.Push(&ready, j)
+			ready(j)
 		}
 	}
-	slots = max(1, slots)
 	// Two kinds of moments: slots become free, and, a little later, what was
 	// built is in the store, so that others may use it.
 	var now time.Duration
 	var moments momentQueue
-	for free := slots; ; {
-		// One that needs more than are free waits for them, and lets no other pass.
-		for len(ready) > 0 && ready[0].takes(slots) <= free {
-			j := heap.Pop(&ready).(*job)
-			j.has = j.takes(slots)
-			free -= j.has
-			heap.Push(&moments, moment{at: now + j.slot, job: j})
+	for {
+		for i := range pools {
+			p := &pools[i]
+			for j := p.next(); j != nil; j = p.next() {
+				j.has = j.takes(p.slots)
+				p.free -= j.has
+				heap.Push(&moments, moment{at: now + j.slot, job: j})
+			}
 		}
 		if len(moments) == 0 {
 			return now
@@ -37,29 +41,46 @@ func (r *Run) Replay(slots int) time.Duration {
 		// What happens at the same time is seen at once.
 		for now = moments[0].at; len(moments) > 0 && moments[0].at == now; {
 			m := heap.Pop(&moments).(moment)
+			p := &pools[m.job.pool]
 			if !m.done {
 				// As in the normaliser, the slot is kept for who waits for nothing else,
 				// if that one is needed more than who could have it now.
-				if m.job.rest == 0 || len(ready) == 0 || !m.job.isAwaitedMoreThan(ready[0]) {
-					free += m.job.has
+				if m.job.rest == 0 || len(p.ready) == 0 || !m.job.isAwaitedMoreThan(p.ready[0]) {
+					p.free += m.job.has
 					m.job.has = 0
 				}
 				heap.Push(&moments, moment{at: now + m.job.rest, job: m.job, done: true})
 				continue
 			}
-			free += m.job.has
+			p.free += m.job.has
 			for _, w := range m.job.waiters {
 				if w.unfinished--; w.unfinished == 0 {
-					heap.Push(&ready, w)
+					ready(w)
 				}
 			}
 		}
 	}
 }
 
+// replayPool is slots with those who want one.
+type replayPool struct {
+	slots, free int
+	ready       readyJobs
+}
+
+// next is who gets its slots now, nil if nobody does. One that needs more than are free
+// waits for them, and lets no other pass.
+func (p *replayPool) next() *job {
+	if len(p.ready) == 0 || p.ready[0].takes(p.slots) > p.free {
+		return nil
+	}
+	return heap.Pop(&p.ready).(*job)
+}
+
 // job is a goal in a replay.
 type job struct {
 	slot, rest time.Duration // with its slots, and after that
+	pool       int           // 1: of those for substitution
 	cores      int           // how many those are, if there are so many; 0 is all
 	has        int           // how many it has now
 	left       time.Duration // the longest path from its start
@@ -79,7 +100,7 @@ func (j *job) takes(slots int) int {
 // isAwaitedMoreThan reports whether something waits for j alone that comes before o.
 func (j *job) isAwaitedMoreThan(o *job) bool {
 	for _, w := range j.waiters {
-		if w.unfinished == 1 && w.left > o.left {
+		if w.unfinished == 1 && w.pool == o.pool && w.left > o.left {
 			return true
 		}
 	}
@@ -95,6 +116,9 @@ func (r *Run) jobs() []*job {
 			j := &job{slot: max(0, g.Slot()), rest: max(0, g.Usable().Sub(g.Freed)), cores: g.Holds}
 			if cores, ok := r.cores[g.Path]; ok {
 				j.cores = cores
+			}
+			if g.Apart {
+				j.pool = 1
 			}
 			byPath[g.Path] = j
 			all = append(all, j)

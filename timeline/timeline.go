@@ -17,6 +17,7 @@ type Run struct {
 	goals map[store.Path]*Goal
 	order []*Goal // as they came
 	free  []bool  // lanes of slots, by number
+	apart []bool  // the same of slots for substitution
 	needs map[store.Path][]store.Path
 	cores map[store.Path]int
 	// interrupted: it was stopped before all that it was for had ended.
@@ -38,6 +39,7 @@ type Goal struct {
 	Ended   time.Time // zero if it is still at work
 	Lane    int       // which of the slots it had, from 0
 	Holds   int       // how many it had
+	Apart   bool      // they were slots for substitution
 	// Expected is how long its builder was expected to take, 0 if nobody knew.
 	Expected time.Duration
 	Outcome  string // one of the outcomes of package event, "failed", "dropped" or unfinished
@@ -86,7 +88,8 @@ func (r *Run) Take(e event.Event) {
 	switch e.Kind {
 	case event.Started:
 		r.release(g, e.Time) // it may begin anew
-		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Lane: r.take(), Holds: max(1, e.Count), Expected: e.Expected}
+		*g = Goal{Path: g.Path, Added: g.Added, Started: e.Time, Holds: max(1, e.Count), Apart: e.Text == event.SlotApart, Expected: e.Expected}
+		g.Lane = r.take(g)
 	case event.Phase:
 		switch {
 		case len(g.Phases) > 0 && e.Time.Before(g.Phases[len(g.Phases)-1].Start):
@@ -94,7 +97,7 @@ func (r *Run) Take(e event.Event) {
 		case e.Text == event.PhaseLock:
 			r.release(g, e.Time) // it waits for that without a slot
 		case g.locked():
-			g.Started, g.Freed, g.Lane = e.Time, time.Time{}, r.take()
+			g.Started, g.Freed, g.Lane = e.Time, time.Time{}, r.take(g)
 		}
 		g.Phases = append(g.Phases, Phase{e.Text, e.Time})
 	case event.Freed:
@@ -124,21 +127,30 @@ func (r *Run) Stop(at time.Time, interrupted bool) {
 	}
 }
 
-// take is the number of a free slot.
-func (r *Run) take() int {
-	lane := slices.Index(r.free, true)
-	if lane < 0 {
-		lane = len(r.free)
-		r.free = append(r.free, true)
+// lanes are those of the slots that g has one of.
+func (r *Run) lanes(g *Goal) *[]bool {
+	if g.Apart {
+		return &r.apart
 	}
-	r.free[lane] = false
+	return &r.free
+}
+
+// take is the number of a free slot for g.
+func (r *Run) take(g *Goal) int {
+	free := r.lanes(g)
+	lane := slices.Index(*free, true)
+	if lane < 0 {
+		lane = len(*free)
+		*free = append(*free, true)
+	}
+	(*free)[lane] = false
 	return lane
 }
 
 func (r *Run) release(g *Goal, at time.Time) {
 	if !g.Started.IsZero() && g.Freed.IsZero() {
 		g.Freed = at
-		r.free[g.Lane] = true
+		(*r.lanes(g))[g.Lane] = true
 	}
 }
 

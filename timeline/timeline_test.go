@@ -205,6 +205,31 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// Slots for substitution are others than those of builds.
+func TestApart(t *testing.T) {
+	r := New()
+	for i, apart := range []string{event.SlotApart, event.SlotApart, ""} {
+		p := goal(fmt.Sprint("g", i))
+		r.Take(event.Event{Time: begin, Kind: event.Added, Goal: p})
+		r.Take(event.Event{Time: begin, Kind: event.Started, Goal: p, Text: apart})
+	}
+	for _, p := range r.Goals() {
+		r.Take(event.Event{Time: begin.Add(time.Second), Kind: event.Done, Goal: p, Text: event.OutcomeBuilt})
+	}
+	if got := r.Replay(1); got != time.Second {
+		t.Errorf("it would have taken %v", got)
+	}
+	threads := map[int]int{}
+	for _, e := range traced(t, r, r.Counts()) {
+		if e.Category == "goal" {
+			threads[e.Process]++
+		}
+	}
+	if want := map[int]int{trackSlots: 1, trackApart: 2}; !maps.Equal(threads, want) {
+		t.Errorf("%v, want %v", threads, want)
+	}
+}
+
 // A slot is kept, in a replay as in the normaliser, for what waits for no more than that
 // the outputs are in the store, if that is needed more than what could have it now.
 func TestReplayKeepsSlots(t *testing.T) {

@@ -29,6 +29,7 @@ type entry struct {
 // The tracks of a trace, which calls them processes.
 const (
 	trackSlots = iota + 1
+	trackApart
 	trackAfter
 	trackWaiting
 	trackPath
@@ -41,6 +42,7 @@ var tracks = []struct {
 }{
 	{trackPath, "critical path"},
 	{trackSlots, "slots"},
+	{trackApart, "slots for substitution"},
 	{trackAfter, "without a slot"},
 	{trackWaiting, "waiting for inputs or a slot"},
 }
@@ -67,11 +69,17 @@ func (r *Run) WriteTrace(w io.Writer, counts event.Counts) error {
 	}
 	t.text(`{"displayTimeUnit":"ms","traceEvents":[`)
 	for i, track := range tracks {
+		if track.number == trackApart && len(r.apart) == 0 {
+			continue
+		}
 		t.add(entry{Name: "process_name", Phase: "M", Process: track.number, Args: map[string]any{"name": track.name}})
 		t.add(entry{Name: "process_sort_index", Phase: "M", Process: track.number, Args: map[string]any{"sort_index": i + 1}})
 	}
 	for lane := range r.free {
 		t.thread(trackSlots, fmt.Sprintf("slot %d", lane+1))
+	}
+	for lane := range r.apart {
+		t.thread(trackApart, fmt.Sprintf("slot %d for substitution", lane+1))
 	}
 	for i, g := range r.order {
 		r.traceGoal(t, g, fmt.Sprint(i))
@@ -129,7 +137,11 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 	if g.Expected > 0 {
 		args["expected ms"] = g.Expected.Milliseconds()
 	}
-	t.slice(name, "goal", trackSlots, g.Lane+1, g.Started, g.Freed, args)
+	track, thread := trackSlots, g.Lane+1
+	if g.Apart {
+		track, thread = trackApart, len(r.free)+g.Lane+1
+	}
+	t.slice(name, "goal", track, thread, g.Started, g.Freed, args)
 	before, after := stay{name: name}, stay{name: name}
 	onSlot := g.Started
 	for i, p := range g.Phases {
@@ -142,11 +154,11 @@ func (r *Run) traceGoal(t *trace, g *Goal, id string) {
 			continue
 		}
 		if onSlot.Equal(g.Started) && onSlot.Before(p.Start) {
-			t.slice(prepare, "phase", trackSlots, g.Lane+1, onSlot, earlier(p.Start, g.Freed), nil)
+			t.slice(prepare, "phase", track, thread, onSlot, earlier(p.Start, g.Freed), nil)
 		}
 		onSlot = end
 		if p.Start.Before(g.Freed) {
-			t.slice(p.Name, "phase", trackSlots, g.Lane+1, p.Start, earlier(end, g.Freed), nil)
+			t.slice(p.Name, "phase", track, thread, p.Start, earlier(end, g.Freed), nil)
 		}
 		after.add(p.Name, later(p.Start, g.Freed), end)
 	}
