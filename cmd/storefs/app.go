@@ -35,6 +35,8 @@ type app struct {
 	outlet   *outlet.Outlet  // for stderr, of a server; nil: a command waits for who reads it
 	patience time.Duration   // see connect; zero is what that says
 
+	configured map[string]string // for each flag that a config file sets, the name of that file
+
 	stdin  *os.File
 	stdout *os.File
 	stderr *os.File
@@ -141,9 +143,11 @@ func (a *app) run(ctx context.Context, args []string) error {
 		err = checkArguments(kctx)
 	}
 	if err != nil {
-		return badInput(usageError(err))
+		return badInput(a.fromConfig(usageError(err)))
 	}
-	err = kctx.Run()
+	if err = kctx.Run(); err != nil {
+		err = a.fromConfig(err)
+	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errInterrupted) {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}

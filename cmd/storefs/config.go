@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,16 +22,18 @@ import (
 type configFile struct {
 	name   string
 	values map[string]any
+	set    map[string]string // for each flag that a file sets, the name of that file
 }
 
 var _ kong.Resolver = configFile{}
 
 // BeforeResolve is for kong: it reads the config files, and comes after --help,
 // which must work with any of them. Of several, the last one wins.
-func (*shared) BeforeResolve(ctx *kong.Context) error {
+func (*shared) BeforeResolve(ctx *kong.Context, a *app) error {
 	if c := ctx.Selected(); c == nil || c.ClosestGroup().Key == "rest" {
 		return nil // as --help
 	}
+	a.configured = map[string]string{}
 	for _, name := range configFiles() {
 		f, err := readConfig(name)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
@@ -38,6 +42,7 @@ func (*shared) BeforeResolve(ctx *kong.Context) error {
 		if err != nil {
 			return err
 		}
+		f.set = a.configured
 		ctx.AddResolver(f)
 	}
 	for _, p := range ctx.Path {
@@ -48,6 +53,7 @@ func (*shared) BeforeResolve(ctx *kong.Context) error {
 		if err != nil {
 			return err
 		}
+		f.set = a.configured
 		ctx.AddResolver(f)
 		break // given twice, the value is the last one
 	}
@@ -84,7 +90,7 @@ func readConfig(name string) (configFile, error) {
 	if err != nil {
 		return configFile{}, fmt.Errorf("%s: %w", name, err)
 	}
-	return configFile{name, tree.ToMap()}, nil
+	return configFile{name: name, values: tree.ToMap()}, nil
 }
 
 // Resolve gives a flag that is not on the command line its value. The
@@ -95,12 +101,117 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 			return nil, nil
 		}
 	}
-	v := f.values[flag.Name]
-	if _, text := v.(string); !text && v != nil && v != int64(0) && isTime(flag) {
-		// A number would be one of nanoseconds.
-		return nil, fmt.Errorf(`%s: %s = %v: a time is a text with a unit ("90s", "1h30m")`, f.name, flag.Name, v)
+	v, ok := f.values[flag.Name]
+	if !ok {
+		return nil, nil
 	}
-	return v, nil
+	text, err := fit(flag, v)
+	if err != nil {
+		return nil, &configError{fmt.Errorf("%s: %s = %v: %w", f.name, flag.Name, v, err)}
+	}
+	f.set[flag.Name] = f.name
+	return text, nil
+}
+
+// configError says of a value which file it is in.
+type configError struct{ error }
+
+// fit is what a file says of a flag as it would stand on a command line, or a list or
+// table of that: of other things kong says what they are in Go.
+func fit(flag *kong.Flag, v any) (any, error) {
+	t := flag.Target.Type()
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch list, many := v.([]any); {
+	case isTime(flag):
+		if _, text := v.(string); !text && v != int64(0) {
+			// A number would be one of nanoseconds.
+			return nil, errors.New(`a time is a text with a unit ("90s", "1h30m")`)
+		}
+		return v, nil
+	case t.Kind() == reflect.Bool:
+		switch v.(type) {
+		case bool, string:
+			return v, nil
+		}
+		return nil, errors.New("it is true or false")
+	case t.Kind() == reflect.Map:
+		if s, ok := v.(string); ok {
+			return s, nil // one, as on a command line
+		}
+		table, ok := v.(map[string]any)
+		if !ok {
+			return nil, errors.New(`it is a table of texts ({name = "value"})`)
+		}
+		texts := make(map[string]any, len(table))
+		for k, v := range table {
+			if texts[k], ok = v.(string); !ok {
+				return nil, fmt.Errorf("%s: it is a text in quotes", k)
+			}
+		}
+		return texts, nil
+	case t.Kind() == reflect.Slice && many:
+		texts := make([]any, len(list))
+		for i, v := range list {
+			text, err := fitOne(t.Elem(), v)
+			if err != nil {
+				return nil, err
+			}
+			texts[i] = text
+		}
+		return texts, nil
+	case t.Kind() == reflect.Slice:
+		// A text may have several, as on a command line.
+		if s, ok := v.(string); ok {
+			return s, nil
+		}
+		return fitOne(t.Elem(), v)
+	}
+	return fitOne(t, v)
+}
+
+func fitOne(t reflect.Type, v any) (string, error) {
+	value, reads := reflect.New(t).Interface().(encoding.TextUnmarshaler)
+	var text string
+	switch v := v.(type) {
+	case string:
+		text = v
+	case int64:
+		if t.Kind() == reflect.String && !reads {
+			return "", errors.New("it is a text in quotes")
+		}
+		text = strconv.FormatInt(v, 10)
+	case float64:
+		if t.Kind() == reflect.String && !reads {
+			return "", errors.New("it is a text in quotes")
+		}
+		if t.Kind() != reflect.Float64 {
+			return "", errors.New("it is a whole number")
+		}
+		text = strconv.FormatFloat(v, 'g', -1, 64)
+	default:
+		return "", errors.New("it is a single text or number")
+	}
+	if reads {
+		return text, value.UnmarshalText([]byte(text))
+	}
+	return text, nil
+}
+
+// fromConfig has an error that is about a flag name the file which sets that.
+func (a *app) fromConfig(err error) error {
+	if c, ok := errors.AsType[*configError](err); ok {
+		return c
+	}
+	text := err.Error()
+	for flag, file := range a.configured {
+		_, after, named := strings.Cut(text, "--"+flag)
+		if named && !strings.HasPrefix(after, "-") && !strings.Contains(text, "\n") && !strings.Contains(text, file) {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return err
 }
 
 func isTime(flag *kong.Flag) bool {
@@ -137,6 +248,7 @@ func (f configFile) unknown(model *kong.Application) []string {
 		}
 		return next(nil)
 	})
+	known["help"], known["config"] = false, false // which a file cannot ask for
 	var unknown []string
 	for key := range f.values {
 		if !known[key] {

@@ -14,7 +14,7 @@ type policyFlags struct {
 	Policy           []policy `placeholder:"KIND:NAME=POLICY" sep:"none" help:"What callers may start: build, cached-only (what a substitute gives) or deny (nothing). KIND:NAME is command:NAME (as in /proc/PID/comm), uid:USER, cgroup:PATH or all. May be repeated: the first that fits decides."`
 	StandardPolicies bool     `negatable:"" default:"true" help:"After those, deny builds to known indexers, scanners and backup programs (updatedb, tracker, baloo, restic, …). [yes]"`
 	DenyCommand      []string `placeholder:"NAME" help:"The same as --policy=command:NAME=deny, before all of them. May be repeated."`
-	DenyUID          []uint32 `name:"deny-uid" placeholder:"UID" help:"The same as --policy=uid:UID=deny, before all of them. May be repeated."`
+	DenyUID          []uid    `name:"deny-uid" placeholder:"USER" help:"The same as --policy=uid:USER=deny, before all of them. May be repeated."`
 	DenyCgroup       []string `placeholder:"PATH" help:"The same as --policy=cgroup:PATH=deny, before all of them. May be repeated."`
 	JobsPerUID       int      `name:"jobs-per-uid" placeholder:"N" help:"Run up to N builders at once for one user, root too; one whose derivation says __cores counts as so many, and one that counts as more than N runs alone. [no limit; users share them all the same]"`
 }
@@ -35,8 +35,8 @@ func (f policyFlags) rules() []fs.Rule {
 	for _, name := range f.DenyCommand {
 		deny("command:"+name, fs.Callers{Commands: []string{name}})
 	}
-	for _, uid := range f.DenyUID {
-		deny(fmt.Sprint("uid:", uid), fs.Callers{UIDs: []uint32{uid}})
+	for _, id := range f.DenyUID {
+		deny(fmt.Sprint("uid:", id), fs.Callers{UIDs: []uint32{uint32(id)}})
 	}
 	for _, path := range f.DenyCgroup {
 		deny("cgroup:"+path, fs.Callers{Cgroups: []string{path}})
@@ -97,11 +97,11 @@ func (p *policy) UnmarshalText(text []byte) error {
 	case kind == "command":
 		p.Commands = []string{name}
 	case kind == "uid":
-		uid, err := userID(name)
-		if err != nil {
+		var id uid
+		if err := id.UnmarshalText([]byte(name)); err != nil {
 			return fmt.Errorf("%q: %w", s, err)
 		}
-		p.UIDs = []uint32{uid}
+		p.UIDs = []uint32{uint32(id)}
 	case kind == "cgroup":
 		p.Cgroups = []string{name}
 	default:
@@ -110,15 +110,21 @@ func (p *policy) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// userID is a user by number or by name.
-func userID(name string) (uint32, error) {
+// uid is a user by number or by name.
+type uid uint32
+
+// UnmarshalText reads one of both.
+func (id *uid) UnmarshalText(text []byte) error {
+	name := string(text)
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
-		return uint32(n), nil
+		*id = uid(n)
+		return nil
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	n, err := strconv.ParseUint(u.Uid, 10, 32)
-	return uint32(n), err
+	*id = uid(n)
+	return err
 }

@@ -31,7 +31,7 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestPolicyOrder(t *testing.T) {
-	f := policyFlags{Policy: []policy{{Callers: fs.Callers{Commands: []string{"updatedb"}}}}, DenyUID: []uint32{7}, StandardPolicies: true}
+	f := policyFlags{Policy: []policy{{Callers: fs.Callers{Commands: []string{"updatedb"}}}}, DenyUID: []uid{7}, StandardPolicies: true}
 	rules := f.rules()
 	if len(rules) != 3 || rules[0].UIDs[0] != 7 || rules[1].Permission != fs.MayBuild || rules[2].Commands[0] != "updatedb" {
 		t.Errorf("%+v", rules)
