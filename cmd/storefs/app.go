@@ -20,7 +20,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
-	kongcompletion "github.com/jotaen/kong-completion"
 
 	"storefs/outlet"
 )
@@ -84,9 +83,9 @@ type commands struct {
 	Restore  restoreCmd  `cmd:"" group:"care" help:"Unpack a NAR."`
 	Hash     hashCmd     `cmd:"" group:"care" help:"Print the hash of a path."`
 
-	Completion kongcompletion.Completion `cmd:"" group:"rest" help:"Set up completion in bash, zsh or fish."`
-	Help       helpCmd                   `cmd:"" group:"rest" help:"Show the help of a command, as --help does."`
-	Version    versionCmd                `cmd:"" group:"rest" help:"Print the version."`
+	Completion completionCmd `cmd:"" group:"rest" help:"Say how bash, zsh or fish completes all of this."`
+	Help       helpCmd       `cmd:"" group:"rest" help:"Show the help of a command, as --help does."`
+	Version    versionCmd    `cmd:"" group:"rest" help:"Print the version."`
 }
 
 const description = `A lazy store: a directory like /nix/store in which every path that the store knows how to make exists as soon as it is touched.`
@@ -133,7 +132,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return badInput(err)
 	}
 	if model == &a.cli {
-		kongcompletion.Register(parser)
+		complete(parser)
 	}
 	kctx, err := parser.Parse(args)
 	if unprinted != nil {
