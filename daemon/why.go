@@ -115,6 +115,9 @@ func (s *Server) state(ctx context.Context, p store.Path) (*Why, error) {
 		if err != nil {
 			return nil, err
 		}
+		if f != nil && f.Cause == store.CauseUnknown && f.Path == p {
+			continue // whoever asked for it learned no more than what follows, which is of now
+		}
 		if f != nil {
 			y.State, y.Failure = StateFailed, f
 			return y, nil

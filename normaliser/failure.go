@@ -43,7 +43,8 @@ func asFailure(path store.Path, err error) *store.Failure {
 		c := *f
 		return &c
 	}
-	f := &store.Failure{Path: path, Cause: store.CauseSystem, Message: strings.ReplaceAll(err.Error(), "\n", "; "), Time: time.Now()}
+	message := strings.TrimPrefix(err.Error(), fmt.Sprintf("look up %s: ", path)) // which it says anyway
+	f := &store.Failure{Path: path, Cause: store.CauseSystem, Message: strings.ReplaceAll(message, "\n", "; "), Time: time.Now()}
 	for _, c := range causes {
 		if errors.Is(err, c.err) {
 			f.Cause = c.cause
