@@ -49,8 +49,9 @@ type Options struct {
 	// Args are the values of arg(). An absolute path among them also lets
 	// read() see what is at or below it.
 	Args map[string]string
-	// Print gets what print() says, with its position in front. Nil drops it.
-	Print func(line string)
+	// Print gets what print() says, with its position in front: mostly, but not always,
+	// one line. Nil drops it.
+	Print func(text string)
 	// MaxSteps ends an evaluation that takes more Starlark steps, with an
 	// error. Zero means DefaultMaxSteps.
 	MaxSteps uint64

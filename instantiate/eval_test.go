@@ -188,6 +188,7 @@ number = 1
 		"pkgs.deep.a.b/c":     "pkgs.deep.a.b/c=hello.dev",
 		"pkgs.deep.a.b/c.out": "pkgs.deep.a.b/c.out=hello.out",
 		"pkgs":                "pkgs.deep.a.b/c=hello.dev pkgs.deep.n[0]=hello.out pkgs.world=world.out",
+		"pkgs.deep.n.0":       "pkgs.deep.n.0=hello.out",
 		"src":                 "src=t",
 	} {
 		plan, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})
@@ -208,12 +209,14 @@ number = 1
 		}
 	}
 	for target, want := range map[string]string{
-		"helo":     `main.star: no target "helo"; there is: hello, pkgs`,
-		"_hidden":  `main.star: no target "_hidden"; there is: hello, pkgs`,
-		"hello.x":  `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
-		"pkgs.w":   `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
-		"f":        `main.star: target f is of type function, not a derivation, a path, or a list, dict or struct of them`,
-		"number.x": `main.star: no target "number.x": number has no "x"`,
+		"helo":          `main.star: no target "helo"; there is: hello, pkgs`,
+		"_hidden":       `main.star: no target "_hidden"; there is: hello, pkgs`,
+		"hello.x":       `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
+		"pkgs.w":        `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
+		"f":             `main.star: target f is of type function, not a derivation, a path, or a list, dict or struct of them`,
+		"pkgs.deep.n.1": `main.star: no target "pkgs.deep.n.1": pkgs.deep.n has no "1"; there is: 0`,
+		"pkgs.deep.n.x": `main.star: no target "pkgs.deep.n.x": pkgs.deep.n has no "x"; there is: 0`,
+		"number.x":      `main.star: no target "number.x": number has no "x"`,
 	} {
 		_, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})
 		if err == nil || err.Error() != want {
@@ -265,6 +268,7 @@ func TestErrors(t *testing.T) {
 		{"plus", "derivation('a', '/b') + 1", "main.star:1:23: unknown binary op: derivation + int"},
 		{"text of output", "text('t', derivation('a', '/b').out)", `main.star:1:5: text t: its content names output "out" of the derivation a: a text can refer to sources and texts only`},
 		{"missing file", "read('gone')", "main.star:1:5: read: gone: no such file or directory"},
+		{"no path", "source('')", "main.star:1:7: source: the path is empty (this directory is .)"},
 		{"outside", "read('../x')", "main.star:1:5: read: ../x: outside of "},
 		{"outside, from root", "load('//../x.star', 'y')", "main.star:1:1: cannot load //../x.star: ../x.star: outside of "},
 		{"absolute", "read('/etc/passwd')", "main.star:1:5: read: /etc/passwd: an absolute path that is not at or below one given by --arg"},

@@ -217,6 +217,9 @@ func (e *evaluation) sourceBuiltin(t *starlark.Thread, b *starlark.Builtin, args
 		"path", &where, "name?", &name, "include?", &include, "exclude?", &exclude); err != nil {
 		return nil, err
 	}
+	if where == "" {
+		return nil, fmt.Errorf("source: the path is empty (this directory is .)")
+	}
 	f, err := newFilter(include, exclude)
 	if err != nil {
 		return nil, fmt.Errorf("source %s: %w", where, err)

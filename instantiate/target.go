@@ -3,6 +3,7 @@ package instantiate
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.starlark.net/starlark"
@@ -67,6 +68,11 @@ func member(v starlark.Value, dotted string) (inner starlark.Value, used string,
 			if x, ok, err := v.Get(starlark.String(used)); ok && err == nil {
 				return x, used, nil
 			}
+		case *starlark.List, starlark.Tuple:
+			list := v.(starlark.Indexable)
+			if i, err := strconv.Atoi(used); err == nil && i >= 0 && i < list.Len() {
+				return list.Index(i), used, nil
+			}
 		case starlark.HasAttrs:
 			if _, ok := v.(starlark.String); ok {
 				break // strings have methods only
@@ -88,6 +94,11 @@ func member(v starlark.Value, dotted string) (inner starlark.Value, used string,
 				names = append(names, s)
 			}
 		}
+	case *starlark.List, starlark.Tuple: // which has methods, too
+		for i := range v.(starlark.Indexable).Len() {
+			names = append(names, strconv.Itoa(i))
+		}
+		return nil, "", names
 	case *derivation:
 		names = slices.Clone(v.outputs)
 	case starlark.HasAttrs:
@@ -209,7 +220,9 @@ func offer(names []string) string {
 	if len(names) == 0 {
 		return ""
 	}
-	slices.Sort(names)
+	if _, err := strconv.Atoi(names[0]); err != nil { // not a list, which is in order
+		slices.Sort(names)
+	}
 	s := strings.Join(names[:min(most, len(names))], ", ")
 	if len(names) > most {
 		s += fmt.Sprintf(" and %d more", len(names)-most)

@@ -243,7 +243,11 @@ func (a *app) evaluate(ctx context.Context, c *daemon.Client, file, target strin
 		File:   name,
 		Target: target,
 		Args:   f.Arg,
-		Print:  func(line string) { fmt.Fprintln(a.news(), progress.Clean(line)) },
+		Print: func(text string) {
+			for line := range strings.Lines(text) {
+				fmt.Fprintln(a.news(), progress.Clean(strings.TrimSuffix(line, "\n")))
+			}
+		},
 	})
 	if err != nil {
 		if ctx.Err() != nil {
