@@ -229,7 +229,9 @@ func writeOwner(path, command string) {
 	_ = os.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), strings.ReplaceAll(command, "\n", " ")), 0o644)
 }
 
-func inUse(dir string) error {
+// Owner is who has the state directory open, or had it when it died: PID is 0 if nobody
+// says so.
+func Owner(dir string) *InUseError {
 	e := &InUseError{Dir: dir}
 	b, err := os.ReadFile(filepath.Join(dir, "owner"))
 	if err != nil {

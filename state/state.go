@@ -101,7 +101,7 @@ func Open(dir string, opts Options) (*State, error) {
 	}
 	s.db, err = db.Open(s.path("db.bolt"), c.Store, db.Options{LockTimeout: opts.LockTimeout, Barrier: s.syncObjects})
 	if errors.Is(err, store.ErrInUse) {
-		return nil, inUse(dir)
+		return nil, Owner(dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("state %s: %w", dir, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -97,7 +98,9 @@ func (a *app) reach(ctx context.Context, watch bool) (*daemon.Client, error) {
 	if err := a.findState(); err != nil {
 		return nil, err
 	}
+	hint := time.AfterFunc(time.Second, a.tellStopped)
 	c, err := daemon.Dial(ctx, a.socket(), watch)
+	hint.Stop()
 	if errors.Is(err, os.ErrPermission) {
 		var st unix.Stat_t
 		if unix.Lstat(a.socket(), &st) == nil && int(st.Uid) != os.Geteuid() {
@@ -108,6 +111,17 @@ func (a *app) reach(ctx context.Context, watch bool) (*daemon.Client, error) {
 		err = fmt.Errorf("connect to the owner of %s: %w", a.State, err)
 	}
 	return c, err
+}
+
+// tellStopped says why the owner does not answer, if somebody has stopped it: by Ctrl-Z,
+// mostly, on the terminal where this command was typed.
+func (a *app) tellStopped() {
+	owner := state.Owner(a.State)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", owner.PID))
+	// PID (COMM) STATE …
+	if i := bytes.LastIndexByte(stat, ')'); err == nil && owner.PID != 0 && i >= 0 && bytes.HasPrefix(stat[i:], []byte(") T")) {
+		fmt.Fprintf(a.news(), "storefs: waiting for %s (pid %d), which has the store open and is stopped: fg, or kill -CONT %d, lets it go on\n", owner.Command, owner.PID, owner.PID)
+	}
 }
 
 // dial connects to the owner, and waits for the next server of a mount.

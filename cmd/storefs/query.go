@@ -20,7 +20,7 @@ type queryCmd struct {
 	Successor    successorCmd    `cmd:"" help:"The closures that derivations were normalised to."`
 	Predecessors predecessorsCmd `cmd:"" help:"The derivations that were normalised to closures."`
 	Deriver      deriverCmd      `cmd:"" help:"The known derivations that make paths."`
-	Roots        rootsCmd        `cmd:"" help:"The links that keep paths, or anything at all, from garbage collection."`
+	Roots        rootsCmd        `cmd:"" help:"The links in STATE/roots that keep these paths, or any at all, from being deleted."`
 	Substitutes  substitutesCmd  `cmd:"" help:"The expressions that can yield paths, newest first."`
 }
 
