@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -58,11 +59,21 @@ func errnoOf(err error) unix.Errno {
 	return errno
 }
 
+// ofHost reports whether a builder is called as the host's programs are, which whoever
+// begins takes to be there.
+func ofHost(builder string) bool {
+	return strings.HasPrefix(builder, "/bin/") || strings.HasPrefix(builder, "/usr/")
+}
+
 // err is the failure that m tells of.
 func (m message) err(builder string) error {
 	switch m.says {
 	case saysNoExec:
-		return fail(store.CauseBuilder, "cannot execute the builder %s: %s", builder, m.text)
+		hint := ""
+		if m.errno == unix.ENOENT && ofHost(builder) {
+			hint = " (a sandbox has nothing of the host: a builder is to be in the store)"
+		}
+		return fail(store.CauseBuilder, "cannot execute the builder %s: %s%s", builder, m.text, hint)
 	case saysUnbegun:
 		return errSpawnerDied
 	case saysLost:

@@ -61,7 +61,11 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 			return nil, err
 		}
 		if want := b.job.Kinds[o.Path]; want != store.KindUnknown && want != got.Kind {
-			return nil, fail(store.CauseRefused, "output %s is %s, and was declared to be %s", o.Path, describeKind(got.Kind), describeKind(want))
+			hint := ""
+			if want == store.KindDirectory {
+				hint = " (as it is in Starlark where kind= says nothing else)"
+			}
+			return nil, fail(store.CauseRefused, "output %s is %s, and was declared to be %s%s", o.Path, describeKind(got.Kind), describeKind(want), hint)
 		}
 		out := Output{Name: o.Name, Scratch: scratch, Files: files.Files(got), Info: store.Info{
 			Path: o.Path, Kind: got.Kind, NarHash: got.Hash, NarSize: got.Size,
