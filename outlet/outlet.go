@@ -19,6 +19,7 @@ const room = 64 << 10
 type Outlet struct {
 	w      io.Writer
 	direct bool // the file takes all that there is
+	within bool // a line of that has begun
 
 	mu     sync.Mutex
 	kept   [][]byte      // each what one Write had, oldest first; one of them may be on its way
@@ -27,8 +28,26 @@ type Outlet struct {
 	change chan struct{} // closed with each that was written, or could not be; nil: none is on its way
 }
 
+// Stamp is the form of the time before each line of a regular file.
+const Stamp = "2006-01-02 15:04:05 "
+
+// stamped is p with the time before each line: who reads a file later has no other, as
+// a terminal's user and a service manager have.
+func (o *Outlet) stamped(p []byte) []byte {
+	var b []byte
+	for line := range bytes.Lines(p) {
+		if !o.within {
+			b = time.Now().AppendFormat(b, Stamp)
+		}
+		b = append(b, line...)
+		o.within = !bytes.HasSuffix(line, []byte("\n"))
+	}
+	return b
+}
+
 // New writes to w, by which f is written, from one goroutine at a time. For a regular
-// file it waits as any writer does: nobody has to read that.
+// file it waits as any writer does: nobody has to read that. There, each line begins with
+// the time.
 func New(f *os.File, w io.Writer) *Outlet {
 	st, err := f.Stat()
 	return &Outlet{w: w, direct: err == nil && st.Mode().IsRegular()}
@@ -40,7 +59,11 @@ func (o *Outlet) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.direct {
-		return o.w.Write(p)
+		n := len(p)
+		if _, err := o.w.Write(o.stamped(p)); err != nil {
+			return 0, err
+		}
+		return n, nil
 	}
 	if o.size > 0 && o.size+len(p) > room {
 		o.lost += bytes.Count(p, []byte("\n"))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -95,7 +96,8 @@ func TestLostInTheMiddle(t *testing.T) {
 	})
 }
 
-// A regular file has it when Write returns, and an error is the writer's.
+// A regular file has it when Write returns, each line with its time, and an error is the
+// writer's.
 func TestRegularFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
 	f, err := os.Create(name)
@@ -103,8 +105,19 @@ func TestRegularFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := New(f, f)
-	fmt.Fprint(o, "line\n")
-	if b, err := os.ReadFile(name); string(b) != "line\n" {
+	began := time.Now().Truncate(time.Second)
+	fmt.Fprint(o, "line\nbeg")
+	fmt.Fprint(o, "un\n")
+	b, err := os.ReadFile(name)
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		n := min(len(Stamp), len(line))
+		if at, err := time.ParseInLocation(Stamp, line[:n], time.Local); err != nil || at.Before(began) || at.After(time.Now()) {
+			t.Errorf("%q: %v", line, err)
+		}
+		lines = append(lines, line[n:])
+	}
+	if err != nil || !slices.Equal(lines, []string{"line\n", "begun\n"}) {
 		t.Errorf("%q, %v", b, err)
 	}
 	f.Close()

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"storefs/outlet"
 )
 
 // background starts this command again, in a session of its own, and returns
@@ -88,5 +91,11 @@ func lastLine(log *os.File, before int64) error {
 		}
 		return fmt.Errorf("mount: it ended at once, without a word in %s", log.Name())
 	}
-	return errors.New(strings.TrimPrefix(string(line), "storefs: "))
+	text := string(line)
+	if n := len(outlet.Stamp); len(text) > n {
+		if _, err := time.Parse(outlet.Stamp, text[:n]); err == nil {
+			text = text[n:]
+		}
+	}
+	return errors.New(strings.TrimPrefix(text, "storefs: "))
 }
