@@ -229,6 +229,9 @@ func (b *build) spawn(ctx context.Context, env []string, log *os.File, spawned b
 			if errors.Is(err, errSpawnerDied) {
 				spawner.close() // get starts another one then
 			}
+			if err != nil && isShort(errnoOf(err)) {
+				err = shortage{err}
+			}
 			return c, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -246,6 +247,44 @@ func TestVeryFewDescriptors(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A builder that has all the descriptors in messages that its user may have keeps nobody
+// else from being built: the user is the spawner's, too, or ours.
+func TestDescriptorsInMessages(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		for _, uid := range []uint32{0, 12345} {
+			pass(t, again(t, "^TestDescriptorsInMessages$", int(uid), &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}))
+		}
+		return
+	}
+	const limit = 4096
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		t.Fatal(err)
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	full := make(chan string, 1)
+	hostile := w.Job("flight", `$probe flight`, func(j *builder.Job) {
+		j.Log = func(line []byte) { full <- string(line) }
+	})
+	var done sync.WaitGroup
+	done.Go(func() {
+		defer close(full)
+		if _, err := w.Builder.Build(ctx, hostile); !errors.Is(err, store.ErrCancelled) {
+			t.Error(err)
+		}
+	})
+	if got := <-full; got != unix.ETOOMANYREFS.Error() {
+		t.Errorf("it had: %s", got)
+	}
+	for i := range 6 { // more than waited for a build already
+		w.Built(w.Job(fmt.Sprintf("job-%d", i), `echo > $out`, nil)).Release()
+	}
+	cancel()
+	done.Wait()
+	w.Built(w.Job("after", `echo > $out`, nil)).Release()
 }
 
 // difference are the lines of b that a does not have, and the reverse.

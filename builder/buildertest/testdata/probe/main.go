@@ -78,6 +78,23 @@ func main() {
 	case "dial": // the host's network, by an address that only it has
 		_, err := net.DialTimeout("tcp", os.Args[2], time.Second)
 		fmt.Println(err)
+	case "flight": // as many descriptors in messages that nobody takes as its user may have
+		fds := make([]int, 253) // the most in one message
+		for full := false; !full; {
+			pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+			check(err)
+			for i := range fds {
+				fds[i] = pair[0]
+			}
+			for err = nil; err == nil; {
+				err = syscall.Sendmsg(pair[0], []byte("x"), syscall.UnixRights(fds...), nil, syscall.MSG_DONTWAIT)
+			}
+			full = err != syscall.EAGAIN
+			if full {
+				fmt.Println(err)
+			}
+		}
+		time.Sleep(time.Hour)
 	case "deep": // directories in one another, each closed
 		n, err := strconv.Atoi(os.Args[2])
 		check(err)
