@@ -70,6 +70,7 @@ type Local struct {
 	scratches *scratches
 	spawner   *spawnerKeeper
 	memory    *shortages
+	allowance func() allowance
 	buffers   sync.Pool // of *logBuffer
 }
 
@@ -123,6 +124,7 @@ func New(o Options) (*Local, error) {
 	if l.ids, err = newIdentity(o.Real, o.Builds); err != nil {
 		return nil, fmt.Errorf("open builder: %w", err)
 	}
+	l.allowance = sync.OnceValue(func() allowance { return allowanceOf(l.ids) })
 	l.scratches = &scratches{dir: o.Builds, spare: o.Spare != "", real: o.Real, ids: l.ids}
 	if o.Spare != "" {
 		l.scratches.dir = filepath.Join(spare, name)
@@ -168,6 +170,7 @@ func (l *Local) startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if err := l.scratches.makeDir(); err != nil {
 		return nil, err
 	}
+	c.Allowance = l.allowance()
 	return startSpawner(c, ids)
 }
 
@@ -328,6 +331,7 @@ func (b *build) spec(env []string) *spec {
 		Inputs:      make([]string, 0, len(b.job.Inputs)),
 		Binds:       slices.Clone(b.binds),
 		Devices:     b.devices(),
+		Allowance:   b.allowance(),
 		Personality: b.personality(),
 		Builder:     []byte(d.Builder),
 		Args:        b.arguments(),

@@ -17,6 +17,7 @@ func setUpCaps() []uintptr {
 		unix.CAP_SETUID, unix.CAP_SETGID, // become the build user
 		unix.CAP_SETPCAP,                // empty the bounding set
 		unix.CAP_CHOWN, unix.CAP_FOWNER, // stubs
+		unix.CAP_SYS_RESOURCE, // allowance
 	}
 }
 

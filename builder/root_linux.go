@@ -67,6 +67,7 @@ func (s *spec) makeSystem() error {
 			return err
 		}
 	}
+	s.Allowance.set(".")
 	if !ownSettings() {
 		return nil
 	}

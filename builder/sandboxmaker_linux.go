@@ -305,6 +305,7 @@ func newSandboxMaker(c *spawnerConfig) (*sandboxMaker, error) {
 	if err := c.enterOwnRoot(); err != nil {
 		return nil, err
 	}
+	c.Allowance.set("/")
 	if m.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open the mount namespace: %w", err)
 	}

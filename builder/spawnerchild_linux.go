@@ -40,6 +40,8 @@ type spawnerConfig struct {
 	// Nobody says that the spawner's user namespace knows sandboxNobody, who is
 	// root outside, and the owner of all that sandboxes have in common.
 	Nobody bool
+	// Allowance is of all builders together.
+	Allowance allowance
 	// Slack is the timer slack that builders have, in nanoseconds: their owner's.
 	Slack int
 }

@@ -34,6 +34,8 @@ type spec struct {
 	Devices []string // base names in /dev
 	Network bool     // the host's, in place of a loopback interface alone
 
+	Allowance allowance
+
 	// Own says that the builder is this program, which is not in the sandbox otherwise.
 	Own      bool   `json:",omitempty"`
 	OwnInput []byte `json:",omitempty"` // then, what it finds under inputName

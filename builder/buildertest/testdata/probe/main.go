@@ -95,6 +95,25 @@ func main() {
 			}
 		}
 		time.Sleep(time.Hour)
+	case "inotify": // as many instances as there may be
+		n := 0
+		for {
+			_, err := syscall.InotifyInit1(0)
+			if err != nil {
+				fmt.Println(n, err)
+				break
+			}
+			n++
+		}
+		time.Sleep(time.Hour)
+	case "control group": // a namespace of it
+		p, err := os.StartProcess(os.Args[0], []string{"probe", "nothing"}, &os.ProcAttr{
+			Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWCGROUP},
+		})
+		if err == nil {
+			_, err = p.Wait()
+		}
+		fmt.Println(err)
 	case "deep": // directories in one another, each closed
 		n, err := strconv.Atoi(os.Args[2])
 		check(err)
