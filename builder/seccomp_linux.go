@@ -18,7 +18,11 @@ const (
 	unsupported = -1 // by these files
 	absent      = -2 // from this kernel
 	socket      = -3 // the first argument is a family that must not be AF_VSOCK
+	lease       = -4 // the second argument is a command that must not be F_SETLEASE or F_SETDELEG
 )
+
+// setDelegation is F_SETDELEG, of Linux 6.19.
+const setDelegation = 1040
 
 // abi is one system call interface of a machine, which has a numbering of its
 // own.
@@ -34,19 +38,19 @@ const x32Bit = 0x40000000
 // abis are those that a builder could call on this machine, or nil where none
 // are known.
 func abis(goarch string) []abi {
-	// The chmod family, the setxattr family, add_key, request_key and keyctl, and socket.
+	// The chmod family, the setxattr family, add_key, request_key and keyctl, socket, and fcntl.
 	// Numbers from 424 on are the same everywhere: fchmodat2 and setxattrat, and
 	// io_uring_setup, io_uring_enter and io_uring_register.
 	switch goarch {
 	case "amd64":
 		return []abi{
-			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}, {41, socket}, {425, absent}, {426, absent}, {427, absent}}},
-			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}, {359, socket}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_X86_64, x32Bit, []rule{{90, 1}, {91, 1}, {268, 2}, {452, 2}, {188, unsupported}, {189, unsupported}, {190, unsupported}, {463, unsupported}, {248, absent}, {249, absent}, {250, absent}, {41, socket}, {72, lease}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_I386, 0, []rule{{15, 1}, {94, 1}, {306, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {286, absent}, {287, absent}, {288, absent}, {359, socket}, {55, lease}, {221, lease}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	case "arm64":
 		return []abi{
-			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}, {198, socket}, {425, absent}, {426, absent}, {427, absent}}},
-			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}, {281, socket}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_AARCH64, 0, []rule{{52, 1}, {53, 2}, {452, 2}, {5, unsupported}, {6, unsupported}, {7, unsupported}, {463, unsupported}, {217, absent}, {218, absent}, {219, absent}, {198, socket}, {25, lease}, {425, absent}, {426, absent}, {427, absent}}},
+			{unix.AUDIT_ARCH_ARM, 0, []rule{{15, 1}, {94, 1}, {333, 2}, {452, 2}, {226, unsupported}, {227, unsupported}, {228, unsupported}, {463, unsupported}, {309, absent}, {310, absent}, {311, absent}, {281, socket}, {55, lease}, {221, lease}, {425, absent}, {426, absent}, {427, absent}}},
 		}
 	}
 	return nil
@@ -71,6 +75,10 @@ const (
 // hypervisor and to services of the host, and their ports are the machine's, so that
 // builds see each other. (A 32-bit program of x86 can still get one by socketcall, whose
 // arguments are in memory, where no filter looks.)
+// And there are no leases, as on file systems without them: of files that are its own,
+// as all are of the user that we are where that is not root, a builder could have one for
+// its inputs, for which whoever opens them, through the mount too, would wait 45 seconds,
+// again and again; and of what it leaves, one that ends later than it does.
 // A file can be given these bits in other ways (open
 // has a mode too): this filter tells honest builders early. What protects the
 // host is that scratch directories are closed to others, and that an output with
@@ -100,6 +108,16 @@ func filterProgram(all []abi) []unix.SockFilter {
 					errno = unix.ENOSYS
 				}
 				block = append(block, unix.SockFilter{Code: jeq, K: r.call, Jf: 1}, refuse(errno))
+				continue
+			}
+			if r.mode == lease {
+				block = append(block,
+					unix.SockFilter{Code: jeq, K: r.call, Jf: 5},
+					unix.SockFilter{Code: load, K: offsetArgs + 8},
+					unix.SockFilter{Code: jeq, K: unix.F_SETLEASE, Jt: 1},
+					unix.SockFilter{Code: jeq, K: setDelegation, Jf: 1},
+					refuse(unix.EINVAL),
+					allow)
 				continue
 			}
 			argument, test, errno := r.mode, unix.SockFilter{Code: jset, K: unix.S_ISUID | unix.S_ISGID, Jf: 1}, unix.EPERM

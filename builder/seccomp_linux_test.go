@@ -55,21 +55,22 @@ func TestFilter(t *testing.T) {
 		eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 		enotup = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOTSUP)
 		enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+		einval = unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)
 		family = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
 	)
-	type calls struct{ chmod, fchmod, fchmodat, setxattr, lsetxattr, fsetxattr, open, read, addKey, requestKey, keyctl, socket uint32 }
+	type calls struct{ chmod, fchmod, fchmodat, setxattr, lsetxattr, fsetxattr, open, read, addKey, requestKey, keyctl, socket, fcntl uint32 }
 	for goarch, machines := range map[string]map[string]struct {
 		arch uint32
 		n    calls
 	}{
 		"amd64": {
-			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 189, 190, 2, 0, 248, 249, 250, 41}},
-			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 189, x32Bit | 190, x32Bit | 2, x32Bit, x32Bit | 248, x32Bit | 249, x32Bit | 250, x32Bit | 41}},
-			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 227, 228, 5, 3, 286, 287, 288, 359}},
+			"x86_64": {unix.AUDIT_ARCH_X86_64, calls{90, 91, 268, 188, 189, 190, 2, 0, 248, 249, 250, 41, 72}},
+			"x32":    {unix.AUDIT_ARCH_X86_64, calls{x32Bit | 90, x32Bit | 91, x32Bit | 268, x32Bit | 188, x32Bit | 189, x32Bit | 190, x32Bit | 2, x32Bit, x32Bit | 248, x32Bit | 249, x32Bit | 250, x32Bit | 41, x32Bit | 72}},
+			"i386":   {unix.AUDIT_ARCH_I386, calls{15, 94, 306, 226, 227, 228, 5, 3, 286, 287, 288, 359, 221}},
 		},
 		"arm64": {
-			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 6, 7, 56, 63, 217, 218, 219, 198}},
-			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 227, 228, 5, 3, 309, 310, 311, 281}},
+			"aarch64": {unix.AUDIT_ARCH_AARCH64, calls{0, 52, 53, 5, 6, 7, 56, 63, 217, 218, 219, 198, 25}},
+			"arm":     {unix.AUDIT_ARCH_ARM, calls{15, 94, 333, 226, 227, 228, 5, 3, 309, 310, 311, 281, 221}},
 		},
 	} {
 		program := filterProgram(abis(goarch))
@@ -108,6 +109,17 @@ func TestFilter(t *testing.T) {
 			check(family, m.n.socket, unix.AF_VSOCK, unix.SOCK_STREAM)
 			check(family, m.n.socket, 0xffffffff_00000000|unix.AF_VSOCK, unix.SOCK_STREAM)
 			check(allow, m.n.socket, unix.AF_INET, unix.AF_VSOCK)
+			fcntls := []uint32{m.n.fcntl}
+			if m.n.fcntl == 221 { // fcntl64
+				fcntls = append(fcntls, 55)
+			}
+			for _, call := range fcntls {
+				check(einval, call, 3, unix.F_SETLEASE, unix.F_WRLCK)
+				check(einval, call, 3, 0xffffffff_00000000|unix.F_SETLEASE, unix.F_RDLCK)
+				check(einval, call, 3, 1024+16) // F_SETDELEG
+				check(allow, call, 3, unix.F_SETLK, unix.F_SETLEASE)
+				check(allow, call, unix.F_SETLEASE, unix.F_SETFL)
+			}
 			for call := uint32(425); call <= 427; call++ {
 				check(enosys, call)
 			}

@@ -35,6 +35,12 @@ func hostileTests() tests {
 			r := w.Built(w.Job("vsock", `$probe vsock > $out`, nil))
 			w.same("socket", w.Text(r), syscall.EAFNOSUPPORT.Error()+"\n")
 		},
+		// Nobody has to wait for one to open what the builder may open, or leaves.
+		"leases of files": func(w *World) {
+			input := w.AddText("leased", "text")
+			r := w.Built(w.Job("lease", `echo > x; ($probe lease x; $probe lease `+string(input.Path)+`) > $out`, func(j *builder.Job) { j.Inputs = append(j.Inputs, input) }))
+			w.same("fcntl", w.Text(r), strings.Repeat(syscall.EINVAL.Error()+"\n", 2))
+		},
 		"a closed store directory": func(w *World) {
 			for _, mode := range []string{"0", "500"} {
 				r := w.Built(w.Job("closed", `echo text > $out; chmod `+mode+` $NIX_STORE 2>/dev/null; true`, nil))

@@ -34,6 +34,10 @@ func main() {
 		l, err := net.Listen("unix", os.Args[2])
 		check(err)
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
+	case "lease": // so that who opens it for reading waits
+		fd, err := syscall.Open(os.Args[2], syscall.O_RDONLY, 0)
+		check(err)
+		fmt.Println(call(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETLEASE, syscall.F_WRLCK))
 	case "vsock":
 		_, err := syscall.Socket(40, syscall.SOCK_STREAM, 0) // AF_VSOCK
 		fmt.Println(err)
