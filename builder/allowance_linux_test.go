@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,4 +70,46 @@ func TestAllowanceAsUser(t *testing.T) {
 	const uid = 12345
 	pass(t, again(t, "^TestAllowance$", uid, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}))
 	pass(t, again(t, "^TestAllowance$", 0, rootOfOneUser()))
+}
+
+// A builder that starts as many processes as it can ends neither us nor the spawner, nor
+// what is built beside it.
+func TestManyProcesses(t *testing.T) {
+	if os.Getenv(againVariable) == "" {
+		const uid = 12346 // no other test's
+		pass(t, again(t, "^TestManyProcesses$", uid, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}))
+		return
+	}
+	const limit = 400
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		t.Fatal(err)
+	}
+	w := buildertest.NewWorld(t, openSpare)
+	w.Built(w.Job("before", `echo > $out`, nil)).Release()
+	before := spawners(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	full := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		job := w.Job("many", `(while :; do sleep 1000 & done) 2>/dev/null; echo full; sleep 1000`, func(j *builder.Job) {
+			j.Log = func([]byte) { close(full) }
+		})
+		if _, err := w.Builder.Build(ctx, job); !errors.Is(err, store.ErrCancelled) {
+			t.Error(err)
+		}
+	})
+	<-full
+	for i := range 6 {
+		w.Built(w.Job("other", `sleep 0 & wait; echo > $out`, func(j *builder.Job) {
+			if i%2 == 0 {
+				j.Wanted = make(chan struct{}) // it is a child of our own
+			}
+		})).Release()
+	}
+	if after := spawners(t); !slices.Equal(before, after) {
+		t.Errorf("spawners: %v after %v", after, before)
+	}
+	cancel()
+	done.Wait()
 }

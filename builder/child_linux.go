@@ -181,8 +181,8 @@ func (p *program) finish(personality uintptr) error {
 }
 
 // setUpProcess sets what the builder inherits: addresses that are the same in
-// every build, no core dumps, and no signal blocked or ignored because whoever
-// started us did.
+// every build, no core dumps, half of the processes that we may have, and no signal
+// blocked or ignored because whoever started us did.
 func (p *program) setUpProcess(personality uintptr) error {
 	p.setPersonality(personality)
 	var core unix.Rlimit
@@ -191,6 +191,17 @@ func (p *program) setUpProcess(personality uintptr) error {
 	}
 	core.Cur = 0
 	p.call("set core limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, place(p, core), 0)
+	// Neither our user's nor the spawner's can all be taken by one builder: Go's runtime ends
+	// a program that cannot have one more thread.
+	var processes unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &processes); err != nil {
+		return fmt.Errorf("get limit of processes: %w", err)
+	}
+	if processes.Cur != unix.RLIM_INFINITY {
+		processes.Cur /= 2
+		processes.Max = processes.Cur
+		p.call("set limit of processes", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NPROC, place(p, processes), 0)
+	}
 	// Of all signals, Go's runtime leaves only these two ignored if they were
 	// so when it started; handlers go away by themselves. The kernel's
 	// struct sigaction is 32 bytes, all zero for SIG_DFL.
