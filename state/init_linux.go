@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,6 +63,9 @@ func initialise(dir string, sd store.Dir) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if err := checkOwner(dir); err != nil {
+		return err
+	}
 	// What an earlier Init that was killed has made may stay.
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -104,6 +108,25 @@ func initialise(dir string, sd store.Dir) error {
 	return writeFile(filepath.Join(dir, "config.json"), append(b, '\n'), 0o644)
 }
 
+// checkOwner refuses a state directory of somebody else, who could put links, or other
+// directories, in the place of what is in it. Root's is as good as ours.
+func checkOwner(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	return belongs(st, 0, uint32(os.Geteuid()))
+}
+
+// belongs says whose it is, if it is none of uids.
+func belongs(st os.FileInfo, uids ...uint32) error {
+	uid := st.Sys().(*syscall.Stat_t).Uid
+	if slices.Contains(uids, uid) {
+		return nil
+	}
+	return fmt.Errorf("it belongs to uid %d, and this is uid %d", uid, os.Geteuid())
+}
+
 // What a directory has of access control lists: its own, and the one that is given to
 // whatever is made in it. Store objects have none, and scratch is made for the builder's
 // user alone, so the directories that they are made in must pass nothing on.
@@ -132,9 +155,13 @@ func isOurs(name string) bool {
 	return name == "db.bolt" || name == "db.bolt.log" || name == "config.json.new"
 }
 
-// writeFile replaces the file at path by one that is complete and on disk.
+// writeFile replaces the file at path by one that is complete and on disk. It follows no
+// link.
 func writeFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
@@ -186,6 +213,9 @@ func StoreDir(dir string) (store.Dir, error) {
 
 // checkLayout refuses what would fail, or do damage, later on.
 func (s *State) checkLayout() error {
+	if err := checkOwner(s.path("")); err != nil {
+		return err
+	}
 	// Not in state directories of before there were hashes of files.
 	if err := os.Mkdir(s.path("hashes"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
@@ -202,8 +232,8 @@ func (s *State) checkLayout() error {
 		sys := st.Sys().(*syscall.Stat_t)
 		// Files are made for whoever runs this: in somebody else's state they
 		// would have the wrong owner, which shows in the mount.
-		if int(sys.Uid) != os.Geteuid() {
-			return fmt.Errorf("it belongs to uid %d, and this is uid %d", sys.Uid, os.Geteuid())
+		if err := belongs(st, uint32(os.Geteuid())); err != nil {
+			return err
 		}
 		if err := removeACL(s.path(d.name), defaultACL); err != nil {
 			return err
