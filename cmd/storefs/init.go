@@ -15,7 +15,7 @@ type initCmd struct {
 }
 
 func (*initCmd) Help() string {
-	return `Makes the directory that --state names a state directory. It must not exist, or be empty. The store directory need not exist before it is mounted.`
+	return `Makes the directory that --state names a state directory. It must not exist, or be empty, and belong to whoever runs this, or to root. The store directory need not exist before it is mounted.`
 }
 
 func (c *initCmd) Run(a *app) error {
