@@ -80,8 +80,13 @@ func TestManyProcesses(t *testing.T) {
 		pass(t, again(t, "^TestManyProcesses$", uid, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}))
 		return
 	}
-	const limit = 400
-	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+	var processes unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &processes); err != nil {
+		t.Fatal(err)
+	}
+	processes.Max = min(processes.Max, 400)
+	processes.Cur = processes.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &processes); err != nil {
 		t.Fatal(err)
 	}
 	w := buildertest.NewWorld(t, openSpare)

@@ -258,8 +258,13 @@ func TestDescriptorsInMessages(t *testing.T) {
 		}
 		return
 	}
-	const limit = 4096
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	files.Max = min(files.Max, 4096)
+	files.Cur = files.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)
 	}
 	w := buildertest.NewWorld(t, openSpare)
