@@ -14,8 +14,8 @@ import (
 // closer lets spaces go. The kernel ends a mount namespace with whoever closes the last
 // descriptor of it, who waits until all processors have passed a quiescent state: half a
 // millisecond on some machines, where builds that end, or are to begin, would wait for it
-// as well. So where it takes that long, another thread does it. To wake that one costs
-// something, too: elsewhere it is better let be.
+// as well. So where it takes that long, or may take longer, another thread does it. To wake
+// that one costs something, too: elsewhere it is better let be.
 type closer struct {
 	close func(space)
 	takes time.Duration // to close one: an average of those that were closed here
@@ -31,6 +31,8 @@ type closer struct {
 const (
 	// slowClose is what a piece of work may take for which nobody waits, and others do.
 	slowClose = 200 * time.Microsecond
+	// heavyBuild is how long a build lasts beside which it costs nothing to wake a thread.
+	heavyBuild = 50 * time.Millisecond
 	// closeAgain is after how many one is closed here again, to see how long it takes.
 	closeAgain = 64
 	// closeBehind is the most that may wait for the other thread: more is closed here.
@@ -89,7 +91,9 @@ func (c *closer) listen() {
 
 // take lets s go, sooner or later.
 func (c *closer) take(s space) {
-	if c.count++; c.bell >= 0 && c.takes > slowClose && c.count%closeAgain != 0 && c.hand(s) {
+	c.count++
+	slow := s.heavy || c.takes > slowClose && c.count%closeAgain != 0
+	if slow && c.bell >= 0 && c.hand(s) {
 		return
 	}
 	began := time.Now()

@@ -49,7 +49,13 @@ func TestCloser(t *testing.T) {
 	if c.settle() {
 		t.Error("there was something to wait for")
 	}
-	c.takes, c.count = time.Second, 0
+	c.takes, c.count = 0, 0
+	c.take(space{mounts: number, users: gated, heavy: true}) // which would wait for ever
+	number++
+	<-begun
+	gate <- struct{}{}
+	c.settle()
+	c.takes = time.Second
 	take(-1)
 	if c.settle(); count() != number {
 		t.Errorf("%d of %d are closed", count(), number)

@@ -35,6 +35,9 @@ type sandbox struct {
 type space struct {
 	mounts, users int         // descriptors; -1: none
 	left          *leftMounts // what stays mounted; nil: nothing does
+	// heavy says that the last build in it had the time to make what takes long to remove:
+	// a million files in /dev/shm take the kernel seconds.
+	heavy bool
 }
 
 // maxOpenings is the most descriptors that a process sends of its space.
@@ -356,6 +359,7 @@ func (s *sandbox) reap() (e ending, err error) {
 	if s.began() {
 		e.took = now.Nano() - s.execAt()
 	}
+	s.space.heavy = e.took > int64(heavyBuild)
 	e.started = realtime.Nano() - e.took
 	return e, nil
 }
