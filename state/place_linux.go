@@ -169,7 +169,9 @@ func rename(from, to string, kind store.Kind) error {
 }
 
 // moveOut moves whatever has a name in the store, be it no store object, to a name
-// that nothing has.
+// that nothing has. What cannot be moved, it removes: overlayfs, where a container has what
+// came with its image, moves no directories of that (EXDEV), and a quota of a project,
+// nothing of another one.
 func moveOut(from, to string) error {
 	st, err := os.Lstat(from)
 	if err != nil {
@@ -179,7 +181,11 @@ func moveOut(from, to string) error {
 	if st.IsDir() {
 		kind = store.KindDirectory
 	}
-	return rename(from, to, kind)
+	err = rename(from, to, kind)
+	if errors.Is(err, unix.EXDEV) {
+		return tree.RemoveAll(from)
+	}
+	return err
 }
 
 // renameNew fails with EEXIST where os.Rename would replace something.

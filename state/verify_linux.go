@@ -13,6 +13,7 @@ import (
 	"storefs/event"
 	"storefs/nar"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // VerifyOptions says how much Verify does. The zero value compares the database
@@ -410,7 +411,7 @@ func (s *State) replace(ctx context.Context, old store.Info, o Output, begun *si
 }
 
 // exchange swaps two objects; the damaged one ends in scratch, writable for its
-// owner so that it could move.
+// owner so that it could move. Where it cannot move, it is removed.
 func exchange(scratch, to string, kind store.Kind) error {
 	for _, p := range []string{scratch, to} {
 		if st, err := os.Lstat(p); err == nil && st.IsDir() {
@@ -422,6 +423,9 @@ func exchange(scratch, to string, kind store.Kind) error {
 	err := unix.Renameat2(unix.AT_FDCWD, scratch, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		err = exchangeInSteps(scratch, to)
+	}
+	if errors.Is(err, unix.EXDEV) {
+		err = replaceInSteps(scratch, to)
 	}
 	if err != nil {
 		return &os.LinkError{Op: "exchange", Old: scratch, New: to, Err: err}
@@ -447,4 +451,18 @@ func exchangeInSteps(scratch, to string) error {
 		return errors.Join(err, os.Rename(aside, to))
 	}
 	return os.Rename(aside, scratch)
+}
+
+// replaceInSteps is for what cannot be moved (see moveOut). The new object is beside it
+// before it is removed: so nothing is lost where that is what cannot be moved. Killed in the
+// midst of it, there is no object, as above.
+func replaceInSteps(scratch, to string) error {
+	beside := to + ".new"
+	if err := makeRoom(beside, func() error { return renameNew(scratch, beside) }); err != nil {
+		return err
+	}
+	if err := tree.RemoveAll(to); err != nil {
+		return errors.Join(err, os.Rename(beside, scratch))
+	}
+	return os.Rename(beside, to)
 }

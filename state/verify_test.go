@@ -270,3 +270,24 @@ func TestExchangeInSteps(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// What cannot be moved is removed, when what comes in its place is there.
+func TestReplaceInSteps(t *testing.T) {
+	dir := t.TempDir()
+	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "to")
+	if err := errors.Join(os.MkdirAll(filepath.Join(scratch, "new"), 0o755), os.MkdirAll(filepath.Join(to, "old"), 0o755), os.Mkdir(to+".new", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceInSteps(scratch, to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(to, "new")); err != nil {
+		t.Error(err)
+	}
+	if err := replaceInSteps(filepath.Join(dir, "none"), to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want that there is none", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "to" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

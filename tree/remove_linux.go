@@ -70,7 +70,11 @@ func (r *remover) remove(dir int, name string, depth int) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if depth > maxOpenDirs {
-		return r.moveUp(dir, name)
+		// What cannot be moved, as what overlayfs has from below, is gone down into, as far
+		// as files can be opened.
+		if err := r.moveUp(dir, name); !errors.Is(err, unix.EXDEV) {
+			return err
+		}
 	}
 	f, err := openForRemoval(dir, name)
 	if err != nil {
