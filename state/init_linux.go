@@ -136,7 +136,11 @@ const (
 )
 
 func removeACL(path, attr string) error {
-	err := unix.Removexattr(path, attr)
+	// Looked for first: on a Btrfs that is full, to remove what is not there is ENOSPC.
+	_, err := unix.Getxattr(path, attr, nil)
+	if err == nil {
+		err = unix.Removexattr(path, attr)
+	}
 	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}

@@ -182,7 +182,7 @@ func moveOut(from, to string) error {
 		kind = store.KindDirectory
 	}
 	err = rename(from, to, kind)
-	if errors.Is(err, unix.EXDEV) {
+	if errors.Is(err, unix.EXDEV) || errors.Is(diskError(err), store.ErrNoSpace) {
 		return tree.RemoveAll(from)
 	}
 	return err
