@@ -72,6 +72,9 @@ func (b *build) failure(err error) *store.Failure {
 // isFull reports whether err means a full disk.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
+// fullBytes is how little room is none.
+const fullBytes = 8 << 20
+
 // diskFull reports whether so little is left at dir that a builder may have
 // failed for it. The measure is Nix's: 8 MiB, or no inode.
 func diskFull(dir string) bool {
@@ -79,5 +82,16 @@ func diskFull(dir string) bool {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return false
 	}
-	return st.Bavail*uint64(st.Bsize) < 8<<20 || st.Files > 0 && st.Ffree == 0
+	return st.Bavail*uint64(st.Bsize) < fullBytes || st.Files > 0 && st.Ffree == 0 || quotaFull(dir)
+}
+
+// quotaFull reports whether a quota leaves no more than that. That of a user, or of a
+// subvolume, is in no number of the file system: so a file without a name asks for it.
+func quotaFull(dir string) bool {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return isFull(err)
+	}
+	defer unix.Close(fd)
+	return isFull(unix.Fallocate(fd, 0, 0, fullBytes))
 }
