@@ -249,6 +249,11 @@ func (s *State) checkLayout() error {
 			if sys.Dev != dev {
 				return fmt.Errorf("%s is on another file system than real, so that nothing can be renamed from one to the other", d.name)
 			}
+			// The same one may be mounted twice. That is found out before it is looked
+			// whether there is such a name, or anything may be written.
+			if err := unix.Rename(s.path(d.name, ".none"), s.path("real", ".none")); errors.Is(err, unix.EXDEV) {
+				return fmt.Errorf("%s is on another mount than real, so that nothing can be renamed from one to the other", d.name)
+			}
 		}
 	}
 	return nil
