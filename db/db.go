@@ -81,6 +81,8 @@ type DB struct {
 	wake     chan struct{} // one token: there may be something in pending
 	stopped  chan struct{} // closed when the committer has returned
 
+	unwritten unwritten
+
 	preparing sync.Mutex // whoever has it writes into next; taken before mu
 
 	file      *file

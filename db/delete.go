@@ -40,6 +40,7 @@ func (d *DB) Delete(ctx context.Context, paths ...store.Path) ([]store.Path, err
 	if err != nil {
 		return nil, fmt.Errorf("delete: %w", err)
 	}
+	d.unwritten.forget(bases)
 	return deleted, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	"storefs/store"
 )
@@ -26,6 +27,7 @@ func (d *DB) SetFailures(ctx context.Context, failures []*store.Failure) error {
 			return fmt.Errorf("remember the failure of %s: %w", goal, err)
 		}
 	}
+	d.unwritten.forget(keys)
 	err := d.update(ctx, false, func(w writer) error {
 		for i, k := range keys {
 			if err := w.put(bucketFailures, k, values[i]); err != nil {
@@ -35,9 +37,48 @@ func (d *DB) SetFailures(ctx context.Context, failures []*store.Failure) error {
 		return nil
 	})
 	if err != nil {
+		d.unwritten.keep(keys, values)
 		return fmt.Errorf("remember failures: %w", err)
 	}
 	return nil
+}
+
+// unwritten are failures that the disk did not take, as one that is full or read-only does
+// not: that may be what they tell of. They are remembered until the database is closed.
+type unwritten struct {
+	mu     sync.Mutex
+	values map[string][]byte // by goals
+}
+
+// maxUnwritten is of how many goals: each costs some memory, and nothing else bounds them.
+const maxUnwritten = 1000
+
+func (u *unwritten) keep(keys []string, values [][]byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.values == nil {
+		u.values = make(map[string][]byte)
+	}
+	for i, k := range keys {
+		if len(u.values) < maxUnwritten {
+			u.values[k] = values[i]
+		}
+	}
+}
+
+func (u *unwritten) get(key string) []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.values[key]
+}
+
+// forget is for goals of which something newer is known.
+func (u *unwritten) forget(keys []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, k := range keys {
+		delete(u.values, k)
+	}
 }
 
 // Failure is why goal p failed the last time, nil if it did not or was realised
@@ -50,6 +91,9 @@ func (d *DB) Failure(p store.Path) (*store.Failure, error) {
 	var f *store.Failure
 	err = d.view(func(tx reader) error {
 		v := tx.get(bucketFailures, base)
+		if later := d.unwritten.get(base); later != nil {
+			v = later
+		}
 		if v == nil {
 			return nil
 		}
@@ -69,6 +113,7 @@ func (d *DB) Failure(p store.Path) (*store.Failure, error) {
 func (d *DB) ClearFailures(ctx context.Context, goals ...store.Path) error {
 	keys, err := d.bases(goals)
 	if err == nil {
+		d.unwritten.forget(keys)
 		err = d.update(ctx, false, func(w writer) error {
 			for _, k := range keys {
 				if err := w.forget(bucketFailures, k); err != nil {

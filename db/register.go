@@ -62,6 +62,7 @@ func (d *DB) Register(ctx context.Context, r Registration) error {
 	if err := d.queue(&p.queue); err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
+	d.unwritten.forget(p.clear)
 	return nil
 }
 
