@@ -14,7 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"storefs/db"
+	"storefs/nar"
+	"storefs/rawfile"
 	"storefs/store"
+	"storefs/tree"
 )
 
 // layoutVersion is the version of the state directory's layout.
@@ -93,6 +96,9 @@ func initialise(dir string, sd store.Dir) error {
 			return err
 		}
 	}
+	if err := checkForm(filepath.Join(dir, "real")); err != nil {
+		return err
+	}
 	d, err := db.Open(filepath.Join(dir, "db.bolt"), sd, db.Options{Create: true})
 	if err != nil {
 		return err
@@ -125,6 +131,30 @@ func belongs(st os.FileInfo, uids ...uint32) error {
 		return nil
 	}
 	return fmt.Errorf("it belongs to uid %d, and this is uid %d", uid, os.Geteuid())
+}
+
+// checkForm refuses a file system whose files do not get the form that store objects have, as
+// some in user space leave out to set a time, and others know no modes: there, each build
+// would fail, and all that is added look changed.
+func checkForm(real string) error {
+	p := filepath.Join(real, ".form")
+	if err := tree.RemoveAll(p); err != nil {
+		return err
+	}
+	if err := rawfile.Write(p, nil, 0o600); err != nil {
+		return err
+	}
+	// As it is done to what builders made.
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: 1}}
+	err := errors.Join(os.Chmod(p, 0o444), os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, p, times, 0)))
+	if err != nil {
+		return errors.Join(err, os.Remove(p))
+	}
+	what, err := nar.Form(p, nar.FormOptions{Owner: os.Geteuid()})
+	if err == nil && len(what) > 0 {
+		err = fmt.Errorf("its file system does not give files what store objects have: of a new one, %s", strings.Join(what, ", "))
+	}
+	return errors.Join(err, os.Remove(p))
 }
 
 // What a directory has of access control lists: its own, and the one that is given to
