@@ -49,7 +49,11 @@ func diagnose(what string, errno unix.Errno) error {
 		}
 		return fmt.Errorf("%s: %s", what, why)
 	case unix.ENOSYS:
-		return fmt.Errorf("%s: the kernel is older than Linux 5.12, or a container's seccomp profile hides it", what)
+		why := tooOld(readSwitch("/proc/sys/kernel/osrelease"))
+		if why == "" {
+			why = "the kernel is older than Linux 5.12, or a container's seccomp profile hides it"
+		}
+		return fmt.Errorf("%s: %s", what, why)
 	case unix.ENOENT:
 		if err := CheckProc(); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
@@ -66,6 +70,16 @@ func diagnose(what string, errno unix.Errno) error {
 		return errors.New(what)
 	}
 	return &diagnosed{what, errno}
+}
+
+// tooOld says that the kernel of this release is older than the first one that has all
+// that a sandbox is made of, "" if it is not, or if that cannot be told.
+func tooOld(release string) string {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 || major > 5 || major == 5 && minor >= 12 {
+		return ""
+	}
+	return "Linux 5.12 or later is needed, and this is " + release
 }
 
 // CheckProc reports whether there is a /proc by which this process can start itself again.

@@ -89,6 +89,17 @@ func TestForbids(t *testing.T) {
 	}
 }
 
+func TestTooOld(t *testing.T) {
+	for release, want := range map[string]bool{
+		"4.19.0": true, "5.10.0-46-cloud-amd64": true, "5.9-rc1": true,
+		"5.12.0": false, "5.15.0-generic": false, "6.1.0-50-amd64": false, "10.0": false, "": false, "strange": false,
+	} {
+		if got := tooOld(release); (got != "") != want || !strings.HasSuffix(got, release) && want {
+			t.Errorf("%s: %q", release, got)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	dir := t.TempDir()
 	good := Options{Store: "/nix/store", Real: dir, Builds: dir, Logs: dir}

@@ -91,9 +91,10 @@ c = sh("c", "echo > $out", kind = "regular")
 		}
 		// A mount says so before anybody waits for a build.
 		for nr, what := range map[int]string{unix.SYS_SETHOSTNAME: "set host name", unix.SYS_PIVOT_ROOT: "pivot root"} {
-			told(run(t, l.without(nr, errno, "mount", "--background")), 0, "")
+			said := "nothing can be built here: set up the sandbox: " + what + ": " + why
+			told(run(t, l.without(nr, errno, "mount", "--background")), 0, said)
 			l.ok("umount")
-			if log, _ := os.ReadFile(l.State + "/daemon.log"); !strings.Contains(string(log), "nothing can be built here: set up the sandbox: "+what+": "+why) {
+			if log, _ := os.ReadFile(l.State + "/daemon.log"); !strings.Contains(string(log), said) {
 				t.Errorf("the mount says\n%s", log)
 			}
 		}

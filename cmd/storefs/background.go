@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -66,6 +67,7 @@ func (c *mountCmd) background(ctx context.Context, a *app) error {
 	}()
 	select {
 	case <-ready:
+		tell(a.stderr, log, before)
 		return nil
 	case <-ended:
 		notify.Close()
@@ -76,6 +78,13 @@ func (c *mountCmd) background(ctx context.Context, a *app) error {
 		<-ended
 		return errors.Join(ctx.Err(), err)
 	}
+}
+
+// tell prints what the process in the background said before it was ready: that nothing
+// can be built here, say, or that this kernel lets no mount survive its server. Who
+// starts it would not look for that in its log.
+func tell(w io.Writer, log *os.File, before int64) {
+	_, _ = io.Copy(w, io.NewSectionReader(log, before, 64<<10)) // the mount is there, come what may
 }
 
 // lastLine is the error that the process in the background left in its log.

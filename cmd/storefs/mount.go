@@ -26,7 +26,7 @@ import (
 )
 
 type mountCmd struct {
-	Background bool `short:"b" negatable:"" help:"Return when the mount is ready, and serve it from the background; messages go to STATE/daemon.log."`
+	Background bool `short:"b" negatable:"" help:"Return when the mount is ready, and serve it from the background; messages go to STATE/daemon.log, those until then to standard error as well."`
 	Survive    bool `negatable:"" default:"true" help:"Serve from a process of its own, and start that again when it dies: callers only wait."`
 
 	Wait          string         `enum:"placeholder,lookup" default:"placeholder" help:"Where callers wait for what is not realised: behind a placeholder, or (lookup) in the lookup itself, for use below an overlayfs or an NFS export."`
