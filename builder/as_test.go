@@ -32,7 +32,6 @@ func again(t *testing.T, run string, uid int, attr *syscall.SysProcAttr) *exec.C
 	})
 	program := filepath.Join(dir, "test")
 	buildertest.CopyFile(t, "/proc/self/exe", program)
-	probe := buildertest.CompileProbe(t, dir)
 	tmp := filepath.Join(dir, "tmp")
 	for _, err := range []error{os.Chmod(dir, 0o755), os.Mkdir(tmp, 0o700), os.Chown(tmp, uid, uid)} {
 		if err != nil {
@@ -41,7 +40,7 @@ func again(t *testing.T, run string, uid int, attr *syscall.SysProcAttr) *exec.C
 	}
 	cmd := exec.Command(program, "-test.run="+run, "-test.v", "-test.timeout=5m")
 	cmd.Dir = tmp
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, againVariable+"=1", buildertest.ProbeVariable+"="+probe)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, againVariable+"=1")
 	cmd.SysProcAttr = attr
 	return cmd
 }

@@ -1,7 +1,10 @@
 package builder_test
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +15,31 @@ import (
 
 func TestMain(m *testing.M) {
 	builder.Child()
-	m.Run()
+	os.Exit(runAll(m))
+}
+
+// runAll has the probe compiled once for all tests, and for those that run in other
+// processes, of other users too.
+func runAll(m *testing.M) int {
+	_, err := exec.LookPath("go")
+	if err != nil || os.Getenv(buildertest.ProbeVariable) != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "builder-probe-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	probe, err := buildertest.CompileProbe(dir)
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.Setenv(buildertest.ProbeVariable, probe))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
 }
 
 // local opens the builder of this package.

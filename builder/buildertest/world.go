@@ -7,6 +7,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -42,25 +43,24 @@ type World struct {
 }
 
 // ProbeVariable names, in the environment, a compiled testdata/probe. Without it,
-// NewWorld compiles it.
+// NewWorld compiles it, which takes longer than most tests.
 const ProbeVariable = "STOREFS_TEST_PROBE"
 
 //go:embed testdata/probe/main.go
 var probeSource []byte
 
 // CompileProbe makes the program that ProbeVariable names.
-func CompileProbe(t testing.TB, dir string) string {
-	t.Helper()
+func CompileProbe(dir string) (program string, err error) {
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "probe")
 	if err := os.WriteFile(source, probeSource, 0o644); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	cmd := exec.Command(Need(t, "go"), "build", "-o", program, source)
+	cmd := exec.Command("go", "build", "-o", program, source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("compile probe: %v\n%s", err, out)
+		return "", fmt.Errorf("compile probe: %w\n%s", err, out)
 	}
-	return program
+	return program, nil
 }
 
 // NewWorld makes a world in temporary directories. open may change the options
@@ -92,7 +92,10 @@ func NewWorld(t testing.TB, open func(t testing.TB, o *builder.Options) Builder)
 	w.Probe = w.Add("probe", func(p string) {
 		probe := os.Getenv(ProbeVariable)
 		if probe == "" {
-			probe = CompileProbe(t, t.TempDir())
+			Need(t, "go")
+			var err error
+			probe, err = CompileProbe(t.TempDir())
+			w.must(err)
 		}
 		CopyFile(t, probe, p)
 	})
