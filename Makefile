@@ -40,15 +40,24 @@ lint: ## gofumpt, vet, for arm64 too, staticcheck (import rules are a test in fs
 	$(TOOLS) staticcheck ./...
 
 # Not from Go's cache (-count 1): tests build and run the program, which it does not see.
-TEST      := env CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -count 1 -p 2 -timeout 12m
+TEST      := env CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -count 1 -timeout 12m
 
-# Package fs goes first, alone, and as root in a mount namespace of its own: one
-# that anybody else makes meanwhile would keep a copy of each of its mounts.
+# The longest ones begin first, so that none of them ends long after the others. There
+# are three at once on two processors, as each of them waits for a good part of its time.
+LONGEST   := storefs/fs storefs/fstest storefs/builder storefs/db
+OTHERS    := $$($(GO) list ./... | grep -vxF "$$(printf '%s\n' $(LONGEST))")
+
+# Who cannot give package fs a mount namespace of its own (tools/testexec) has it
+# tested first, alone.
 PRIVATE   := $(shell unshare -m --propagation private true 2>/dev/null && echo unshare -m --propagation private)
 
 race: ## all tests with the race detector
-	$(PRIVATE) $(TEST) ./fs
-	$(TEST) $$($(GO) list ./... | grep -v '/fs$$')
+ifneq ($(PRIVATE),)
+	$(TEST) -p 3 -exec '$(CURDIR)/tools/testexec' $(LONGEST) $(OTHERS)
+else
+	$(TEST) ./fs
+	$(TEST) -p 3 $(filter-out storefs/fs,$(LONGEST)) $(OTHERS)
+endif
 
 fuzz: ## each fuzz target for FUZZTIME (5s)
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz
