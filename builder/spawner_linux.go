@@ -10,10 +10,12 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"storefs/store"
+	"storefs/sysmon"
 )
 
 // spawner is a process that makes sandboxes for this one: with a heap so small,
@@ -22,7 +24,7 @@ import (
 type spawner struct {
 	conn  *net.UnixConn
 	table *begunTable // nil once it is dead
-	watch *watch
+	watch *sysmon.Watch
 
 	sending sync.Mutex
 
@@ -53,7 +55,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 	if !canClone {
 		return nil, fmt.Errorf("start a spawner: not on %s", runtime.GOARCH)
 	}
-	slack, err := slackOf()
+	slack, err := sysmon.Slack()
 	if err != nil {
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
@@ -101,9 +103,9 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		table.unmap()
 		return nil, fmt.Errorf("start a spawner: %w", err)
 	}
-	s := &spawner{conn: conn, table: table, watch: newWatch(pid, slack), builds: make(map[uint64]begun), ended: make(chan struct{})}
+	s := &spawner{conn: conn, table: table, watch: sysmon.Of(pid, slack), builds: make(map[uint64]begun), ended: make(chan struct{})}
 	go s.listen(reader, dead)
-	go s.watch.slacken() // builds need not wait for that
+	go s.watch.Except() // builds need not wait for that
 	return s, nil
 }
 
@@ -117,6 +119,12 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	}
 	return conn.(*net.UnixConn), nil
 }
+
+// idleSlack is how much later than it wanted the kernel may wake a thread of a spawner
+// that waits for a time, while that begins; and later the thread which Go has to watch
+// over the others. It would wake each tenth of a millisecond, in the place of a builder,
+// while builds begin and end.
+const idleSlack = 10 * time.Millisecond
 
 // startSpawnerProcess runs this program again. dead says how it has ended. This
 // process has the timer slack slack.
@@ -135,7 +143,7 @@ func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		// The new process has that of the thread which makes it, in all of its threads.
-		_ = setSlack(int(idleSlack))
+		_ = sysmon.SetSlack(int(idleSlack))
 		files := []uintptr{0: null.Fd(), 1: null.Fd(), 2: os.Stderr.Fd(), spawnerFD: conn.Fd(), begunFD: table.Fd()}
 		// What comes to the files has descriptors behind them on the way.
 		if limit := (unix.Rlimit{}); unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spawnerTableFD {
@@ -163,7 +171,7 @@ func startSpawnerProcess(conn, table *os.File, ids identity, slack int) (pid int
 				Setsid:      true,
 			},
 		})
-		_ = setSlack(slack)
+		_ = sysmon.SetSlack(slack)
 		runtime.KeepAlive(null)
 		runtime.KeepAlive(conn)
 		runtime.KeepAlive(table)
@@ -193,7 +201,7 @@ func (s *spawner) listen(reader *frameReader, dead <-chan unix.WaitStatus) {
 	}
 	s.conn.Close()
 	<-dead
-	s.watch.end()
+	s.watch.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
@@ -271,8 +279,8 @@ func (s *spawner) spawn(drv store.Path, l *launch, log *os.File) (*child, error)
 	id := s.last
 	s.builds[id] = begun{drv, answer}
 	s.mu.Unlock()
-	if id%slackenInterval == 0 {
-		go s.watch.slacken()
+	if id%sysmon.LookAgain == 0 {
+		go s.watch.Except()
 	}
 
 	body := l.append(nil)

@@ -19,6 +19,7 @@ import (
 
 	"storefs/store"
 	"storefs/storeexpr"
+	"storefs/sysmon"
 )
 
 func TestProgram(t *testing.T) {
@@ -496,7 +497,7 @@ func TestSpawnerIsDying(t *testing.T) {
 		}
 		file.Close()
 		dead := make(chan unix.WaitStatus)
-		dying := &spawner{watch: newWatch(0, 0), conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
+		dying := &spawner{watch: sysmon.Of(0, 0), conn: conn, table: table, builds: make(map[uint64]begun), ended: make(chan struct{})}
 		go dying.listen(newFrameReader(conn), dead)
 		l.spawner.close()
 		l.spawner.off, l.spawner.spawner = false, dying

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/sysmon"
 )
 
 // spawnerName is the argv[0] by which a process knows that it is a spawner.
@@ -130,7 +132,7 @@ func serveOwner(conn ownerConn) error {
 	}
 	unix.Close(begunFD)
 	// Builders have what the thread has that makes them.
-	if err := setSlack(config.Slack); err != nil {
+	if err := sysmon.SetSlack(config.Slack); err != nil {
 		return err
 	}
 	beBatch()

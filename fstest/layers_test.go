@@ -13,7 +13,7 @@ import (
 // of rows below its own only: that is how nothing in the way of a lookup turns
 // back.
 var layers = [][]string{
-	{"store", "pressure", "tree", "rawfile", "outlet"},
+	{"store", "pressure", "tree", "rawfile", "outlet", "sysmon"},
 	{"event", "storeexpr", "references", "prefetch"},
 	{"nar"},
 	{"db", "integrity", "fetchurl", "buildenv", "unpackchannel"},

@@ -134,3 +134,46 @@ func countRequests(l *lab, data, tree string, dirs, each int) (wrong []string) {
 	}
 	return wrong
 }
+
+// The thread by which Go's runtime watches over a server does not look each fiftieth of a
+// millisecond when a request has come; and builders are woken as exactly as ever.
+func TestDrowsy(t *testing.T) {
+	if os.Geteuid() != 0 {
+		missing(t, "only root may say how exactly a thread wakes")
+	}
+	l := newLab(t)
+	l.star("slack.star", `default = sh("slack", "read -r slack < /proc/self/timerslack_ns; echo $slack > $out", kind = "regular")`)
+	out := l.outputs("slack.star")[0]
+	l.serve()
+	slackOf := func(pid string) string {
+		text, err := os.ReadFile("/proc/" + pid + "/timerslack_ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	for _, when := range []string{"mounted", "upgraded"} {
+		pid := fmt.Sprint(l.server())
+		dir, err := os.Open("/proc/" + pid + "/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		threads, err := dir.Readdirnames(-1)
+		dir.Close()
+		if err != nil || len(threads) < 3 {
+			t.Fatalf("%s: threads %v: %v", when, threads, err)
+		}
+		if got := slackOf(threads[1]); got != "1000000" {
+			t.Errorf("%s: the timer slack of the thread that watches is %s, want 1000000", when, got)
+		}
+		if got, want := slackOf(threads[0]), slackOf("self"); got != want {
+			t.Errorf("%s: that of the first thread is %s, want %s", when, got, want)
+		}
+		if when == "mounted" {
+			l.ok("upgrade")
+		}
+	}
+	if got, err := os.ReadFile(out); err != nil || strings.TrimSpace(string(got)) != slackOf("self") {
+		t.Errorf("a builder has a timer slack of %q, want %s: %v", got, slackOf("self"), err)
+	}
+}

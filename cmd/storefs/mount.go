@@ -223,6 +223,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		verifier = care
 	}
 	own.floor = make([]byte, floorSize)
+	own.vigil.drowse()
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),
 		Real:         own.state.RealDir(),

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
 	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"storefs/sysmon"
 )
 
 // vigil keeps Go's runtime from watching too closely while many short builds run. The
@@ -27,8 +30,12 @@ type vigil struct {
 	ends [vigilBuilds]time.Time // of the last builds, the oldest at next
 	next int
 	kept bool
-	more bool      // it has a place of its own
-	till time.Time // it is kept until then, however few end
+	more bool // it has a place of its own
+	n    int  // builds that have ended
+
+	// watch is the thread that watches; nil: it is to wake as it likes.
+	watch *sysmon.Watch
+	till  time.Time // it is kept until then, however few end
 }
 
 const (
@@ -42,6 +49,24 @@ const (
 	// it however seldom it looks.
 	vigilNap = 5 * time.Millisecond
 )
+
+// drowsiness is how much later than it wanted the runtime's thread wakes in a server. That
+// many times it looks, and not each fiftieth of a millisecond, when a single request or
+// build has come: half of what the server does for it otherwise. Nobody waits for that
+// thread for longer, while goroutines in system calls have all places.
+const drowsiness = time.Millisecond
+
+// drowse lets the thread that watches wake late from now on, where the kernel allows it.
+func (v *vigil) drowse() {
+	slack, err := sysmon.Slack()
+	if err != nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.watch = sysmon.Of(os.Getpid(), slack)
+	v.watch.Slacken(drowsiness)
+}
 
 // begin says that builds will begin, and perhaps end fast.
 func (v *vigil) begin() {
@@ -67,6 +92,10 @@ func (v *vigil) built() {
 	defer v.mu.Unlock()
 	v.ends[v.next] = now
 	v.next = (v.next + 1) % vigilBuilds
+	v.n++
+	if v.watch != nil && v.n%sysmon.LookAgain == 0 {
+		go v.watch.Except()
+	}
 	if v.isDue(now) {
 		v.start()
 	}
