@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"storefs/outlet"
 )
@@ -146,6 +147,21 @@ func (a *app) run(ctx context.Context, args []string) error {
 	}
 	if err = kctx.Run(); err != nil {
 		err = a.fromConfig(err)
+	}
+	return interrupted(ctx, err)
+}
+
+// hearing is how long it may take from when a signal has ended a system call until who
+// listens for signals has heard of it.
+const hearing = time.Second
+
+// interrupted returns err, with why ctx has ended if it has.
+func interrupted(ctx context.Context, err error) error {
+	if errors.Is(err, unix.EINTR) { // a signal has come, maybe one of those that end it
+		select {
+		case <-ctx.Done():
+		case <-time.After(hearing):
+		}
 	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errInterrupted) {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 )
 
 // A model of one command has of that what the model of all has.
@@ -41,5 +46,28 @@ func TestOneCommand(t *testing.T) {
 		if a.oneCommand(args) != nil {
 			t.Errorf("%q has no command first", args)
 		}
+	}
+}
+
+// A system call that a signal has ended may return before it is known which signal that was.
+func TestInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancelCause(context.Background())
+	defer interrupt(nil)
+	ended := fmt.Errorf("look: %w", unix.EINTR)
+	if err := interrupted(ctx, unix.ENOENT); err != unix.ENOENT {
+		t.Errorf("another error: %v", err)
+	}
+	if err := interrupted(ctx, ended); err != ended {
+		t.Errorf("another signal: %v", err)
+	}
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		interrupt(errInterrupted)
+	}()
+	if err := interrupted(ctx, ended); !errors.Is(err, errInterrupted) {
+		t.Errorf("our signal: %v", err)
+	}
+	if err := interrupted(ctx, nil); err != nil {
+		t.Errorf("done before: %v", err)
 	}
 }
