@@ -174,9 +174,6 @@ func removeACL(path, attr string) error {
 	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}
-	if errors.Is(err, unix.EROFS) {
-		return err // whether there is one or not
-	}
 	return &os.PathError{Op: "remove the access control list of", Path: path, Err: err}
 }
 
@@ -248,6 +245,9 @@ func StoreDir(dir string) (store.Dir, error) {
 // checkLayout refuses what would fail, or do damage, later on.
 func (s *State) checkLayout() error {
 	if err := checkOwner(s.path("")); err != nil {
+		return err
+	}
+	if err := unix.Access(s.path(""), unix.W_OK); errors.Is(err, unix.EROFS) {
 		return err
 	}
 	// Not in state directories of before there were hashes of files.

@@ -8,7 +8,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -128,20 +127,16 @@ func Need(t testing.TB, program string) string {
 // CopyFile copies an executable.
 func CopyFile(t testing.TB, from, to string) {
 	t.Helper()
-	src, err := os.Open(from)
+	// By another process: one that is started here meanwhile would have the new file open for
+	// writing, and nobody could execute it as long as that is so.
+	from, err := filepath.EvalSymlinks(from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = io.Copy(dst, src); err == nil {
-		err = dst.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
+	for _, args := range [][]string{{"cp", from, to}, {"chmod", "755", to}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
 	}
 }
 
