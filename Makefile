@@ -42,8 +42,7 @@ lint: ## gofumpt, vet, for arm64 too, staticcheck (import rules are a test in fs
 # Not from Go's cache (-count 1): tests build and run the program, which it does not see.
 TEST      := env CGO_ENABLED=1 $(SIGNALS) $(TOOLS) gotestsum --format pkgname-and-test-fails -- -race -count 1 -timeout 12m
 
-# The longest ones begin first, so that none of them ends long after the others. There
-# are three at once on two processors, as each of them waits for a good part of its time.
+# The longest ones begin first, so that none of them ends long after the others.
 LONGEST   := storefs/fs storefs/fstest storefs/builder storefs/db
 OTHERS    := $$($(GO) list ./... | grep -vxF "$$(printf '%s\n' $(LONGEST))")
 
@@ -53,10 +52,10 @@ PRIVATE   := $(shell unshare -m --propagation private true 2>/dev/null && echo u
 
 race: ## all tests with the race detector
 ifneq ($(PRIVATE),)
-	$(TEST) -p 3 -exec '$(CURDIR)/tools/testexec' $(LONGEST) $(OTHERS)
+	$(TEST) -p 2 -exec '$(CURDIR)/tools/testexec' $(LONGEST) $(OTHERS)
 else
 	$(TEST) ./fs
-	$(TEST) -p 3 $(filter-out storefs/fs,$(LONGEST)) $(OTHERS)
+	$(TEST) -p 2 $(filter-out storefs/fs,$(LONGEST)) $(OTHERS)
 endif
 
 fuzz: ## each fuzz target for FUZZTIME (5s)

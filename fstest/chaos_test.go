@@ -320,10 +320,13 @@ func (c *chaos) script(clients *sync.WaitGroup, args ...string) {
 func (c *chaos) disturb() {
 	quick := 0
 	for c.ctx.Err() == nil && c.servers < c.kills {
-		// Five deaths within a second each would be taken for a server that
-		// cannot live.
 		pause := time.Duration(rand.IntN(1500)) * time.Millisecond
 		if quick++; quick == 3 {
+			// Five deaths, each within a second of being ready, would be taken for a
+			// server that cannot live. On a busy machine one is ready late.
+			if err := c.storefs("status"); err != nil {
+				c.fail("status", err)
+			}
 			pause += 1500 * time.Millisecond
 			quick = 0
 		}

@@ -222,7 +222,7 @@ func (c *mountCmd) serve(ctx context.Context, a *app, meter *progress.Meter, lin
 		own.mu.Unlock()
 		verifier = care
 	}
-	own.floor = make([]byte, floorSize)
+	own.keepFloor()
 	own.vigil.drowse()
 	server, err := fs.Mount(fs.Options{
 		Mountpoint:   string(own.state.Store()),

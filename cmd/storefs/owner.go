@@ -57,7 +57,6 @@ type owner struct {
 	denials    *denials
 	server     *daemon.Server
 	door       door
-	floor      []byte // see floorSize
 	vigil      vigil
 	foreseen   sync.Once
 	prepared   sync.WaitGroup // what was begun ahead of builds
@@ -66,6 +65,7 @@ type owner struct {
 	learner    *prefetch.Learner // nil unless something is to be prefetched
 
 	mu      sync.Mutex
+	floor   []byte     // see floorSize
 	care    *care      // nil unless what is read is to be verified
 	mounted *fs.Server // nil unless mounted
 	at      string     // the mount point
@@ -210,6 +210,16 @@ func (o *owner) shut() {
 	}
 }
 
+// keepFloor keeps floorSize of nothing, if it was not kept before: a client of a mount may
+// have something built before the mount is there.
+func (o *owner) keepFloor() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.floor == nil {
+		o.floor = make([]byte, floorSize)
+	}
+}
+
 // foresee prepares for builds: what takes long begins while the graph that needs
 // it is planned.
 func (o *owner) foresee() {
@@ -218,9 +228,7 @@ func (o *owner) foresee() {
 			o.vigil.begin()
 			builder.Batch()
 		}
-		if o.floor == nil { // of a mount, it is there
-			o.floor = make([]byte, floorSize)
-		}
+		o.keepFloor() // of a mount, it is there
 		o.prepared.Go(o.builder.Prepare)
 		o.prepared.Go(o.admitLater)
 		// The first registration would say what is wrong with it.
