@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"storefs/tree"
 )
@@ -30,12 +31,25 @@ func (s *State) sweep() (left bool, err error) {
 	s.mark = mark
 	s.unclean.Store(mark == "")
 	// At once, as scratch begins with the same names.
-	if err := s.sweepDir("builds", notKept); err != nil {
+	if err := s.sweepDir("builds", s.unfinished); err != nil {
 		return false, err
 	}
 	// After an orderly end real/ holds what is valid and nothing else, unless
 	// somebody has changed it since, which its time would show.
 	return mark == "" || mark != now, nil
+}
+
+// unfinished are those of names in builds/ that nobody wants any more. What was to take the
+// place of an object that is being removed does so before anybody sees that.
+func (s *State) unfinished(names []string) ([]string, error) {
+	for _, n := range names {
+		if name, is := strings.CutPrefix(n, replacementPrefix); is {
+			if err := s.finishReplacing(name); err != nil {
+				return nil, fmt.Errorf("finish the repair of %s: %w", name, err)
+			}
+		}
+	}
+	return notKept(names)
 }
 
 // sweepStore removes what is in real/ without being valid, or about to become

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -236,10 +237,10 @@ func TestBuiltAgainWhileItIsRead(t *testing.T) {
 func TestExchange(t *testing.T) {
 	dir := t.TempDir()
 	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "real", "to")
-	if err := errors.Join(os.Mkdir(scratch, 0o555), os.MkdirAll(to, 0o555)); err != nil {
+	if err := errors.Join(os.Mkdir(scratch, 0o555), os.MkdirAll(to, 0o555), os.Mkdir(filepath.Join(dir, "builds"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	if err := exchange(scratch, to, store.KindDirectory); err != nil {
+	if err := (&State{dir: dir}).exchange(scratch, to, store.KindDirectory); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(to); err != nil || st.Mode().Perm() != 0o555 || !st.ModTime().Equal(time.Unix(1, 0)) {
@@ -249,11 +250,11 @@ func TestExchange(t *testing.T) {
 
 func TestExchangeInSteps(t *testing.T) {
 	dir := t.TempDir()
-	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "to")
+	scratch, to, ready := filepath.Join(dir, "scratch"), filepath.Join(dir, "to"), filepath.Join(dir, "ready")
 	if err := errors.Join(os.MkdirAll(filepath.Join(scratch, "new"), 0o755), os.WriteFile(to, []byte("old"), 0o444)); err != nil {
 		t.Fatal(err)
 	}
-	if err := exchangeInSteps(scratch, to); err != nil {
+	if err := exchangeInSteps(scratch, to, ready); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(to, "new")); err != nil {
@@ -262,11 +263,14 @@ func TestExchangeInSteps(t *testing.T) {
 	if text, err := os.ReadFile(scratch); err != nil || string(text) != "old" {
 		t.Errorf("%q %v", text, err)
 	}
-	// What cannot be put in place leaves what is there.
-	if err := exchangeInSteps(filepath.Join(dir, "none"), to); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v, want that there is none", err)
+	// What cannot be put in place leaves what is there, and what there is of itself.
+	none := filepath.Join(dir, "none")
+	for _, err := range []error{exchangeInSteps(none, to, ready), exchangeInSteps(scratch, none, ready)} {
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v, want that there is none", err)
+		}
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 || left[0].Name() != "scratch" || left[1].Name() != "to" {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
@@ -274,20 +278,53 @@ func TestExchangeInSteps(t *testing.T) {
 // What cannot be moved is removed, when what comes in its place is there.
 func TestReplaceInSteps(t *testing.T) {
 	dir := t.TempDir()
-	scratch, to := filepath.Join(dir, "scratch"), filepath.Join(dir, "to")
+	scratch, to, ready := filepath.Join(dir, "scratch"), filepath.Join(dir, "to"), filepath.Join(dir, "ready")
 	if err := errors.Join(os.MkdirAll(filepath.Join(scratch, "new"), 0o755), os.MkdirAll(filepath.Join(to, "old"), 0o755), os.Mkdir(to+".new", 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceInSteps(scratch, to); err != nil {
+	if err := replaceInSteps(scratch, to, ready); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(to, "new")); err != nil {
 		t.Error(err)
 	}
-	if err := replaceInSteps(filepath.Join(dir, "none"), to); !errors.Is(err, os.ErrNotExist) {
+	if err := replaceInSteps(filepath.Join(dir, "none"), to, ready); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want that there is none", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "to" {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// An owner that is killed while it removes what it repairs has what comes in its place ready:
+// there may be no other way to make it. The next one puts it there.
+func TestKilledWhileReplacing(t *testing.T) {
+	s := newState(t)
+	half := addTree(t, s, "half")
+	deleted := must(store.TextPath(testStore, "deleted", nil, nil))(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ready := s.replacement(half.Base())
+	if out, err := exec.Command("cp", "-a", s.Real(half), ready).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, err := range []error{
+		os.Chmod(ready, 0o755), // as what is to be moved is
+		os.Chmod(s.Real(half), 0o755),
+		os.Remove(filepath.Join(s.Real(half), "file")),
+		os.WriteFile(s.replacement(deleted.Base()), nil, 0o444),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = openState(t, s.Dir())
+	if lines := problems(t, s, VerifyOptions{Contents: true}); len(lines) > 0 {
+		t.Errorf("problems: %q", lines)
+	}
+	if left, err := os.ReadDir(s.Builds()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	gone(t, s, deleted)
 }
