@@ -1,6 +1,7 @@
 package sysmon
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
@@ -48,10 +49,10 @@ func TestWatch(t *testing.T) {
 	const late = 7 * time.Millisecond
 	w.Slacken(late)
 	if err := os.WriteFile("/proc/"+tid+"/timerslack_ns", []byte("3000000"), 0); err != nil {
-		if os.Geteuid() == 0 {
+		if !errors.Is(err, os.ErrPermission) {
 			t.Fatal(err)
 		}
-		return // who may not set that of other threads has seen that nothing comes of it
+		t.Skip("needs CAP_SYS_NICE, which root in a container need not have") // nothing has come of it
 	}
 	if got := slackNow(t, second); got != int(late) {
 		t.Errorf("the slack of the thread that watches is %d, want %d", got, late)
