@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,14 +67,21 @@ func TestFullBtrfs(t *testing.T) {
 	}
 	l.env = append(l.env, "STOREFS_STATE="+state)
 	l.ok("init", "--store", l.Store)
-	p := l.ok("add", l.Dir+"/tools")[0]
+	// Deeper than what is removed with an open file for each level.
+	deep := l.Dir + "/deep"
+	if err := os.MkdirAll(deep+strings.Repeat("/n", 70), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	paths := l.ok("add", l.Dir+"/tools", deep)
 	for _, size := range []int{1 << 20, 512, 512, 1} {
 		fill(t, small, size)
 	}
 	l.ok("status")
-	l.ok("delete", p)
-	if _, err := os.Stat(state + "/real/" + filepath.Base(p)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("it is there: %v", err)
+	for _, p := range slices.Backward(paths) {
+		l.ok("delete", p)
+		if _, err := os.Stat(state + "/real/" + filepath.Base(p)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it is there: %v", err)
+		}
 	}
 }
 

@@ -70,9 +70,9 @@ func (r *remover) remove(dir int, name string, depth int) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if depth > maxOpenDirs {
-		// What cannot be moved, as what overlayfs has from below, is gone down into, as far
-		// as files can be opened.
-		if err := r.moveUp(dir, name); !errors.Is(err, unix.EXDEV) {
+		// What cannot be moved, as what overlayfs has from below, or anything on a Btrfs that is
+		// full, is gone down into, as far as files can be opened.
+		if err := r.moveUp(dir, name); !errors.Is(err, unix.EXDEV) && !isFull(err) {
 			return err
 		}
 	}
@@ -140,10 +140,14 @@ func openForRemoval(dir int, name string) (*os.File, error) {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil && st.Mode&0o700 != 0o700 && int(st.Uid) == os.Geteuid() {
-		if err := unix.Fchmod(fd, 0o700); err != nil {
+		// On a Btrfs that is full, a mode cannot be changed, and files can be removed: root
+		// does not need the mode, and who does is told so then.
+		if err := unix.Fchmod(fd, 0o700); err != nil && !isFull(err) {
 			unix.Close(fd)
 			return nil, err
 		}
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
+
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
