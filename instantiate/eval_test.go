@@ -209,14 +209,16 @@ number = 1
 		}
 	}
 	for target, want := range map[string]string{
-		"helo":          `main.star: no target "helo"; there is: hello, pkgs`,
-		"_hidden":       `main.star: no target "_hidden"; there is: hello, pkgs`,
-		"hello.x":       `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
-		"pkgs.w":        `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
-		"f":             `main.star: target f is of type function, not a derivation, a path, or a list, dict or struct of them`,
-		"pkgs.deep.n.1": `main.star: no target "pkgs.deep.n.1": pkgs.deep.n has no "1"; there is: 0`,
-		"pkgs.deep.n.x": `main.star: no target "pkgs.deep.n.x": pkgs.deep.n has no "x"; there is: 0`,
-		"number.x":      `main.star: no target "number.x": number has no "x"`,
+		"helo":           `main.star: no target "helo"; there is: hello, pkgs`,
+		"_hidden":        `main.star: no target "_hidden"; there is: hello, pkgs`,
+		"hello.x":        `main.star: no target "hello.x": hello has no "x"; there is: dev, out`,
+		"pkgs.w":         `main.star: no target "pkgs.w": pkgs has no "w"; there is: deep, world`,
+		"f":              `main.star: target f is of type function, not a derivation, a path, or a list, dict or struct of them`,
+		"pkgs.deep.n.1":  `main.star: no target "pkgs.deep.n.1": pkgs.deep.n has no "1"; there is: 0`,
+		"pkgs.deep.n.+0": `main.star: no target "pkgs.deep.n.+0": pkgs.deep.n has no "+0"; there is: 0`,
+		"pkgs.deep.n.00": `main.star: no target "pkgs.deep.n.00": pkgs.deep.n has no "00"; there is: 0`,
+		"pkgs.deep.n.x":  `main.star: no target "pkgs.deep.n.x": pkgs.deep.n has no "x"; there is: 0`,
+		"number.x":       `main.star: no target "number.x": number has no "x"`,
 	} {
 		_, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})
 		if err == nil || err.Error() != want {

@@ -70,7 +70,7 @@ func member(v starlark.Value, dotted string) (inner starlark.Value, used string,
 			}
 		case *starlark.List, starlark.Tuple:
 			list := v.(starlark.Indexable)
-			if i, err := strconv.Atoi(used); err == nil && i >= 0 && i < list.Len() {
+			if i, err := strconv.Atoi(used); err == nil && i >= 0 && i < list.Len() && strconv.Itoa(i) == used {
 				return list.Index(i), used, nil
 			}
 		case starlark.HasAttrs:
