@@ -72,8 +72,9 @@ func (e *evaluation) located(file string, err error) error {
 	case errors.As(at, &bad):
 		out.Pos, out.Msg = bad.Pos.String(), bad.Msg
 	case errors.As(at, &unresolved) && len(unresolved) > 0:
-		out.Pos, out.Msg = unresolved[0].Pos.String(), unresolved[0].Msg
+		out.Pos, out.Msg = unresolved[0].Pos.String(), undeclared(unresolved[0].Msg)
 		for _, u := range unresolved[1:min(maxUnresolved, len(unresolved))] {
+			u.Msg = undeclared(u.Msg)
 			out.Msg += "\n" + u.Error()
 		}
 		if more := len(unresolved) - maxUnresolved; more > 0 {

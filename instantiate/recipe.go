@@ -99,6 +99,9 @@ func fillOutputs(d *derivation, r *recipe) error {
 		return err
 	}
 	for _, name := range d.outputs {
+		if err := checkVariable(name); err != nil && name != "" {
+			return fmt.Errorf("outputs: %w", err)
+		}
 		d.expr.Outputs = append(d.expr.Outputs, storeexpr.Output{Name: name, Algo: fixed.Algo, Hash: fixed.Hash})
 	}
 	slices.SortFunc(d.expr.Outputs, func(a, b storeexpr.Output) int { return strings.Compare(a.Name, b.Name) })
@@ -179,6 +182,9 @@ func fillEnv(d *derivation, r *recipe) error {
 			if !ok {
 				return fmt.Errorf("env: the name %v is of type %s, want a string", item[0], item[0].Type())
 			}
+			if err := checkVariable(name); err != nil {
+				return fmt.Errorf("env: %w", err)
+			}
 			if why := reserved(d, name); why != "" {
 				return fmt.Errorf("env: %q cannot be set: %s", name, why)
 			}
@@ -193,6 +199,21 @@ func fillEnv(d *derivation, r *recipe) error {
 		d.expr.Env = append(d.expr.Env, storeexpr.EnvVar{Name: name, Value: v})
 	}
 	slices.SortFunc(d.expr.Env, func(a, b storeexpr.EnvVar) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// checkVariable refuses what no program could find in its environment. Nix takes it, and what
+// was made by Nix builds here as there.
+func checkVariable(name string) error {
+	before, _, assigns := strings.Cut(name, "=")
+	switch {
+	case name == "":
+		return fmt.Errorf("%q cannot be the name of a variable", name)
+	case strings.ContainsRune(name, 0):
+		return fmt.Errorf("%q cannot be the name of a variable: it contains a NUL", name)
+	case assigns:
+		return fmt.Errorf("%q cannot be the name of a variable: the builder would see one called %q", name, before)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package instantiate
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"unicode/utf8"
@@ -21,6 +22,10 @@ func parse(name string, src []byte) (*syntax.File, error) {
 		return nil, syntax.Error{Pos: syntax.MakePosition(&name, int32(line), int32(column)), Msg: "not UTF-8"}
 	}
 	f, err := dialect.Parse(name, src, 0)
+	var bad syntax.Error
+	if errors.As(err, &bad) {
+		err = explained(src, bad)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -6,4 +6,5 @@ let
   fr = derivation { name = "fr"; builder = "b"; system = "x86_64-linux"; outputHash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; outputHashAlgo = "sha256"; outputHashMode = "recursive"; };
   twin = b: derivation { name = "twin"; builder = b; system = "x86_64-linux"; outputHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="; };
   after = t: derivation { name = "after"; builder = "b"; system = "x86_64-linux"; outputs = [ "dev" "out" ]; inherit t; };
-in derivation { name = "app"; builder = "/bin/sh"; system = "x86_64-linux"; args = [ "-c" "echo ${lib.dev} ${fx} > $out" ]; x = "${lib}/lib:${fr}"; g = lib.drvPath; l = [ "a" [ (after (twin "2")) ] ]; m = "${(twin "3")} ${(twin "4")}"; esc = "a\"b\\c\nd\te\r"; }
+  odd = derivation { name = "odd"; builder = "b"; system = "x86_64-linux"; outputs = [ "out" "name" "path" "builder" ]; };
+in derivation { name = "app"; builder = "/bin/sh"; system = "x86_64-linux"; args = [ "-c" "echo ${lib.dev} ${fx} > $out" ]; x = "${lib}/lib:${fr}"; g = lib.drvPath; o = "${odd.name} ${odd.path}"; l = [ "a" [ (after (twin "2")) ] ]; m = "${(twin "3")} ${(twin "4")}"; esc = "a\"b\\c\nd\te\r"; }
