@@ -79,7 +79,8 @@ func (l *lab) read(name string) string {
 func TestEverybodySeesWhyTheyWait(t *testing.T) {
 	l := newLab(t)
 	body, release := l.held("inner", "mkdir $out")
-	file := l.star("a.star", body+`top = sh("top", "mkdir $out; echo $in > $out/file", env = {"in": inner.out})`)
+	file := l.star("a.star", body+`top = sh("top", "mkdir $out; echo $in > $out/file", env = {"in": inner.out})
+above = sh("above", "mkdir $out", env = {"in": top.out})`)
 	drv, top := l.ok("instantiate", file+":top")[0], l.outputs(file + ":top")[0]
 	inner := l.ok("instantiate", file+":inner")[0]
 	l.serve(l.gates())
@@ -114,13 +115,13 @@ func TestEverybodySeesWhyTheyWait(t *testing.T) {
 	if w := waiters[1]; w.PID != build.Process.Pid || w.Command != "storefs" || string(w.Path) != inner || w.State != normaliser.WaitRun {
 		t.Errorf("%+v", w)
 	}
-	lines := strings.Split(l.read(".storefs/waiters"), "\n")
-	if got := strings.Fields(lines[0]); !slices.Equal(got, strings.Fields("PID UID COMMAND ELAPSED LEFT PATH GOAL DOING")) {
-		t.Errorf("%q", lines[0])
+	table := strings.Split(l.read(".storefs/waiters"), "\n")
+	if got := strings.Fields(table[0]); !slices.Equal(got, strings.Fields("PID UID COMMAND ELAPSED LEFT PATH GOAL DOING")) {
+		t.Errorf("%q", table[0])
 	}
-	row := strings.Fields(lines[1])
-	if row[0] != fmt.Sprint(pid) || row[2] != "cat" || row[5] != top || row[6] != drv || !strings.Contains(lines[1], "2 goals to go; inner: build ") {
-		t.Errorf("%q", lines[1])
+	row := strings.Fields(table[1])
+	if row[0] != fmt.Sprint(pid) || row[2] != "cat" || row[5] != top || row[6] != drv || !strings.Contains(table[1], "2 goals to go; inner: build ") {
+		t.Errorf("%q", table[1])
 	}
 	if s := l.read(".storefs/status"); !strings.Contains(s, "waiting: 2\n") || !strings.Contains(s, fmt.Sprintf("cat (pid %d) waits for top: 2 goals to go; inner: build", pid)) {
 		t.Errorf("%s", s)
@@ -150,10 +151,34 @@ func TestEverybodySeesWhyTheyWait(t *testing.T) {
 	}
 	watch.Process.Kill()
 	watch.Wait()
+	// Who comes in the middle counts what waits, too.
+	above := l.command("build", file+":above")
+	if err := above.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the third waits", func() bool { return len(l.waiters()) == 3 })
+	late := l.command("status", "--watch")
+	if shown, err = late.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { late.Process.Kill(); late.Wait() })
+	lines := bufio.NewScanner(shown)
+	for lines.Scan() && !strings.Contains(lines.Text(), "waits for above") {
+	}
 	release()
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), "[") {
+	}
+	if got := lines.Text(); !strings.HasPrefix(got, "[1/3] built inner") {
+		t.Errorf("who watches from the middle is shown %q", got)
+	}
 	done()
-	if err := build.Wait(); err != nil {
-		t.Error(err)
+	for _, cmd := range []*exec.Cmd{build, above} {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
 	}
 	if w := l.waiters(); len(w) != 0 {
 		t.Errorf("%+v", w)

@@ -43,6 +43,9 @@ func (l *Live) Take(e event.Event) {
 	l.above.WriteString(eventLine(l.tally, e, ended, l.o.Logs))
 }
 
+// Join implements Display.
+func (l *Live) Join(waiting int, now time.Time) { l.tally.join(waiting, now) }
+
 // Say implements Display.
 func (l *Live) Say(line string) {
 	write(l.w, l.erase()+line+"\n"+l.painted)

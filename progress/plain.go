@@ -44,6 +44,9 @@ func (p *Plain) Take(e event.Event) {
 	}
 }
 
+// Join implements Display.
+func (p *Plain) Join(waiting int, now time.Time) { p.tally.join(waiting, now) }
+
 // Say implements Display.
 func (p *Plain) Say(line string) { write(p.w, line+"\n") }
 

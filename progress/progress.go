@@ -20,6 +20,8 @@ import (
 type Display interface {
 	// Take notes what happened. It may write lines that stay.
 	Take(e event.Event)
+	// Join notes how many goals were waiting at now, of which no event told.
+	Join(waiting int, now time.Time)
 	// Say shows a line that stays, now.
 	Say(line string)
 	// Expect notes an estimate of the time until all is done. It counts from
@@ -155,6 +157,16 @@ func (m *Meter) Take(e event.Event) {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.d.Take(e)
+		m.rouse()
+	}
+}
+
+// Join passes the number of waiting goals to the display. After Close it does nothing.
+func (m *Meter) Join(waiting int, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.d.Join(waiting, now)
 		m.rouse()
 	}
 }

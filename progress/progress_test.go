@@ -116,6 +116,31 @@ func TestPlainLogs(t *testing.T) {
 
 // What ran before something was missed may have ended since: whoever says that it still
 // runs comes later.
+// Who joins in the middle knows how many goals there are, and not yet which.
+func TestJoin(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPlain(&out, Options{Start: start})
+	p.Take(ev(0, event.Started, "a"))
+	p.Join(3, at(5))
+	p.Take(added("b", 0)) // one of the three
+	p.Paint(at(6))
+	p.Take(done(6, "a", time.Second))
+	p.Take(ev(6, event.Started, "b"))
+	p.Take(done(7, "b", time.Second))
+	p.Take(ev(7, event.Started, "c"))
+	p.Take(ev(7, event.Dropped, "d"))
+	p.Take(done(8, "c", time.Second))
+	// The next ones count from the beginning.
+	for _, n := range []string{"e", "f"} {
+		p.Take(ev(9, event.Added, n))
+	}
+	p.Take(done(9, "e", 0))
+	want := "[1/4] built a 1.0s\n[2/4] built b 1.0s\n[3/3] built c 1.0s\n[1/2] built e\n"
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestMissed(t *testing.T) {
 	var out bytes.Buffer
 	p := NewPlain(&out, Options{Start: start, Delay: Delay})

@@ -9,9 +9,12 @@ import (
 )
 
 // tally counts the goals of a stream. A goal that shows up in the middle of
-// its life, because somebody else had asked for it before, counts from there.
+// its life, because somebody else had asked for it before, counts from there,
+// unless join has counted it.
 type tally struct {
 	total, done, failed int
+	unnamed             int                          // of total: they were there when it joined, and nothing was heard of them yet
+	joined              time.Time                    // what was added before that is among them
 	waiting             map[store.Path]time.Duration // expected durations, 0 unknown
 	waitingWork         time.Duration                // their sum
 	waitingUnknown      int                          // how many of them are unknown
@@ -37,6 +40,9 @@ func newTally() *tally {
 func (t *tally) take(e event.Event) bool {
 	switch e.Kind {
 	case event.Added:
+		if e.Time.Before(t.joined) {
+			break
+		}
 		if t.idle() {
 			// The stream of a whole store never ends; each burst of work is
 			// counted from one.
@@ -49,7 +55,7 @@ func (t *tally) take(e event.Event) bool {
 			t.unwait(e.Goal)
 			expected = max(expected, d)
 		} else if t.byGoal[e.Goal] == nil {
-			t.total++
+			t.meet()
 		}
 		if j := t.byGoal[e.Goal]; j != nil {
 			// It begins anew.
@@ -83,7 +89,25 @@ func (t *tally) take(e event.Event) bool {
 	return false
 }
 
-func (t *tally) idle() bool { return len(t.waiting) == 0 && len(t.running) == 0 }
+func (t *tally) idle() bool { return len(t.waiting) == 0 && len(t.running) == 0 && t.unnamed == 0 }
+
+// join notes that n goals which nobody has named were waiting at now. It may be one
+// too few, as events of the time before may still come: then the total grows by
+// it when it starts. It is never one too many, which would stay.
+func (t *tally) join(n int, now time.Time) {
+	t.total += n
+	t.unnamed += n
+	t.joined = now
+}
+
+// meet counts a goal that was never seen.
+func (t *tally) meet() {
+	if t.unnamed > 0 {
+		t.unnamed--
+	} else {
+		t.total++
+	}
+}
 
 func (t *tally) add(p store.Path, expected time.Duration) {
 	if t.byGoal[p] != nil {
@@ -129,7 +153,7 @@ func (t *tally) leave(p store.Path) {
 	}
 	j := t.byGoal[p]
 	if j == nil {
-		t.total++
+		t.meet()
 		return
 	}
 	delete(t.byGoal, p)

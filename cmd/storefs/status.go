@@ -225,6 +225,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 				for _, e := range s.Status.Events() {
 					meter.Take(e)
 				}
+				meter.Join(s.Status.Waiting+s.Status.Buildable, time.Now())
 			case s.Event != nil:
 				meter.Take(*s.Event)
 			case s.Waiters != nil:
