@@ -71,7 +71,7 @@ func (m message) err(builder string) error {
 	case saysNoExec:
 		hint := ""
 		if m.errno == unix.ENOENT && ofHost(builder) {
-			hint = " (a sandbox has nothing of the host: a builder is to be in the store)"
+			hint = " (a sandbox has nothing of the host but what --sandbox-path names: a builder is in the store, or there)"
 		}
 		return fail(store.CauseBuilder, "cannot execute the builder %s: %s%s", builder, m.text, hint)
 	case saysUnbegun:

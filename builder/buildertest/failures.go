@@ -65,7 +65,7 @@ func failureTests() tests {
 		},
 		"missing builder": func(w *World) {
 			job := w.Job("no-builder", ``, func(j *builder.Job) { j.Derivation.Builder = "/bin/sh" })
-			w.expect(w.Failed(job), store.CauseBuilder, "cannot execute the builder /bin/sh: no such file or directory (a sandbox has nothing of the host")
+			w.expect(w.Failed(job), store.CauseBuilder, "cannot execute the builder /bin/sh: no such file or directory (a sandbox has nothing of the host but what --sandbox-path names")
 		},
 		"missing interpreter": func(w *World) {
 			script := w.Add("script", func(p string) { w.must(os.WriteFile(p, []byte("#!/bin/sh\n"), 0o755)) })
