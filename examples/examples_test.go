@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,9 +137,61 @@ func TestWordsBuilds(t *testing.T) {
 	}
 }
 
+// An object is compiled again when its file changed, or one that it includes, and not
+// when another one did.
+func TestCBuilds(t *testing.T) {
+	for _, tool := range []string{"/usr/bin/sh", "/usr/bin/gcc", "/usr/bin/cmp"} {
+		if _, err := os.Stat(tool); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	dir, project := newStore(t), t.TempDir()
+	if err := os.CopyFS(project, os.DirFS("c")); err != nil {
+		t.Fatal(err)
+	}
+	roman := project + "/roman.star"
+	plan := evaluate(t, dir, roman, nil)
+	build(t, plan)
+	out, err := exec.Command(string(plan.Targets[0].Path)+"/bin/roman", "3888").Output()
+	if err != nil || string(out) != "MMMDCCCLXXXVIII\n" {
+		t.Errorf("roman: %q, %v", out, err)
+	}
+
+	before := derivations(t, plan)
+	for file, want := range map[string][]string{
+		"src/main.c":  {"main.o.drv", "roman-test.drv", "roman.drv"},
+		"src/table.h": {"roman-test.drv", "roman.drv", "roman.o.drv"},
+		"src/roman.h": {"main.o.drv", "roman-test.drv", "roman.drv", "roman.o.drv"},
+	} {
+		old, err := os.ReadFile(filepath.Join(project, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(text []byte) {
+			if err := os.WriteFile(filepath.Join(project, file), text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(append([]byte("/* changed */\n"), old...))
+		var changed []string
+		for drv := range derivations(t, evaluate(t, dir, roman, nil)) {
+			if before[drv] == nil {
+				changed = append(changed, drv.Name())
+			}
+		}
+		write(old)
+		if slices.Sort(changed); !slices.Equal(changed, want) {
+			t.Errorf("%s has %v built again, want %v", file, changed, want)
+		}
+	}
+}
+
 func TestFormatted(t *testing.T) {
 	files, err := filepath.Glob("*/*.star")
-	if err != nil || len(files) < 4 {
+	if err != nil || len(files) < 6 {
 		t.Fatalf("found %v (%v)", files, err)
 	}
 	for _, f := range files {
