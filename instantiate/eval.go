@@ -193,6 +193,7 @@ type evaluation struct {
 	loading   []string                        // the chain of loads under way
 	objects   map[string]object               // by digest: whatever has a store path in this evaluation
 	sources   map[string]*Source              // by what was asked for
+	writer    narWriter                       // of sources that are hashed
 	external  []string                        // absolute paths that were read
 	modulo    map[store.Path]storeexpr.Modulo // by derivation
 	depths    depths                          // of the globals

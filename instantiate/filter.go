@@ -104,6 +104,9 @@ const (
 // match compares a pattern with a path, both in components. The sets of
 // states that it keeps make it linear in both, whatever the number of "**".
 func match(pat, names []string, ext extent) bool {
+	if !slices.Contains(pat, "**") {
+		return matchEach(pat, names, ext)
+	}
 	states := make([]bool, len(pat)+1) // states[i]: pat[:i] matches the names so far
 	next := make([]bool, len(pat)+1)
 	states[0] = true
@@ -137,4 +140,18 @@ func match(pat, names []string, ext extent) bool {
 		return slices.Contains(states, true)
 	}
 	return states[len(pat)]
+}
+
+// matchEach is match for a pattern without "**", whose components stand for one each.
+func matchEach(pat, names []string, ext extent) bool {
+	switch {
+	case ext != above && len(names) > len(pat), ext != below && len(names) < len(pat):
+		return false
+	}
+	for i, p := range pat[:min(len(pat), len(names))] {
+		if ok, err := path.Match(p, names[i]); !ok || err != nil {
+			return false
+		}
+	}
+	return true
 }

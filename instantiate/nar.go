@@ -9,9 +9,10 @@ import (
 // narWriter writes the elements of a NAR: strings with their length in front,
 // padded with zeros to a multiple of 8 bytes. After an error it does nothing.
 type narWriter struct {
-	w   io.Writer
-	err error
-	buf []byte
+	w    io.Writer
+	err  error
+	buf  []byte
+	copy []byte // for contents; kept, as memory that is new costs more than to read a small file
 }
 
 func (w *narWriter) fail(err error) {
@@ -25,7 +26,7 @@ func (w *narWriter) strings(list ...string) {
 	for _, s := range list {
 		w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(len(s)))
 		w.buf = append(w.buf, s...)
-		w.buf = append(w.buf, make([]byte, padding(int64(len(s))))...)
+		w.buf = append(w.buf, zeros[:padding(int64(len(s)))]...)
 	}
 	w.write(w.buf)
 }
@@ -36,14 +37,17 @@ func (w *narWriter) file(r io.Reader, size int64) {
 	if w.err != nil {
 		return
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{w.w}, struct{ io.Reader }{io.LimitReader(r, size)}, make([]byte, min(size+1, 256<<10)))
+	if n := min(size+1, 256<<10); int64(len(w.copy)) < n {
+		w.copy = make([]byte, n)
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{w.w}, struct{ io.Reader }{io.LimitReader(r, size)}, w.copy)
 	switch {
 	case err != nil:
 		w.fail(err)
 	case n < size:
 		w.fail(fmt.Errorf("changed while it was read: %w", io.ErrUnexpectedEOF))
 	}
-	w.write(make([]byte, padding(size)))
+	w.write([]byte(zeros[:padding(size)]))
 }
 
 func (w *narWriter) write(b []byte) {
@@ -53,5 +57,7 @@ func (w *narWriter) write(b []byte) {
 	_, err := w.w.Write(b)
 	w.fail(err)
 }
+
+const zeros = "\x00\x00\x00\x00\x00\x00\x00\x00"
 
 func padding(n int64) int64 { return -n & 7 }

@@ -12,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"go.starlark.net/starlark"
 
@@ -35,12 +34,24 @@ func (s *Source) Host() string { return s.host }
 // Dump writes the source as a NAR. It reads the files again: what it writes
 // differs from what gave Path if they were changed since.
 func (s *Source) Dump(ctx context.Context, w io.Writer) error {
+	buf := bufio.NewWriterSize(w, 64<<10)
+	if err := s.dump(ctx, &narWriter{w: buf}); err != nil {
+		return err
+	}
+	return buf.Flush()
+}
+
+func (s *Source) dump(ctx context.Context, w *narWriter) error {
 	t, err := openSource(s.host)
 	if err != nil {
 		return err
 	}
 	defer t.root.Close()
-	n, err := t.list(ctx, t.base, ".", s.from)
+	info, err := t.root.Lstat(t.base)
+	if err != nil {
+		return named(s.host, err)
+	}
+	n, err := t.list(ctx, t.base, ".", info, s.from)
 	if err != nil {
 		return err
 	}
@@ -50,21 +61,17 @@ func (s *Source) Dump(ctx context.Context, w io.Writer) error {
 	if len(s.from.include) > 0 && len(n.children) == 0 {
 		return fmt.Errorf("%s: nothing in it matches include", s.host)
 	}
-	buf := bufio.NewWriterSize(w, 64<<10)
-	nw := &narWriter{w: buf}
-	nw.strings("nix-archive-1")
-	t.dump(ctx, nw, t.base, n)
-	if nw.err != nil {
-		return nw.err
-	}
-	return buf.Flush()
+	w.strings("nix-archive-1")
+	t.dump(ctx, w, t.base, n)
+	return w.err
 }
 
-// hash sets Size and Path.
-func (s *Source) hash(ctx context.Context, dir store.Dir) error {
+// hash sets Size and Path. It writes by w, whose memory may be used again.
+func (s *Source) hash(ctx context.Context, dir store.Dir, w *narWriter) error {
 	h := sha256.New()
 	count := &countWriter{w: h}
-	if err := s.Dump(ctx, count); err != nil {
+	w.w, w.err = count, nil
+	if err := s.dump(ctx, w); err != nil {
 		return err
 	}
 	s.Size = count.n
@@ -111,12 +118,8 @@ type node struct {
 }
 
 // list finds what is in the source: name as root sees it, rel as the filter
-// does.
-func (t *sourceTree) list(ctx context.Context, name, rel string, f *filter) (*node, error) {
-	info, err := t.root.Lstat(name)
-	if err != nil {
-		return nil, named(t.at(name), err)
-	}
+// does, info of it.
+func (t *sourceTree) list(ctx context.Context, name, rel string, info fs.FileInfo, f *filter) (*node, error) {
 	n := &node{name: path.Base(name), info: info}
 	switch info.Mode().Type() {
 	case 0, fs.ModeSymlink:
@@ -133,24 +136,36 @@ func (t *sourceTree) list(ctx context.Context, name, rel string, f *filter) (*no
 		return nil, named(t.at(name), err)
 	}
 	defer d.Close()
-	entries, err := d.ReadDir(-1)
+	// Not ReadDir: below an os.Root it asks for the attributes of each, also of those
+	// that the filter leaves out, which may be many.
+	entries, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, named(t.at(name), err)
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	for _, e := range entries {
-		below := path.Join(rel, e.Name())
-		if !f.all() {
-			if f.excludes(below) || e.IsDir() && !f.mayHold(below) || !e.IsDir() && !f.includes(below) {
-				continue
-			}
+	slices.Sort(entries)
+	for _, base := range entries {
+		below := path.Join(rel, base)
+		if f.excludes(below) {
+			continue
 		}
-		c, err := t.list(ctx, path.Join(name, e.Name()), below, f)
+		wanted := f.includes(below)
+		if !wanted && !f.mayHold(below) {
+			continue
+		}
+		in := path.Join(name, base)
+		info, err := t.root.Lstat(in)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !wanted && !info.IsDir() {
+			continue
+		}
+		if err != nil {
+			return nil, named(t.at(in), err)
+		}
+		c, err := t.list(ctx, in, below, info, f)
 		if err != nil {
 			return nil, err
 		}
 		// A directory that only led to what might have matched is left out.
-		if e.IsDir() && len(c.children) == 0 && !f.includes(below) {
+		if !wanted && len(c.children) == 0 {
 			continue
 		}
 		n.children = append(n.children, c)
@@ -261,7 +276,7 @@ func (e *evaluation) source(t *starlark.Thread, where, name string, f *filter) (
 		return s, nil
 	}
 	s := &Source{Name: name, host: host, from: f}
-	if err := s.hash(e.ctx, e.opts.Dir); err != nil {
+	if err := s.hash(e.ctx, e.opts.Dir, &e.writer); err != nil {
 		return nil, err
 	}
 	e.sources[key] = s
