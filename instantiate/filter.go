@@ -14,7 +14,50 @@ import (
 // "**" stands for any number of them, none included. A directory that matches
 // stands for everything below it.
 type filter struct {
-	include, exclude [][]string // patterns, split at their slashes
+	include, exclude patterns
+}
+
+// patterns are those of one list. A list may name each file of a large project, and is
+// asked of each: those that match nothing but their own name are looked up.
+type patterns struct {
+	all   [][]string      // split at their slashes
+	globs [][]string      // those that may match several names
+	names map[string]bool // the others
+	above map[string]bool // the directories that those are in
+}
+
+func (l *patterns) add(pat []string) {
+	l.all = append(l.all, pat)
+	if slices.ContainsFunc(pat, func(c string) bool { return strings.ContainsAny(c, `*?[\`) }) {
+		l.globs = append(l.globs, pat)
+		return
+	}
+	if l.names == nil {
+		l.names, l.above = map[string]bool{}, map[string]bool{}
+	}
+	l.names[strings.Join(pat, "/")] = true
+	for i := 1; i < len(pat); i++ {
+		l.above[strings.Join(pat[:i], "/")] = true
+	}
+}
+
+// match reports whether a pattern matches p as ext says.
+func (l *patterns) match(p string, ext extent) bool {
+	if l.names[p] || ext == below && l.above[p] {
+		return true
+	}
+	if ext == above && len(l.names) > 0 {
+		for d := path.Dir(p); d != "."; d = path.Dir(d) {
+			if l.names[d] {
+				return true
+			}
+		}
+	}
+	if len(l.globs) == 0 {
+		return false
+	}
+	names := strings.Split(p, "/")
+	return slices.ContainsFunc(l.globs, func(pat []string) bool { return match(pat, names, ext) })
 }
 
 // newFilter reads lists of strings; nil lists are empty ones. Without include
@@ -23,7 +66,7 @@ func newFilter(include, exclude *starlark.List) (*filter, error) {
 	f := &filter{}
 	for _, l := range []struct {
 		from *starlark.List
-		to   *[][]string
+		to   *patterns
 	}{{include, &f.include}, {exclude, &f.exclude}} {
 		if l.from == nil {
 			continue
@@ -37,7 +80,7 @@ func newFilter(include, exclude *starlark.List) (*filter, error) {
 			if err != nil {
 				return nil, err
 			}
-			*l.to = append(*l.to, p)
+			l.to.add(p)
 		}
 	}
 	return f, nil
@@ -60,37 +103,24 @@ func parsePattern(s string) ([]string, error) {
 }
 
 // all reports whether the filter lets everything through.
-func (f *filter) all() bool { return len(f.include) == 0 && len(f.exclude) == 0 }
+func (f *filter) all() bool { return len(f.include.all) == 0 && len(f.exclude.all) == 0 }
 
 // String tells filters apart.
-func (f *filter) String() string { return fmt.Sprintf("%q %q", f.include, f.exclude) }
+func (f *filter) String() string { return fmt.Sprintf("%q %q", f.include.all, f.exclude.all) }
 
 // includes reports whether p, or a directory above it, matches.
 func (f *filter) includes(p string) bool {
-	if len(f.include) == 0 {
-		return true
-	}
-	names := strings.Split(p, "/")
-	return slices.ContainsFunc(f.include, func(pat []string) bool { return match(pat, names, above) })
+	return len(f.include.all) == 0 || f.include.match(p, above)
 }
 
 // mayHold reports whether something below the directory p can be included.
 func (f *filter) mayHold(p string) bool {
-	if len(f.include) == 0 {
-		return true
-	}
-	names := strings.Split(p, "/")
-	return slices.ContainsFunc(f.include, func(pat []string) bool {
-		return match(pat, names, above) || match(pat, names, below)
-	})
+	return f.includes(p) || f.include.match(p, below)
 }
 
 // excludes reports whether p itself matches. Those who walk do not enter a
 // directory that does.
-func (f *filter) excludes(p string) bool {
-	names := strings.Split(p, "/")
-	return slices.ContainsFunc(f.exclude, func(pat []string) bool { return match(pat, names, exact) })
-}
+func (f *filter) excludes(p string) bool { return f.exclude.match(p, exact) }
 
 // extent is which of a pattern and a path may be the longer one.
 type extent int

@@ -1,6 +1,38 @@
 package instantiate
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What is looked up is what would match one by one.
+func TestFilterNames(t *testing.T) {
+	words := []string{"a/b", "c", "b/a/c", "b/a/a/b"}
+	f := &filter{}
+	for _, w := range words {
+		f.include.add(strings.Split(w, "/"))
+		f.exclude.add(strings.Split(w, "/"))
+	}
+	any := func(names []string, ext extent) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return match(strings.Split(w, "/"), names, ext) })
+	}
+	paths := [][]string{{}}
+	for i := 0; i < len(paths); i++ {
+		if names := paths[i]; len(names) > 0 {
+			p := strings.Join(names, "/")
+			in, hold, out := any(names, above), any(names, above) || any(names, below), any(names, exact)
+			if f.includes(p) != in || f.mayHold(p) != hold || f.excludes(p) != out {
+				t.Errorf("%q is included %v, may hold %v, excluded %v; want %v, %v, %v", p, f.includes(p), f.mayHold(p), f.excludes(p), in, hold, out)
+			}
+		}
+		if len(paths[i]) < 5 {
+			for _, c := range []string{"a", "b", "c"} {
+				paths = append(paths, append(slices.Clone(paths[i]), c))
+			}
+		}
+	}
+}
 
 func TestFilter(t *testing.T) {
 	for _, c := range []struct {
@@ -37,7 +69,7 @@ func TestFilter(t *testing.T) {
 		f := &filter{}
 		for _, p := range []struct {
 			s  string
-			to *[][]string
+			to *patterns
 		}{{c.include, &f.include}, {c.exclude, &f.exclude}} {
 			if p.s == "" {
 				continue
@@ -46,7 +78,7 @@ func TestFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			*p.to = append(*p.to, pat)
+			p.to.add(pat)
 		}
 		if in, hold, out := f.includes(c.path), f.mayHold(c.path), f.excludes(c.path); in != c.in || hold != c.hold || out != c.out {
 			t.Errorf("include %q exclude %q: %q is included %v, may hold %v, excluded %v; want %v, %v, %v",

@@ -58,7 +58,7 @@ func (s *Source) dump(ctx context.Context, w *narWriter) error {
 	if !s.from.all() && !n.info.IsDir() {
 		return fmt.Errorf("%s: include and exclude are for directories", s.host)
 	}
-	if len(s.from.include) > 0 && len(n.children) == 0 {
+	if len(s.from.include.all) > 0 && len(n.children) == 0 {
 		return fmt.Errorf("%s: nothing in it matches include", s.host)
 	}
 	w.strings("nix-archive-1")
