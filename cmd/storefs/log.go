@@ -28,7 +28,7 @@ func (c *logCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if len(paths) != 1 {
-			return badInputf("log: %s is not one path", c.Path)
+			return badInputf("log: %s stands for %d paths: name one of them (FILE.star:TARGET)", c.Path, len(paths))
 		}
 		if a.JSON {
 			return c.json(ctx, a, client, paths[0])
