@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,7 +17,7 @@ import (
 // archive is one of lines: names, of directories if they end in a slash, else of files, or
 // of links with " -> ", of hard links with " = ", of executables with a "*" before them, of
 // contiguous files with "+", and of pipes with "|".
-func archive(t *testing.T, lines ...string) []byte {
+func archive(t testing.TB, lines ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -146,6 +147,15 @@ func TestCompressed(t *testing.T) {
 	}
 	if got, err := made(t, zipped.Bytes(), "c"); err != nil || !slices.Equal(got, []string{"c/", "c/x 644: top/x"}) {
 		t.Errorf("%q, %v", got, err)
+	}
+	for _, packed := range []string{bzip2Seed, xzSeed} {
+		text, err := base64.StdEncoding.DecodeString(packed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := made(t, text, "c"); err != nil || !slices.Equal(got, []string{"c/", "c/x 644: "}) {
+			t.Errorf("%q, %v", got, err)
+		}
 	}
 	for name, text := range map[string]string{"text": "text", "zip": "PK\x03\x04" + strings.Repeat("x", 600), "zstd": "\x28\xb5\x2f\xfd" + strings.Repeat("x", 600)} {
 		if _, err := made(t, []byte(text), "c"); err == nil || !strings.HasSuffix(err.Error(), "it is no tar archive, or compressed by none of gzip, bzip2 and xz") {
