@@ -7,7 +7,9 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"storefs/store"
@@ -43,10 +45,39 @@ func readAttributes(d *storeexpr.Derivation) (attributes, error) {
 	if a.structured == nil {
 		return a, fail(store.CauseExpr, "structured attributes (__json): not an object")
 	}
+	if half, ok := halfCharacter(text); ok {
+		return a, fail(store.CauseExpr, "structured attributes (__json): %s is half a character", half)
+	}
 	if err := finite(a.structured); err != nil {
 		return a, fail(store.CauseExpr, "structured attributes (__json): %v", err)
 	}
 	return a, nil
+}
+
+// halfCharacter finds what stands for one half of a character in JSON without the other,
+// which package json replaces and Nix refuses.
+func halfCharacter(text string) (half string, found bool) {
+	for i := strings.IndexByte(text, '\\'); i >= 0; i = strings.IndexByte(text, '\\') {
+		text = text[i:]
+		if text[1] != 'u' {
+			text = text[2:]
+			continue
+		}
+		half, text = text[:6], text[6:]
+		if first := escaped(half); utf16.IsSurrogate(first) {
+			if len(text) < 6 || text[:2] != `\u` || utf16.DecodeRune(first, escaped(text[:6])) == utf8.RuneError {
+				return half, true
+			}
+			text = text[6:]
+		}
+	}
+	return "", false
+}
+
+// escaped is what a \uXXXX stands for.
+func escaped(s string) rune {
+	n, _ := strconv.ParseUint(s[2:], 16, 16)
+	return rune(n)
 }
 
 // finite refuses numbers that no float can hold, as Nix does.
