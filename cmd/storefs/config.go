@@ -86,6 +86,10 @@ func readConfig(name string) (configFile, error) {
 	if len(text) > maxConfig {
 		return configFile{}, fmt.Errorf("%s: larger than %d bytes", name, maxConfig)
 	}
+	return parseConfig(name, text)
+}
+
+func parseConfig(name string, text []byte) (configFile, error) {
 	tree, err := toml.LoadBytes(text)
 	if err != nil {
 		return configFile{}, fmt.Errorf("%s: %w", name, err)
