@@ -90,11 +90,12 @@ func (gr *graph) typical() time.Duration {
 // Status.Remaining. unknown is how many of them count as typical.
 func (o *outlook) remaining(goals []*goal, slots int) (left time.Duration, unknown int) {
 	var longest, work time.Duration
-	whole := true
+	whole, built := true, false
 	for _, g := range goals {
 		if g.isUnknown() {
 			unknown++
 		}
+		built = built || g.mode == modeBuild
 		work += o.left(g) * time.Duration(min(o.gr.poolOf(g).needs(g), slots))
 		if whole {
 			a, ok := o.of(g)
@@ -107,7 +108,8 @@ func (o *outlook) remaining(goals []*goal, slots int) (left time.Duration, unkno
 			longest = max(longest, g.level-(g.cost()-o.lessSpent(g, g.cost())))
 		}
 	}
-	if unknown > 0 && o.typical == 0 {
+	// How long substitutes take, nobody has recorded.
+	if o.typical == 0 || !built {
 		return 0, unknown
 	}
 	return max(longest, work/time.Duration(slots)), unknown

@@ -244,6 +244,34 @@ func TestStatusOfWhatRegisters(t *testing.T) {
 	})
 }
 
+// How long substitutes take, nobody has recorded: where nothing else is to come, nobody says
+// how much is left.
+func TestRemainingOfSubstitutes(t *testing.T) {
+	gr := &graph{builds: pool{slots: 2}, subs: pool{slots: 2}}
+	path := &goal{key: key{kindPath, path("p")}, mode: modeSubstitute}
+	drv := &goal{key: key{kindExpr, "p.drv"}, mode: modeTry, inputs: []*edge{{to: path}}}
+	known := &goal{key: key{kindExpr, "q.drv"}, mode: modeBuild, expected: time.Minute, inputs: []*edge{{to: drv}}}
+	path.flags, drv.flags, known.flags = flagMain, flagMain, flagMain
+	gr.goals = map[key]*goal{path.key: path, drv.key: drv}
+	told := func(g *goal, goals ...*goal) (left, waiter time.Duration) {
+		o := newOutlook(gr, time.Now())
+		left, _ = o.remaining(goals, 2)
+		var w Waiter
+		o.tell(g, &w)
+		return left, w.Left
+	}
+	for _, built := range []time.Duration{0, time.Hour} {
+		gr.lengths.add(built)
+		if left, waiter := told(drv, drv, path); left != 0 || waiter != 0 {
+			t.Errorf("%v built before: %v left, %v for who waits", built, left, waiter)
+		}
+	}
+	gr.goals[known.key] = known
+	if left, waiter := told(known, known, drv, path); left < time.Minute || waiter < time.Minute {
+		t.Errorf("with a build: %v left, %v for who waits", left, waiter)
+	}
+}
+
 // What was never built counts as the average of what was, and where nothing was, nobody
 // says how long it takes.
 func TestRemainingOfTheUnknown(t *testing.T) {

@@ -34,7 +34,8 @@ type Status struct {
 	// Remaining is an estimate by recorded durations: the longest path that is
 	// left or, if that is more, the work that is left, each goal's as often as it
 	// takes slots, shared by those that who wants something may hold. What was never
-	// built counts as the average of what was; 0 if nothing was.
+	// built counts as the average of what was; 0 if nothing was, or if nothing is to be
+	// built.
 	Remaining time.Duration `json:"remaining"`
 	// Unknown is how many goals that is.
 	Unknown int `json:"unknown,omitempty"`

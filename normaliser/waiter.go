@@ -140,6 +140,7 @@ type outlook struct {
 type ahead struct {
 	left    time.Duration
 	unknown bool  // something on it has no recorded duration
+	built   bool  // something on it is built
 	first   *goal // where it begins: a goal that waits for no other one
 }
 
@@ -167,7 +168,7 @@ func (o *outlook) tell(g *goal, w *Waiter) {
 	if !ok {
 		return
 	}
-	if !a.unknown {
+	if a.built && !a.unknown {
 		w.Left = a.left
 	}
 	if a.first != g && a.first.run != nil && a.first.state != prepared {
@@ -215,6 +216,7 @@ func (o *outlook) of(g *goal) (ahead, bool) {
 		}
 		a.left += o.left(v.goal)
 		a.unknown = a.unknown || v.goal.isUnknown()
+		a.built = a.built || v.goal.mode == modeBuild
 		o.ahead[v.goal] = a
 		stack = stack[:len(stack)-1]
 		if len(stack) == 0 {
