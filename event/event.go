@@ -67,6 +67,9 @@ const (
 	// is new in it, or below it, makes no difference to that.
 	OutcomeCutOff      = "cut off"
 	OutcomeSubstituted = "substituted"
+	// OutcomeGathered: nothing was done for it, as what it makes, or stands for, came of other
+	// goals: a derivation of which substitutes gave each output, a closure.
+	OutcomeGathered = "gathered"
 )
 
 // Event is one thing that happened. Which fields hold something follows from

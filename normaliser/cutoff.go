@@ -49,7 +49,16 @@ func (n *Normaliser) keep(ctx context.Context, drv store.Path, cut bool) (outcom
 // effort orders outcomes by how much was done: a closure has that of the element
 // that took most.
 func effort(outcome string) int {
-	return slices.Index([]string{event.OutcomeReused, event.OutcomeCutOff, event.OutcomeSubstituted, event.OutcomeBuilt}, outcome)
+	return slices.Index([]string{event.OutcomeReused, event.OutcomeCutOff, event.OutcomeGathered, event.OutcomeSubstituted, event.OutcomeBuilt}, outcome)
+}
+
+// ofClosure is the outcome of a closure, of whose elements the most that was done is that:
+// it was done for them, and told and counted there.
+func ofClosure(most string) string {
+	if effort(most) > effort(event.OutcomeGathered) {
+		return event.OutcomeGathered
+	}
+	return most
 }
 
 // settled are the counts of what needed no goal since the Normaliser began.

@@ -250,7 +250,7 @@ func (gr *graph) proceed(g *goal) {
 	case g.blame != nil:
 		gr.fail(g)
 	case g.mode == modeClosure && !g.replan:
-		gr.finish(g, g.outcome, 0)
+		gr.finish(g, ofClosure(g.outcome), 0)
 	default:
 		gr.set(g, buildable)
 	}

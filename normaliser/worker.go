@@ -180,7 +180,7 @@ func (n *Normaliser) substituted(ctx context.Context, j *job) ending {
 	if err == nil {
 		_, err = n.keep(ctx, j.path, cut)
 	}
-	return ending{outcome: event.OutcomeSubstituted, err: err}
+	return ending{outcome: event.OutcomeGathered, err: err}
 }
 
 // substitute takes the next substitute of a path whose expression still needs

@@ -107,7 +107,7 @@ func eventLine(t *tally, e event.Event, ended, logs bool) string {
 			return ""
 		}
 		return fmt.Sprintf("[%d/%d] failed %s: %s\n", t.done, t.total, Name(e.Goal), Clean(e.Failure.Message))
-	case e.Kind == event.Done && (e.Text == event.OutcomeReused || e.Text == event.OutcomeCutOff):
+	case e.Kind == event.Done && (e.Text == event.OutcomeReused || e.Text == event.OutcomeCutOff || e.Text == event.OutcomeGathered):
 		return "" // nothing was done for it
 	case ended:
 		s := fmt.Sprintf("[%d/%d] %s %s", t.done, t.total, Clean(e.Text), Name(e.Goal))

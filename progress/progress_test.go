@@ -267,6 +267,45 @@ func TestLiveEstimates(t *testing.T) {
 	s.expect(t, "something else", "the end")
 }
 
+// A path whose substitute is made does not run beside that, and what was made of others is no
+// line of its own.
+func TestSubstitutesAreToldOnce(t *testing.T) {
+	started := func(sec float64, goal string) event.Event {
+		e := ev(sec, event.Started, goal)
+		e.Text = event.SlotApart
+		return e
+	}
+	events := []event.Event{
+		added("p", 0), added("p.drv", 0), started(0, "p"), ev(0, event.Freed, "p"),
+		added("cache.store", 0), started(0, "cache.store"),
+	}
+	var s screen
+	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 24 }})
+	for _, e := range events {
+		l.Take(e)
+	}
+	l.Paint(at(1))
+	s.expect(t, "[0/3] 1 running", "     1.0s           cache.store")
+
+	var out strings.Builder
+	p := NewPlain(&out, Options{Start: start})
+	p.Paint(at(0))
+	for _, e := range append(events, done(2, "cache.store", 2*time.Second), started(2, "p")) {
+		p.Take(e)
+	}
+	for _, goal := range []string{"p", "p.drv"} {
+		e := ev(2, event.Done, goal)
+		e.Text = event.OutcomeSubstituted
+		if goal != "p" {
+			e.Text = event.OutcomeGathered
+		}
+		p.Take(e)
+	}
+	if got, want := out.String(), "[1/3] built cache.store 2.0s\n[2/3] substituted p\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestLiveBeginsAnew(t *testing.T) {
 	var s screen
 	l := NewLive(&s, Options{Start: start, Size: func() (int, int) { return 60, 24 }})

@@ -30,6 +30,7 @@ type job struct {
 	started  time.Time
 	expected time.Duration
 	phase    string
+	apart    bool // in a slot for substitution
 }
 
 func newTally() *tally {
@@ -62,12 +63,20 @@ func (t *tally) take(e event.Event) bool {
 			expected = max(expected, j.expected)
 			t.running = slices.DeleteFunc(t.running, func(o *job) bool { return o == j })
 		}
-		j := &job{goal: e.Goal, started: e.Time, expected: expected}
+		j := &job{goal: e.Goal, started: e.Time, expected: expected, apart: e.Text == event.SlotApart}
 		t.byGoal[e.Goal] = j
 		t.running = append(t.running, j)
 	case event.Phase:
 		if j := t.byGoal[e.Goal]; j != nil {
 			j.phase = e.Text
+		}
+	case event.Freed:
+		// What has come to no phase waits again, for a substitute that is to be made.
+		if j := t.byGoal[e.Goal]; j != nil && j.apart && j.phase == "" {
+			delete(t.byGoal, e.Goal)
+			t.running = slices.DeleteFunc(t.running, func(o *job) bool { return o == j })
+			t.total-- // as add counts it again
+			t.add(e.Goal, j.expected)
 		}
 	case event.Done, event.Failed:
 		t.leave(e.Goal)
