@@ -36,6 +36,9 @@ func newBulletin(served store.Dir, tell func(line string)) *bulletin {
 func (b *bulletin) take(e event.Event) bool {
 	switch e.Kind {
 	case event.Started:
+		if e.Text == event.SlotApart && !e.Goal.IsExpr() {
+			return false // a path is looked for elsewhere, and nothing is built for it yet
+		}
 		b.mu.Lock()
 		b.running[e.Goal] = struct{}{}
 	case event.Freed, event.Done, event.Failed, event.Dropped:

@@ -50,6 +50,13 @@ func TestBulletin(t *testing.T) {
 		}
 		publish(event.Done, "c", "e")
 		time.Sleep(10 * time.Second)
+		// A path that a substitute gives is none, but the builder of that is.
+		for _, g := range []store.Path{"/s/00000000000000000000000000000000-p", "/s/00000000000000000000000000000000-p.store"} {
+			events.Publish(event.Event{Kind: event.Started, Goal: g, Text: event.SlotApart})
+			time.Sleep(10 * time.Second)
+			events.Publish(event.Event{Kind: event.Done, Goal: g})
+			time.Sleep(10 * time.Second)
+		}
 		b.close()
 		publish(event.Started, "g")
 		time.Sleep(10 * time.Second)
@@ -59,6 +66,8 @@ func TestBulletin(t *testing.T) {
 			"10s Serving /s, 1 build is running",
 			"11s Serving /s, 2 builds are running",
 			"30.1s Serving /s, nothing is being built",
+			"59.6s Serving /s, 1 build is running",
+			"1m9.6s Serving /s, nothing is being built",
 		}
 		if !slices.Equal(told, want) {
 			t.Errorf("told\n%q, want\n%q", told, want)
