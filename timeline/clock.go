@@ -27,6 +27,10 @@ func (c *Clock) At(at time.Time) time.Time {
 	return c.at(at, now.Round(0), now.Sub(c.begin))
 }
 
+// Since is At with a reading of the clock that never jumps: times since then, as others of
+// this process tell them, are right although the wall clock is set.
+func (c *Clock) Since(at time.Time) time.Time { return c.begin.Add(c.At(at).Sub(c.begin.Round(0))) }
+
 // at is told what the wall clock says now, and how long ago it really began.
 func (c *Clock) at(at, wall time.Time, passed time.Duration) time.Time {
 	begin := c.begin.Round(0)

@@ -36,3 +36,15 @@ func TestClock(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// What is told of since then counts by the clock that never jumps.
+func TestClockSince(t *testing.T) {
+	c := NewClock()
+	got := c.Since(c.begin.Round(0).Add(-time.Hour))
+	if got == got.Round(0) {
+		t.Errorf("%v has no reading of the clock that never jumps", got)
+	}
+	if d := c.begin.Sub(got); (d - time.Hour).Abs() > time.Minute {
+		t.Errorf("an hour ago is %v ago", d)
+	}
+}

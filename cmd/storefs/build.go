@@ -125,8 +125,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		Details:    c.detailed(),
 	}, func(s daemon.Seen) {
 		if s.Event != nil {
-			report.take(*s.Event)
-			meter.Take(*s.Event)
+			meter.Take(report.take(*s.Event))
 		} else {
 			meter.Expect(s.Remaining)
 		}

@@ -63,10 +63,13 @@ func (r *report) begin() {
 	}
 }
 
-// take takes an event of the build.
-func (r *report) take(e event.Event) {
+// take takes an event of the build, and returns it with a time that others may tell of.
+func (r *report) take(e event.Event) event.Event {
+	shown := e
+	shown.Time = r.clock.Since(e.Time)
 	e.Time = r.clock.At(e.Time)
 	r.run.Take(e)
+	return shown
 }
 
 // broke says that the owner has gone. The next one begins with what was left to do.

@@ -14,9 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"storefs/daemon"
+	"storefs/event"
 	"storefs/progress"
 	"storefs/state"
 	"storefs/store"
+	"storefs/timeline"
 )
 
 type statusCmd struct {
@@ -217,17 +219,22 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 	} else {
 		meter := progress.Start(progress.For(a.stdout, out, c.PrintBuildLogs))
 		defer meter.Close()
+		clock := timeline.NewClock()
+		take := func(e event.Event) {
+			e.Time = clock.Since(e.Time)
+			meter.Take(e)
+		}
 		show = func(s daemon.Seen) {
 			switch {
 			case s.Status != nil:
 				meter.Say(s.Status.Headline())
 				meter.Wait(daemon.Watched(s.Status.Waiters))
 				for _, e := range s.Status.Events() {
-					meter.Take(e)
+					take(e)
 				}
 				meter.Join(s.Status.Waiting+s.Status.Buildable, time.Now())
 			case s.Event != nil:
-				meter.Take(*s.Event)
+				take(*s.Event)
 			case s.Waiters != nil:
 				meter.Wait(daemon.Watched(*s.Waiters))
 			default:
