@@ -89,14 +89,17 @@ func (gr *graph) typical() time.Duration {
 // remaining estimates how long it takes until goals have ended, on so many slots: see
 // Status.Remaining. unknown is how many of them count as typical.
 func (o *outlook) remaining(goals []*goal, slots int) (left time.Duration, unknown int) {
-	var longest, work time.Duration
+	var longest, work, likely, assumed time.Duration
 	whole, built := true, false
 	for _, g := range goals {
 		if g.isUnknown() {
 			unknown++
 		}
 		built = built || g.mode == modeBuild
-		work += o.left(g) * time.Duration(min(o.gr.poolOf(g).needs(g), slots))
+		left := o.left(g)
+		work += left * time.Duration(min(o.gr.poolOf(g).needs(g), slots))
+		likely += left
+		assumed += o.lessSpent(g, g.cost())
 		if whole {
 			a, ok := o.of(g)
 			whole = ok
@@ -104,9 +107,15 @@ func (o *outlook) remaining(goals []*goal, slots int) (left time.Duration, unkno
 		}
 	}
 	if !whole { // there are too many
+		var level time.Duration
 		for _, g := range goals {
-			longest = max(longest, g.level-(g.cost()-o.lessSpent(g, g.cost())))
+			level = max(level, g.level-(g.cost()-o.lessSpent(g, g.cost())))
 		}
+		// The order of goals takes another time for what was never built.
+		if unknown > 0 && assumed > 0 {
+			level = time.Duration(float64(level) * (float64(likely) / float64(assumed)))
+		}
+		longest = max(longest, level)
 	}
 	// How long substitutes take, nobody has recorded.
 	if o.typical == 0 || !built {
@@ -122,11 +131,10 @@ func (n *Normaliser) Remaining(goals map[store.Path]bool) time.Duration {
 	answered := make(chan struct{})
 	if n.post(func(gr *graph) {
 		var all []*goal
-		for p := range goals {
-			for _, k := range []kind{kindExpr, kindPath, kindCheck} {
-				if g := gr.goals[key{k, p}]; g != nil {
-					all = append(all, g)
-				}
+		// Of goals, most may have ended long ago.
+		for key, g := range gr.goals {
+			if goals[key.path] {
+				all = append(all, g)
 			}
 		}
 		left, _ = newOutlook(gr, time.Now()).remaining(all, gr.usable())

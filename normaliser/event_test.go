@@ -309,3 +309,24 @@ func TestRemainingOfTheUnknown(t *testing.T) {
 		remaining(0, 0, 0)
 	})
 }
+
+// That is so, too, where there are too many goals to look at each.
+func TestRemainingOfManyUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.takes["first"], w.takes["n0"] = time.Second, time.Hour
+		n := w.start(t, 2)
+		if _, err := n.Realise(t.Context(), Request{Targets: []store.Path{w.drv("first")}}); err != nil {
+			t.Fatal(err)
+		}
+		target := shapes["chain"](w, maxOutlook+1)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go n.Realise(ctx, Request{Targets: []store.Path{target}})
+		time.Sleep(time.Minute)
+		s := n.Status()
+		if want := maxOutlook * time.Second; (s.Remaining-want).Abs() > want/100 || s.Unknown != maxOutlook+1 {
+			t.Errorf("%v, %d unknown; want %v, %d", s.Remaining, s.Unknown, want, maxOutlook+1)
+		}
+	})
+}

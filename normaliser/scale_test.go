@@ -208,6 +208,32 @@ func BenchmarkGoals(b *testing.B) {
 	}
 }
 
+// BenchmarkRemaining is how long the graph's goroutine takes to look at a build whose
+// goals have nearly all ended, or none of them.
+func BenchmarkRemaining(b *testing.B) {
+	w := newWorld()
+	target := shapes["random"](w, many)
+	hold := make(chan struct{})
+	defer close(hold)
+	w.hold = hold
+	n := w.start(b, 2)
+	planned := make(chan []store.Path, 1)
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	go n.Realise(ctx, Request{Targets: []store.Path{target}, Planned: func(goals []store.Path) { planned <- goals }})
+	live, ended := map[store.Path]bool{}, map[store.Path]bool{}
+	for _, p := range <-planned {
+		live[p], ended[p+"-ended"] = true, true
+	}
+	for name, goals := range map[string]map[store.Path]bool{"live": live, "ended": ended} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				n.Remaining(goals)
+			}
+		})
+	}
+}
+
 func BenchmarkNothingToDo(b *testing.B) {
 	w := newWorld()
 	target := w.drv("a")
