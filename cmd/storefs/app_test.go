@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -51,23 +52,25 @@ func TestOneCommand(t *testing.T) {
 
 // A system call that a signal has ended may return before it is known which signal that was.
 func TestInterrupted(t *testing.T) {
-	ctx, interrupt := context.WithCancelCause(context.Background())
-	defer interrupt(nil)
-	ended := fmt.Errorf("look: %w", unix.EINTR)
-	if err := interrupted(ctx, unix.ENOENT); err != unix.ENOENT {
-		t.Errorf("another error: %v", err)
-	}
-	if err := interrupted(ctx, ended); err != ended {
-		t.Errorf("another signal: %v", err)
-	}
-	go func() {
-		time.Sleep(20 * time.Millisecond)
-		interrupt(errInterrupted)
-	}()
-	if err := interrupted(ctx, ended); !errors.Is(err, errInterrupted) {
-		t.Errorf("our signal: %v", err)
-	}
-	if err := interrupted(ctx, nil); err != nil {
-		t.Errorf("done before: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, interrupt := context.WithCancelCause(context.Background())
+		defer interrupt(nil)
+		ended := fmt.Errorf("look: %w", unix.EINTR)
+		if err := interrupted(ctx, unix.ENOENT); err != unix.ENOENT {
+			t.Errorf("another error: %v", err)
+		}
+		if err := interrupted(ctx, ended); err != ended {
+			t.Errorf("another signal: %v", err)
+		}
+		go func() {
+			time.Sleep(20 * time.Millisecond)
+			interrupt(errInterrupted)
+		}()
+		if err := interrupted(ctx, ended); !errors.Is(err, errInterrupted) {
+			t.Errorf("our signal: %v", err)
+		}
+		if err := interrupted(ctx, nil); err != nil {
+			t.Errorf("done before: %v", err)
+		}
+	})
 }
