@@ -39,7 +39,11 @@ func TestBulletin(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		publish(event.Freed, "d")
 		time.Sleep(10 * time.Second)
-		// What is as before is not told, nor what is over within a second.
+		// What is as before is not told, nor what is over within a second. It is read
+		// between two of them, never at the same instant, at which anything may be seen.
+		publish(event.Dropped, "nobody")
+		synctest.Wait()
+		time.Sleep(bulletinPace / 20)
 		publish(event.Started, "e")
 		publish(event.Done, "a", "d")
 		for range 95 {
