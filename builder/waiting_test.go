@@ -271,7 +271,7 @@ func TestMountNamespacesAgain(t *testing.T) {
 	run := func(inputs []store.Info, script string) (space, mounts string) {
 		t.Helper()
 		r := w.Built(w.Job("job", `readlink /proc/self/ns/mnt > $out
-			sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s|/[^ ]*-[0-9]*/\(build\|tmp\|store\) |\1 |' /proc/self/mountinfo | sort >> $out
+			sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s#/[^ ]*-[0-9]*/\(build\|tmp\|store\) #\1 #' /proc/self/mountinfo | sort >> $out
 			ls -A /dev/shm /dev/pts /build /tmp >> $out
 			`+script, func(j *builder.Job) { j.Inputs = append(j.Inputs, inputs...) }))
 		defer r.Release()
