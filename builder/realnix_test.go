@@ -35,7 +35,7 @@ func newRealNix(t *testing.T) *realNix {
 	n := &realNix{t: t, dir: filepath.Join(top, "store"), builds: filepath.Join(top, "builds"), state: t.TempDir()}
 	n.check(os.Mkdir(n.dir, 0o755))
 	n.check(os.Mkdir(n.builds, 0o755))
-	n.check(os.WriteFile(filepath.Join(n.state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = true\nsandbox-fallback = false\ncores = 3\ncompress-build-log = false\nsandbox-paths =\nsystem-features = benchmark big-parallel nixos-test\n"), 0o644))
+	n.check(os.WriteFile(filepath.Join(n.state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = true\nsandbox-fallback = false\ncores = 3\ncompress-build-log = false\nsandbox-paths =\nsystem = x86_64-linux\nsystem-features = benchmark big-parallel nixos-test\n"), 0o644))
 	bin := filepath.Join(n.state, "busybox", "bin")
 	n.check(os.MkdirAll(bin, 0o755))
 	buildertest.CopyFile(t, buildertest.Need(t, "busybox"), filepath.Join(bin, "busybox"))
@@ -110,11 +110,21 @@ func (n *realNix) load() {
 	if failed != nil {
 		n.t.Fatalf("%v: %s", failed, said)
 	}
-	var paths []struct {
+	type info struct {
 		Path, CA   string
 		References []store.Path
 	}
-	n.check(json.Unmarshal([]byte(out), &paths))
+	var paths []info
+	if strings.HasPrefix(out, "{") { // so it writes them from 2.19 on
+		var named map[string]info
+		n.check(json.Unmarshal([]byte(out), &named))
+		for name, p := range named {
+			p.Path = name
+			paths = append(paths, p)
+		}
+	} else {
+		n.check(json.Unmarshal([]byte(out), &paths))
+	}
 	n.valid = make(map[string]store.Info, len(paths))
 	for _, p := range paths {
 		slices.Sort(p.References)

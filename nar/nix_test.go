@@ -43,7 +43,7 @@ func (n *nix) reset() {
 	removeTree(n.t, string(n.store))
 	err := errors.Join(
 		os.Mkdir(string(n.store), 0o755),
-		os.WriteFile(filepath.Join(n.state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsandbox = false\n"), 0o644))
+		os.WriteFile(filepath.Join(n.state, "nix.conf"), []byte("build-users-group =\nsubstituters =\nsystem = x86_64-linux\nsandbox = false\n"), 0o644))
 	if err != nil {
 		n.t.Fatal(err)
 	}

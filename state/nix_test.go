@@ -38,7 +38,7 @@ func newNix(t *testing.T) *nix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const settings = "build-users-group =\nsubstituters =\nsandbox = false\n"
+	const settings = "build-users-group =\nsubstituters =\nsystem = x86_64-linux\nsandbox = false\n"
 	err = os.WriteFile(filepath.Join(top, "nix.conf"), []byte(settings), 0o644)
 	if err != nil {
 		t.Fatal(err)
