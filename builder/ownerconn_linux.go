@@ -14,7 +14,8 @@ import (
 type ownerConn int
 
 // send writes f, which has no descriptor. Only one may write at a time. An owner
-// that cannot be told has gone, which is noticed where it is read.
+// that cannot be told has gone, or the kernel has no memory for it (ENOBUFS):
+// then the connection ends, for both, as the owner would wait for that frame for ever.
 func (c ownerConn) send(f frame) {
 	for b := f.text(); len(b) > 0; {
 		n, err := unix.SendmsgN(int(c), b, nil, nil, unix.MSG_NOSIGNAL)
@@ -22,6 +23,7 @@ func (c ownerConn) send(f frame) {
 			continue
 		}
 		if err != nil {
+			unix.Shutdown(int(c), unix.SHUT_RDWR)
 			return
 		}
 		b = b[n:]
