@@ -62,7 +62,7 @@ func (n *Normaliser) build(ctx context.Context, j *job) ending {
 	})
 	j.run.awaitInputs(ctx)
 	if err != nil {
-		return ending{err: fmt.Errorf("register the outputs: %w", err), tidy: tidy}
+		return ending{err: err, tidy: tidy} // which says that it was about registering
 	}
 	return ending{outcome: event.OutcomeBuilt, took: res.Duration, tidy: tidy}
 }
