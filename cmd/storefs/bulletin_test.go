@@ -70,8 +70,8 @@ func TestBulletin(t *testing.T) {
 			"10s Serving /s, 1 build is running",
 			"11s Serving /s, 2 builds are running",
 			"30.1s Serving /s, nothing is being built",
-			"59.6s Serving /s, 1 build is running",
-			"1m9.6s Serving /s, nothing is being built",
+			"59.65s Serving /s, 1 build is running",
+			"1m9.65s Serving /s, nothing is being built",
 		}
 		if !slices.Equal(told, want) {
 			t.Errorf("told\n%q, want\n%q", told, want)
