@@ -42,6 +42,49 @@ func (l *lab) begin(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer, said f
 	}
 }
 
+// Who goes on although a build fails, and who watches, see the end of its log at once,
+// and who goes on does not see it twice.
+func TestEndOfALogIsShownAtOnce(t *testing.T) {
+	l := newLab(t)
+	held, release := l.held("held", "mkdir $out")
+	fails, fail := l.held("fails", "echo last words; exit 3")
+	file := l.star("a.star", held+fails)
+	building, _, said := l.begin("build", "-k", "-j2", l.gates(), file+":held", file+":fails")
+	waitFor(t, "both run", func() bool { return strings.Contains(strings.Join(l.ok("status"), "\n"), "goals: 2 running") })
+	watching := l.command("status", "--watch")
+	out, err := watching.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watching.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { watching.Process.Kill(); watching.Wait() })
+	seen := bufio.NewScanner(out)
+	if !seen.Scan() { // the present state: what comes is seen
+		t.Fatal("status --watch shows nothing")
+	}
+	fail()
+	for seen.Scan() && seen.Text() != "  last words" {
+	}
+	if seen.Text() != "  last words" {
+		t.Error("who watches does not see it")
+	}
+	waitFor(t, "the end of the log", func() bool { return strings.Contains(said(), "\n  last words\n") })
+	if s := said(); !strings.Contains(s, "failed fails: ") || strings.Contains(s, "storefs: ") {
+		t.Errorf("said %q", s)
+	}
+	release()
+	building.Wait()
+	if got := building.ProcessState.ExitCode(); got != 100 {
+		t.Errorf("exit status %d", got)
+	}
+	s := said()
+	if strings.Count(s, "last words") != 1 || !strings.Contains(s, "storefs why ") {
+		t.Errorf("said %q", s)
+	}
+}
+
 // What is counted when a build is interrupted stands in its result, too.
 func TestCountsOfTheInterrupted(t *testing.T) {
 	l := newLab(t)

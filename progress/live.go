@@ -40,7 +40,7 @@ func (l *Live) Take(e event.Event) {
 	if e.Kind == event.Done {
 		return
 	}
-	l.above.WriteString(eventLine(l.tally, e, ended, l.o.Logs))
+	l.above.WriteString(eventLine(l.tally, e, ended, &l.o))
 }
 
 // Join implements Display.

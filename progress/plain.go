@@ -34,8 +34,8 @@ var _ Display = (*Plain)(nil)
 // Take implements Display.
 func (p *Plain) Take(e event.Event) {
 	ended := p.tally.take(e)
-	if line := eventLine(p.tally, e, ended, p.o.Logs); line != "" {
-		if p.shown || e.Kind == event.Log {
+	if line := eventLine(p.tally, e, ended, &p.o); line != "" {
+		if p.shown || e.Kind == event.Log || p.o.tails(e) {
 			write(p.w, line)
 		} else {
 			p.held.WriteString(line)
@@ -98,15 +98,26 @@ func (p *Plain) Paint(now time.Time) time.Duration {
 // long.
 func (p *Plain) Close() {}
 
-// eventLine is the line for e that stays, with its newline, or "". A goal that
-// fails only because an input did has none: the input had one.
-func eventLine(t *tally, e event.Event, ended, logs bool) string {
+// tails reports whether e is shown with the end of a log.
+func (o *Options) tails(e event.Event) bool {
+	return o.Tails && e.Kind == event.Failed && e.Failure != nil && e.Failure.Path == e.Goal && len(e.Failure.Log) > 0
+}
+
+// eventLine is the line for e that stays, with its newline and what belongs below
+// it, or "". A goal that fails only because an input did has none: the input had one.
+func eventLine(t *tally, e event.Event, ended bool, o *Options) string {
 	switch {
 	case e.Kind == event.Failed && e.Failure != nil:
 		if e.Failure.Path != e.Goal {
 			return ""
 		}
-		return fmt.Sprintf("[%d/%d] failed %s: %s\n", t.done, t.total, Name(e.Goal), Clean(e.Failure.Message))
+		s := fmt.Sprintf("[%d/%d] failed %s: %s\n", t.done, t.total, Name(e.Goal), Clean(e.Failure.Message))
+		if o.tails(e) {
+			for _, line := range e.Failure.Log {
+				s += "  " + Clean(line) + "\n"
+			}
+		}
+		return s
 	case e.Kind == event.Done && (e.Text == event.OutcomeReused || e.Text == event.OutcomeCutOff || e.Text == event.OutcomeGathered):
 		return "" // nothing was done for it
 	case ended:
@@ -115,9 +126,9 @@ func eventLine(t *tally, e event.Event, ended, logs bool) string {
 			s += " " + Duration(e.Duration)
 		}
 		return s + "\n"
-	case e.Kind == event.Log && logs:
+	case e.Kind == event.Log && o.Logs:
 		return Name(e.Goal) + "> " + Clean(e.Text) + "\n"
-	case e.Kind == event.Lost && logs:
+	case e.Kind == event.Lost && o.Logs:
 		return fmt.Sprintf("(%d lines of logs are not shown)\n", e.Count)
 	case e.Kind == event.Missed:
 		return fmt.Sprintf("(%d events are not shown)\n", e.Count)

@@ -61,17 +61,19 @@ const Delay = 500 * time.Millisecond
 // Options of both displays.
 type Options struct {
 	Start time.Time     // when the waiting began
-	Delay time.Duration // nothing but logs is shown before Start+Delay
+	Delay time.Duration // nothing but logs and their ends is shown before Start+Delay
 	Logs  bool          // show the lines that builders write
+	Tails bool          // show the end of its log when a builder fails, at once
 	// Size is the width and height of the terminal, in characters. Only Live
 	// asks, before each painting, so that a resized window is followed.
 	Size func() (width, height int)
 }
 
 // For chooses the display for f: Live if it is a terminal that can move its
-// cursor, else Plain. It writes to w, by which f is written.
-func For(f *os.File, w io.Writer, logs bool) Display {
-	o := Options{Start: time.Now(), Delay: Delay, Logs: logs}
+// cursor, else Plain. It writes to w, by which f is written. Of o, Logs and Tails
+// count: the waiting begins now.
+func For(f *os.File, w io.Writer, o Options) Display {
+	o.Start, o.Delay = time.Now(), Delay
 	fd := int(f.Fd())
 	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
 		return NewPlain(w, o)

@@ -114,6 +114,27 @@ func TestPlainLogs(t *testing.T) {
 	}
 }
 
+// The end of a log stands below the failure, on a terminal too, although the rest of
+// what a quick request has to say is not told.
+func TestTails(t *testing.T) {
+	f := failed(0.2, "b", "b")
+	f.Failure.Log = []string{"cc -c b.c", "b.c:1: \x1b[31merror\x1b[m"}
+	const want = "[1/1] failed b: builder exited with status 1\n  cc -c b.c\n  b.c:1: error\n"
+	for _, tails := range []bool{false, true} {
+		var plain, live bytes.Buffer
+		o := Options{Start: start, Delay: Delay, Tails: tails, Size: func() (int, int) { return 60, 24 }}
+		for out, d := range map[*bytes.Buffer]Display{&plain: NewPlain(&plain, o), &live: NewLive(&live, o)} {
+			d.Take(added("b", 0))
+			d.Take(f)
+			d.Take(failed(0.2, "c", "b"))
+			d.Close()
+			if got := out.String(); strings.Contains(got, want) != tails || tails && got != want {
+				t.Errorf("tails %t, %T: %q", tails, d, got)
+			}
+		}
+	}
+}
+
 // What ran before something was missed may have ended since: whoever says that it still
 // runs comes later.
 // Who joins in the middle knows how many goals there are, and not yet which.

@@ -111,7 +111,11 @@ func targets(wanted []installable) []store.Path {
 // build realises what is wanted. What went wrong with the report of it is another
 // error.
 func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wanted []installable, report *report, trace *profile) (unreported, err error) {
-	meter := progress.Start(progress.For(a.stderr, a.news(), c.PrintBuildLogs))
+	// Whoever goes on although builds fail wants to look into the failures meanwhile;
+	// otherwise the first one ends everything, and is told then.
+	tails := c.KeepGoing && !c.PrintBuildLogs
+	told := map[store.Path]bool{} // the derivations whose end of the log was shown
+	meter := progress.Start(progress.For(a.stderr, a.news(), progress.Options{Logs: c.PrintBuildLogs, Tails: tails}))
 	defer meter.Close()
 	report.begin()
 	res, err := client.Realise(ctx, daemon.RealiseRequest{
@@ -125,7 +129,11 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		Details:    c.detailed(),
 	}, func(s daemon.Seen) {
 		if s.Event != nil {
-			meter.Take(report.take(*s.Event))
+			e := report.take(*s.Event)
+			meter.Take(e)
+			if f := e.Failure; tails && f != nil && f.Path == e.Goal && len(f.Log) > 0 {
+				told[f.Path] = true
+			}
 		} else {
 			meter.Expect(s.Remaining)
 		}
@@ -144,7 +152,7 @@ func (c *buildCmd) build(ctx context.Context, a *app, client *daemon.Client, wan
 		err = perr
 	}
 	if err != nil && len(res.Failures) > 0 {
-		err = &buildError{err, res.Failures, c.Check}
+		err = &buildError{err, res.Failures, told, c.Check}
 	}
 	return unreported, err
 }
@@ -223,7 +231,8 @@ func (c *buildCmd) plan(ctx context.Context, a *app, client *daemon.Client, want
 type buildError struct {
 	error
 	failures []*store.Failure
-	check    bool // it was to be compared, and is realised: that is what why tells of it
+	told     map[store.Path]bool // the derivations whose end of the log was shown before
+	check    bool                // it was to be compared, and is realised: that is what why tells of it
 }
 
 // Unwrap gives the root causes, which is what is told and what decides the

@@ -110,7 +110,7 @@ func exitStatus(err error) int {
 }
 
 // report says what went wrong, on stderr: one line, and for a failed build the
-// end of its log.
+// end of its log, if that was not shown when it failed.
 func (a *app) report(err error) {
 	var quiet *quietError
 	if errors.As(err, &quiet) || isUnread(err) {
@@ -134,13 +134,19 @@ func (a *app) report(err error) {
 		return
 	}
 	more := "the whole story: storefs why"
-	if b, ok := errors.AsType[*buildError](err); ok && b.check {
-		more = "the whole log: storefs log"
+	var told map[store.Path]bool
+	if b, ok := errors.AsType[*buildError](err); ok {
+		told = b.told
+		if b.check {
+			more = "the whole log: storefs log"
+		}
 	}
 	for _, f := range failures {
 		fmt.Fprintln(out, "storefs: "+progress.Clean(f.Error()))
-		for _, line := range f.Log {
-			fmt.Fprintln(out, "  "+progress.Clean(line))
+		if !told[f.Path] {
+			for _, line := range f.Log {
+				fmt.Fprintln(out, "  "+progress.Clean(line))
+			}
 		}
 		if f.Kept != "" {
 			fmt.Fprintln(out, "  kept: "+f.Kept)

@@ -83,7 +83,7 @@ func (c *mountCmd) Run(ctx context.Context, a *app) error {
 		return c.background(ctx, a)
 	}
 	a.serves()
-	meter := progress.Start(progress.For(a.stderr, a.outlet, false))
+	meter := progress.Start(progress.For(a.stderr, a.outlet, progress.Options{}))
 	defer meter.Close()
 	link, err := holder.Connect(append([]string{"storefs"}, os.Args[1:]...), meter.Say)
 	if err != nil {

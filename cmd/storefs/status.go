@@ -217,7 +217,7 @@ func (c *statusCmd) watch(ctx context.Context, a *app, client *daemon.Client) er
 			}
 		}
 	} else {
-		meter := progress.Start(progress.For(a.stdout, out, c.PrintBuildLogs))
+		meter := progress.Start(progress.For(a.stdout, out, progress.Options{Logs: c.PrintBuildLogs, Tails: !c.PrintBuildLogs}))
 		defer meter.Close()
 		clock := timeline.NewClock()
 		take := func(e event.Event) {
