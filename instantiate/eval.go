@@ -194,6 +194,7 @@ type evaluation struct {
 	objects   map[string]object               // by digest: whatever has a store path in this evaluation
 	sources   map[string]*Source              // by what was asked for
 	writer    narWriter                       // of sources that are hashed
+	survey    survey                          // of their directories
 	external  []string                        // absolute paths that were read
 	modulo    map[store.Path]storeexpr.Modulo // by derivation
 	depths    depths                          // of the globals

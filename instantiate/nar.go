@@ -2,7 +2,6 @@ package instantiate
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 )
 
@@ -45,7 +44,7 @@ func (w *narWriter) file(r io.Reader, size int64) {
 	case err != nil:
 		w.fail(err)
 	case n < size:
-		w.fail(fmt.Errorf("changed while it was read: %w", io.ErrUnexpectedEOF))
+		w.fail(errUnsteady)
 	}
 	w.write([]byte(zeros[:padding(size)]))
 }

@@ -2,6 +2,7 @@ package instantiate
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 
 	"go.starlark.net/starlark"
 
@@ -35,14 +35,14 @@ func (s *Source) Host() string { return s.host }
 // differs from what gave Path if they were changed since.
 func (s *Source) Dump(ctx context.Context, w io.Writer) error {
 	buf := bufio.NewWriterSize(w, 64<<10)
-	if err := s.dump(ctx, &narWriter{w: buf}); err != nil {
+	if err := s.dump(ctx, &narWriter{w: buf}, nil); err != nil {
 		return err
 	}
 	return buf.Flush()
 }
 
-func (s *Source) dump(ctx context.Context, w *narWriter) error {
-	t, err := openSource(s.host)
+func (s *Source) dump(ctx context.Context, w *narWriter, seen *survey) error {
+	t, err := openSource(s.host, seen)
 	if err != nil {
 		return err
 	}
@@ -51,11 +51,11 @@ func (s *Source) dump(ctx context.Context, w *narWriter) error {
 	if err != nil {
 		return named(s.host, err)
 	}
-	n, err := t.list(ctx, t.base, ".", info, s.from)
+	n, err := t.list(ctx, t.base, ".", &sourceFile{info: info}, s.from)
 	if err != nil {
 		return err
 	}
-	if !s.from.all() && !n.info.IsDir() {
+	if !s.from.all() && !n.file.info.IsDir() {
 		return fmt.Errorf("%s: include and exclude are for directories", s.host)
 	}
 	if len(s.from.include.all) > 0 && len(n.children) == 0 {
@@ -67,11 +67,11 @@ func (s *Source) dump(ctx context.Context, w *narWriter) error {
 }
 
 // hash sets Size and Path. It writes by w, whose memory may be used again.
-func (s *Source) hash(ctx context.Context, dir store.Dir, w *narWriter) error {
+func (s *Source) hash(ctx context.Context, dir store.Dir, w *narWriter, seen *survey) error {
 	h := sha256.New()
 	count := &countWriter{w: h}
 	w.w, w.err = count, nil
-	if err := s.dump(ctx, w); err != nil {
+	if err := s.dump(ctx, w, seen); err != nil {
 		return err
 	}
 	s.Size = count.n
@@ -97,9 +97,10 @@ type sourceTree struct {
 	root *os.Root
 	base string
 	host string
+	seen *survey
 }
 
-func openSource(host string) (*sourceTree, error) {
+func openSource(host string, seen *survey) (*sourceTree, error) {
 	if host == "/" {
 		return nil, errors.New("/: the root directory cannot be a source")
 	}
@@ -107,21 +108,21 @@ func openSource(host string) (*sourceTree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sourceTree{root: root, base: filepath.Base(host), host: host}, nil
+	return &sourceTree{root: root, base: filepath.Base(host), host: host, seen: seen}, nil
 }
 
 // node is one file of a source.
 type node struct {
 	name     string
-	info     fs.FileInfo
+	file     *sourceFile
 	children []*node // of a directory: what the filter leaves, by name in byte order
 }
 
 // list finds what is in the source: name as root sees it, rel as the filter
-// does, info of it.
-func (t *sourceTree) list(ctx context.Context, name, rel string, info fs.FileInfo, f *filter) (*node, error) {
-	n := &node{name: path.Base(name), info: info}
-	switch info.Mode().Type() {
+// does, file what it is.
+func (t *sourceTree) list(ctx context.Context, name, rel string, file *sourceFile, f *filter) (*node, error) {
+	n := &node{name: path.Base(name), file: file}
+	switch file.info.Mode().Type() {
 	case 0, fs.ModeSymlink:
 		return n, nil
 	case fs.ModeDir:
@@ -131,19 +132,11 @@ func (t *sourceTree) list(ctx context.Context, name, rel string, info fs.FileInf
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	d, err := t.root.Open(name)
+	d, err := t.seen.directory(t.root, name, t.at(name))
 	if err != nil {
 		return nil, named(t.at(name), err)
 	}
-	defer d.Close()
-	// Not ReadDir: below an os.Root it asks for the attributes of each, also of those
-	// that the filter leaves out, which may be many.
-	entries, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, named(t.at(name), err)
-	}
-	slices.Sort(entries)
-	for _, base := range entries {
+	for _, base := range d.names {
 		below := path.Join(rel, base)
 		if f.excludes(below) {
 			continue
@@ -153,14 +146,14 @@ func (t *sourceTree) list(ctx context.Context, name, rel string, info fs.FileInf
 			continue
 		}
 		in := path.Join(name, base)
-		info, err := t.root.Lstat(in)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !wanted && !info.IsDir() {
+		file, err := d.file(t.root, name, base)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !wanted && !file.info.IsDir() {
 			continue
 		}
 		if err != nil {
 			return nil, named(t.at(in), err)
 		}
-		c, err := t.list(ctx, in, below, info, f)
+		c, err := t.list(ctx, in, below, file, f)
 		if err != nil {
 			return nil, err
 		}
@@ -179,7 +172,7 @@ func (t *sourceTree) dump(ctx context.Context, w *narWriter, name string, n *nod
 	if w.err != nil {
 		return
 	}
-	switch n.info.Mode().Type() {
+	switch n.file.info.Mode().Type() {
 	case fs.ModeDir:
 		w.strings("(", "type", "directory")
 		for _, c := range n.children {
@@ -197,31 +190,49 @@ func (t *sourceTree) dump(ctx context.Context, w *narWriter, name string, n *nod
 		w.strings("(", "type", "symlink", "target", target, ")")
 	default:
 		w.strings("(", "type", "regular")
-		if n.info.Mode()&0o100 != 0 {
+		if n.file.info.Mode()&0o100 != 0 {
 			w.strings("executable", "")
 		}
 		w.strings("contents")
-		t.contents(ctx, w, name, n)
+		t.contents(ctx, w, name, n.file)
 		w.strings(")")
 	}
 }
 
-func (t *sourceTree) contents(ctx context.Context, w *narWriter, name string, n *node) {
+func (t *sourceTree) contents(ctx context.Context, w *narWriter, name string, file *sourceFile) {
 	if err := ctx.Err(); err != nil {
 		w.fail(err)
 		return
 	}
-	f, err := t.root.Open(name)
+	size := file.info.Size()
+	if file.content != nil {
+		w.file(bytes.NewReader(file.content), size)
+		return
+	}
+	f, err := file.open(t.root, name)
 	if err != nil {
 		w.fail(named(t.at(name), err))
 		return
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !os.SameFile(info, n.info) || info.Size() != n.info.Size() {
-		w.fail(errors.Join(fmt.Errorf("%s: changed while it was read", t.at(name)), err))
+	if !t.seen.keeps(file) {
+		w.file(f, size)
+		if errors.Is(w.err, errUnsteady) {
+			w.err = named(t.at(name), w.err)
+		}
 		return
 	}
-	w.file(f, n.info.Size())
+	content := make([]byte, size)
+	if _, err := io.ReadFull(f, content); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		w.fail(named(t.at(name), errUnsteady))
+		return
+	} else if err != nil {
+		w.fail(named(t.at(name), err))
+		return
+	}
+	file.content = content
+	t.seen.memory += len(content)
+	w.file(bytes.NewReader(content), size)
 }
 
 // sourceBuiltin is source(path, name=None, include=[], exclude=[]).
@@ -276,7 +287,7 @@ func (e *evaluation) source(t *starlark.Thread, where, name string, f *filter) (
 		return s, nil
 	}
 	s := &Source{Name: name, host: host, from: f}
-	if err := s.hash(e.ctx, e.opts.Dir, &e.writer); err != nil {
+	if err := s.hash(e.ctx, e.opts.Dir, &e.writer, &e.survey); err != nil {
 		return nil, err
 	}
 	e.sources[key] = s
