@@ -3,7 +3,6 @@ package builder
 import (
 	"strings"
 
-	"storefs/store"
 	"storefs/storeexpr"
 )
 
@@ -29,8 +28,7 @@ func (p *placeholders) replace(text string) string {
 			if o.Name == "" {
 				continue
 			}
-			h := store.HashOf(store.SHA256, []byte("nix-output:"+o.Name))
-			pairs = append(pairs, "/"+h.Base32(), string(o.Path))
+			pairs = append(pairs, storeexpr.Placeholder(o.Name), string(o.Path))
 		}
 		p.replacer = strings.NewReplacer(pairs...)
 	}

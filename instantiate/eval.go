@@ -214,12 +214,13 @@ func (e *evaluation) predeclared() starlark.StringDict {
 		"struct": starlark.NewBuiltin("struct", starlarkstruct.Make),
 	}
 	for name, fn := range map[string]builtin{
-		"arg":        e.argBuiltin,
-		"derivation": e.derivationBuiltin,
-		"glob":       e.reading(e.globBuiltin),
-		"read":       e.reading(e.readBuiltin),
-		"source":     e.reading(e.sourceBuiltin),
-		"text":       e.textBuiltin,
+		"arg":         e.argBuiltin,
+		"derivation":  e.derivationBuiltin,
+		"glob":        e.reading(e.globBuiltin),
+		"placeholder": e.placeholderBuiltin,
+		"read":        e.reading(e.readBuiltin),
+		"source":      e.reading(e.sourceBuiltin),
+		"text":        e.textBuiltin,
 	} {
 		d[name] = starlark.NewBuiltin(name, fn)
 	}

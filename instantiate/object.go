@@ -10,12 +10,13 @@ import (
 )
 
 // object is what a store path of this evaluation stands for: exactly one of
-// drv, source and text is set.
+// drv, source, text and placeholder is set.
 type object struct {
-	drv    *derivation
-	output string // of drv; "" stands for the derivation's own file
-	source *Source
-	text   *Text
+	drv         *derivation
+	output      string // of drv; "" stands for the derivation's own file
+	source      *Source
+	text        *Text
+	placeholder string // of the output called so of whatever derivation names it; see storeexpr.Placeholder
 }
 
 // register makes a path known to find. Of two derivations with the same
@@ -174,6 +175,8 @@ func (o object) describe() string {
 		return fmt.Sprintf("output %q of the derivation %s", o.output, o.drv.name)
 	case o.source != nil:
 		return "the source " + o.source.Name
+	case o.placeholder != "":
+		return fmt.Sprintf("placeholder(%q)", o.placeholder)
 	}
 	return "the text " + o.text.Name
 }

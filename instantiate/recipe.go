@@ -241,7 +241,14 @@ func reserved(d *derivation, name string) string {
 func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 	deps := newDependencies()
 	meant := r.derivations()
+	var wrong error // of placeholders, of which a builder would see those that nothing is put for
 	add := func(o object) {
+		if o.placeholder != "" {
+			if !slices.Contains(d.outputs, o.placeholder) {
+				wrong = fmt.Errorf("it names %s, and has no such output; its outputs: %s", o.describe(), strings.Join(d.outputs, ", "))
+			}
+			return
+		}
 		if o.drv == nil || o.output == "" || meant[o.drv.output(o.output)] == nil {
 			deps.add(o)
 			return
@@ -250,7 +257,13 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 			deps.add(object{drv: drv, output: o.output})
 		}
 	}
-	e.find(d.expr.Builder, add)
+	e.find(d.expr.Builder, func(o object) {
+		if o.placeholder != "" {
+			wrong = fmt.Errorf("builder: it names %s, which is not there before it is built", o.describe())
+			return
+		}
+		add(o)
+	})
 	for _, a := range d.expr.Args {
 		e.find(a, add)
 	}
@@ -265,11 +278,19 @@ func (e *evaluation) fillInputs(d *derivation, r *recipe) error {
 				return fmt.Errorf("inputs: element %d: %w", i, err)
 			}
 			known := false
-			e.find(s, func(o object) { known = true; add(o) })
+			e.find(s, func(o object) {
+				if o.placeholder == "" {
+					known = true
+					add(o)
+				}
+			})
 			if !known {
 				return fmt.Errorf("inputs: element %d names nothing that this evaluation made: %s", i, v)
 			}
 		}
+	}
+	if wrong != nil {
+		return wrong
 	}
 	d.inputs, d.sources = deps.drvs(), deps.sources
 	d.expr.Inputs, d.expr.Sources = deps.inputs(), deps.sourcePaths()

@@ -174,7 +174,7 @@ func (e *evaluation) exactly(s string) (object, bool) {
 		return object{}, false
 	}
 	o, ok := e.objects[p.Digest()]
-	if !ok || e.target("", o).Path != p && e.target("", o).Drv != p {
+	if !ok || o.placeholder != "" || e.target("", o).Path != p && e.target("", o).Drv != p {
 		return object{}, false
 	}
 	return o, true

@@ -20,6 +20,13 @@ func (o Output) Content() (h store.Hash, recursive bool, err error) {
 	return h, recursive, err
 }
 
+// Placeholder is what stands for the path of the output called name in the arguments and
+// the environment of the derivation that makes it, which have no influence on that path: what
+// builtins.placeholder gives in the Nix language.
+func Placeholder(name string) string {
+	return "/" + store.HashOf(store.SHA256, []byte("nix-output:"+name)).Base32()
+}
+
 // unsupported says why o is of a kind that cannot be made here: its path is
 // known only after the build, or from elsewhere.
 func (o Output) unsupported() error {

@@ -7,4 +7,4 @@ let
   twin = b: derivation { name = "twin"; builder = b; system = "x86_64-linux"; outputHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="; };
   after = t: derivation { name = "after"; builder = "b"; system = "x86_64-linux"; outputs = [ "dev" "out" ]; inherit t; };
   odd = derivation { name = "odd"; builder = "b"; system = "x86_64-linux"; outputs = [ "out" "name" "path" "builder" ]; };
-in derivation { name = "app"; builder = "/bin/sh"; system = "x86_64-linux"; args = [ "-c" "echo ${lib.dev} ${fx} > $out" ]; x = "${lib}/lib:${fr}"; g = lib.drvPath; o = "${odd.name} ${odd.path}"; l = [ "a" [ (after (twin "2")) ] ]; m = "${(twin "3")} ${(twin "4")}"; esc = "a\"b\\c\nd\te\r"; }
+in derivation { name = "app"; builder = "/bin/sh"; system = "x86_64-linux"; args = [ "-c" "echo ${lib.dev} ${fx} > $out" ]; x = "${lib}/lib:${fr}"; g = lib.drvPath; self = "${builtins.placeholder "out"}/bin:${builtins.placeholder "dev"}"; outputs = [ "out" "dev" ]; o = "${odd.name} ${odd.path}"; l = [ "a" [ (after (twin "2")) ] ]; m = "${(twin "3")} ${(twin "4")}"; esc = "a\"b\\c\nd\te\r"; }
