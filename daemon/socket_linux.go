@@ -50,6 +50,7 @@ func Listen(path string) (net.Listener, error) {
 	}
 	if err != nil {
 		l.Close()
+		_ = os.Remove(fresh) // or the next owner does
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
 	return l, nil

@@ -291,6 +291,7 @@ func TestErrors(t *testing.T) {
 		{"directory", "read('dir')", "main.star:1:5: read: dir: not a regular file"},
 		{"source name", "source('.-x')", "main.star:1:7: source .-x: the name \".-x\" is one of ., .., .-… and ..-…: malformed store path; give it another one by name="},
 		{"nothing included", "source('dir', include = ['*.c'])", "nothing in it matches include"},
+		{"filtered link", "source('link', include = ['*.c'])", "link: a symbolic link, which is stored as one: include and exclude are for directories"},
 		{"filtered file", "source('f', include = ['*.c'])", "include and exclude are for directories"},
 		{"pattern", "glob(['../*'])", `main.star:1:5: glob: pattern "../*": leads upwards`},
 		{"bad pattern", "glob(['[a'])", `main.star:1:5: glob: pattern "[a": syntax error in pattern`},

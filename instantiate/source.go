@@ -56,6 +56,9 @@ func (s *Source) dump(ctx context.Context, w *narWriter, seen *survey) error {
 		return err
 	}
 	if !s.from.all() && !n.file.info.IsDir() {
+		if n.file.info.Mode().Type() == fs.ModeSymlink {
+			return fmt.Errorf("%s: a symbolic link, which is stored as one: include and exclude are for directories", s.host)
+		}
 		return fmt.Errorf("%s: include and exclude are for directories", s.host)
 	}
 	if len(s.from.include.all) > 0 && len(n.children) == 0 {
