@@ -20,10 +20,19 @@ type listener struct {
 	server *Server
 }
 
+// acceptPause is how long nobody is taken after somebody could not be.
+const acceptPause = 50 * time.Millisecond
+
+// Accept goes on when the kernel has no memory, or no descriptor, for a client: it may have
+// them for the next one, and whoever is not taken waits for ever. Package http
+// would give up but for the latter.
 func (l listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for ; err != nil; c, err = l.Listener.Accept() {
+		if errors.Is(err, net.ErrClosed) {
+			return nil, err
+		}
+		time.Sleep(acceptPause)
 	}
 	mine := &conn{Conn: c, server: l.server}
 	mine.forget = context.AfterFunc(l.server.ctx, mine.hasten)

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/event"
 	"storefs/normaliser"
 )
@@ -183,4 +185,35 @@ type slowly struct{ r io.Reader }
 func (s slowly) Read(p []byte) (int, error) {
 	time.Sleep(unreadTime * 3 / 4)
 	return s.r.Read(p)
+}
+
+// scarce is a listener for whose first clients the kernel has no memory.
+type scarce struct {
+	net.Listener
+	left int
+}
+
+func (s *scarce) Accept() (net.Conn, error) {
+	if s.left > 0 {
+		s.left--
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", unix.ENOBUFS)}
+	}
+	return s.Listener.Accept()
+}
+
+func TestNoMemoryForAClient(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving(t, newFake(t).server(), &scarce{l, 2})
+	c, err := Dial(t.Context(), socket, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

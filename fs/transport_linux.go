@@ -22,6 +22,8 @@ const (
 	inputSize = 32 << 10
 	// maxWrite is what the kernel is told to send at most to be written.
 	maxWrite = 4096
+	// noMemoryPause is how long a reader leaves the memory to others when there is none.
+	noMemoryPause = 100 * time.Millisecond
 )
 
 // transport moves requests from the kernel to an answerer, and answers back. It
@@ -133,6 +135,11 @@ func (t *transport) loop() {
 		switch {
 		case err == unix.EINTR, err == unix.EAGAIN, err == unix.ENOENT:
 			continue // ENOENT: it was interrupted before it could be read
+		case err == unix.ENOMEM:
+			// The kernel has answered that one with EIO itself.
+			t.log.Warn("the kernel had no memory for a request", "error", err)
+			time.Sleep(noMemoryPause)
+			continue
 		case err != nil:
 			if err != unix.ENODEV {
 				t.log.Error("reading the kernel's requests failed", "error", err)
