@@ -121,13 +121,18 @@ func (c content) self() (string, error) {
 	if err := nar.Dump(h, c.file); err != nil {
 		return "", err
 	}
-	sum := h.sum()
 	others := slices.DeleteFunc(slices.Clone(c.refs), func(r store.Path) bool { return r == c.path })
-	p, err := store.FixedPath(c.dir, true, sum, c.path.Name(), others, true)
-	if err != nil || p != c.path {
-		return "", err
+	full, short := h.sums()
+	for _, sum := range []store.Hash{full, short} {
+		p, err := store.FixedPath(c.dir, true, sum, c.path.Name(), others, true)
+		if err != nil {
+			return "", err
+		}
+		if p == c.path {
+			return fixedCA(true, sum), nil
+		}
 	}
-	return fixedCA(true, sum), nil
+	return "", nil
 }
 
 // other is how the name follows from the content in any other way: as a text's,

@@ -11,7 +11,8 @@ import (
 
 // selfHash hashes what names its own path, as Nix does (references.cc,
 // HashModuloSink): with zeros for each occurrence of the digest, and behind all of
-// it "|OFFSET" for each.
+// it "|OFFSET" for each. Nix 2.17 to 2.34 forget the offsets
+// (https://github.com/NixOS/nix/issues/15837), so that some names are made without.
 type selfHash struct {
 	h      hash.Hash
 	digest []byte
@@ -48,10 +49,12 @@ func (s *selfHash) pass(n int) {
 	s.buf = s.buf[:copy(s.buf, s.buf[n:])]
 }
 
-func (s *selfHash) sum() store.Hash {
+// sums are the hash, and that without offsets.
+func (s *selfHash) sums() (full, short store.Hash) {
 	s.pass(len(s.buf))
+	short = store.Hash{Algo: store.SHA256, Sum: string(s.h.Sum(nil))}
 	for _, at := range s.found {
 		s.h.Write(strconv.AppendInt([]byte("|"), at, 10))
 	}
-	return store.Hash{Algo: store.SHA256, Sum: string(s.h.Sum(nil))}
+	return store.Hash{Algo: store.SHA256, Sum: string(s.h.Sum(nil))}, short
 }

@@ -20,7 +20,7 @@ func TestSelfHash(t *testing.T) {
 	a, b := strings.Repeat("a", store.DigestLen), strings.Repeat("b", store.DigestLen)
 	text := "x" + a + a + "y" + a[1:] + "z" + a
 	masked := strings.ReplaceAll(text, a, strings.Repeat("\x00", store.DigestLen))
-	want := store.HashOf(store.SHA256, []byte(masked+"|1|33|98"))
+	want := [2]store.Hash{store.HashOf(store.SHA256, []byte(masked+"|1|33|98")), store.HashOf(store.SHA256, []byte(masked))}
 	for size := 1; size <= len(text); size++ {
 		for _, digest := range []string{a, b} {
 			h := newSelfHash(store.Path("/s/" + digest + "-x"))
@@ -33,8 +33,8 @@ func TestSelfHash(t *testing.T) {
 					t.Fatal(n, err)
 				}
 			}
-			if got := h.sum(); got != want {
-				t.Fatalf("in parts of %d: %s, want %s", size, got, want)
+			if full, short := h.sums(); full != want[0] || short != want[1] {
+				t.Fatalf("in parts of %d: %s and %s, want %s", size, full, short, want)
 			}
 		}
 	}
@@ -63,20 +63,23 @@ func TestImportSelfReferring(t *testing.T) {
 	if _, err := h.Write(archive(t, false, script)); err != nil {
 		t.Fatal(err)
 	}
-	p := must(store.FixedPath(testStore, true, h.sum(), "x", []store.Path{other}, true))(t)
-	m := nar.Member{Path: p, References: []store.Path{other, p}}
-	slices.Sort(m.References)
-	good := archive(t, false, strings.ReplaceAll(script, mark, p.Digest()))
-	must(s.Import(ctx, bytes.NewReader(member(t, m, good))))(t)
-	if info := must(s.DB().Info(p))(t); !strings.HasPrefix(info.CA, "fixed:r:sha256:") || !slices.Equal(info.References, m.References) {
-		t.Errorf("imported %+v", info)
-	}
-	verified(t, s)
-	// Any other content has another name.
-	must(s.Delete(ctx, p))(t)
-	bad := archive(t, false, strings.ReplaceAll(script, mark, p.Digest())+" ")
-	if _, err := s.Import(ctx, bytes.NewReader(member(t, m, bad))); !errors.Is(err, store.ErrBadArchive) {
-		t.Errorf("got %v, want ErrBadArchive", err)
+	full, short := h.sums()
+	for _, sum := range []store.Hash{full, short} {
+		p := must(store.FixedPath(testStore, true, sum, "x", []store.Path{other}, true))(t)
+		m := nar.Member{Path: p, References: []store.Path{other, p}}
+		slices.Sort(m.References)
+		good := archive(t, false, strings.ReplaceAll(script, mark, p.Digest()))
+		must(s.Import(ctx, bytes.NewReader(member(t, m, good))))(t)
+		if info := must(s.DB().Info(p))(t); info.CA != "fixed:r:"+sum.String() || !slices.Equal(info.References, m.References) {
+			t.Errorf("imported %+v", info)
+		}
+		verified(t, s)
+		// Any other content has another name.
+		must(s.Delete(ctx, p))(t)
+		bad := archive(t, false, strings.ReplaceAll(script, mark, p.Digest())+" ")
+		if _, err := s.Import(ctx, bytes.NewReader(member(t, m, bad))); !errors.Is(err, store.ErrBadArchive) {
+			t.Errorf("got %v, want ErrBadArchive", err)
+		}
 	}
 }
 
