@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +17,8 @@ import (
 	"storefs/store"
 )
 
-// nixExpressions are derivations whose outputs say what the builder was given.
+// nixExpressions are derivations whose outputs say what the builder was given. (What is
+// blocked the shell reads itself: while it waits for a program, it blocks all signals at times.)
 const nixExpressions = `
 let
   busybox = builtins.path { path = ./busybox; name = "busybox"; };
@@ -52,7 +54,7 @@ in {
     };
   };
   place = make "place" ("{ $b id; umask; $b hostname; $b cat /proc/sys/kernel/domainname; $b uname -m; $b pwd; echo $$; $b ls -A / /etc /dev /dev/shm /tmp /build; "
-    + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; $b grep -E '^(NoNewPrivs|CapEff|CapPrm|CapInh|CapAmb|Seccomp:|SigIgn|SigBlk|NSsid)' /proc/1/status; "
+    + "$b cat /etc/passwd /etc/group /etc/hosts; $b cat /proc/self/personality; ulimit -c; while read -r k v; do case $k in NoNewPrivs:|Cap[EPIA]*|Seccomp:|SigIgn:|SigBlk:|NSsid:) echo $k $v;; esac; done < /proc/1/status; "
     + "for l in /proc/self/fd/0 /dev/fd /dev/stdin /dev/stdout /dev/stderr /dev/ptmx; do $b readlink $l; done; $b cut -d: -f1 /proc/net/dev; $b ls -A ${builtins.storeDir}; "
     + "(echo > x; $b chmod u+s x || $b chmod 2755 x || echo denied) 2>&1; } > $out") { };
   several = make "several" "$b mkdir -p $out $dev/d; echo $dev > $out/dev; $b ln -s $dev/d $dev/link; echo run > $dev/d/run; $b chmod 700 $dev/d/run; $b chmod 000 $out/dev" {
@@ -135,6 +137,18 @@ func TestAsNix(t *testing.T) {
 	hash := n.run("nix-hash", "--type", "sha1", fixed)[0]
 
 	drvs := n.instantiate(strings.NewReplacer(append(toFetch(t), "HASH", hash)...).Replace(nixExpressions))
+	// A later Nix takes no attributes but those of the right type.
+	drvs = slices.DeleteFunc(drvs, func(drv string) bool {
+		if store.Path(drv).Name() != "loose.drv" {
+			return false
+		}
+		_, said, err := n.try("nix-store", "-r", drv)
+		strict := err != nil && strings.Contains(said, "Expected JSON value to be of type")
+		if strict {
+			t.Logf("%s is refused by this Nix", drv)
+		}
+		return strict
+	})
 	n.check(n.make(drvs))
 	l := n.local()
 	for _, drv := range drvs {

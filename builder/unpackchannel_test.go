@@ -108,10 +108,10 @@ func TestChannelsAsNix(t *testing.T) {
 		name := strings.TrimSuffix(job.Drv.Name(), ".drv")
 		_, made := n.valid[string(job.Derivation.Outputs[0].Path)]
 		t.Run(name, func(t *testing.T) {
-			if made == strings.HasPrefix(name, "bad-") {
+			other := strings.HasPrefix(name, "other-") // which some versions of Nix make
+			if !other && made == strings.HasPrefix(name, "bad-") {
 				t.Errorf("Nix made it: %v", made)
 			}
-			other := strings.HasPrefix(name, "other-")
 			if made && !other {
 				n.same(t, l, job)
 				return
