@@ -145,6 +145,27 @@ func (a attributes) words(name string) ([]string, bool, error) {
 	return tokens(v), ok, nil
 }
 
+// discards reports whether what an output refers to is not to be recorded. Nix reads that
+// since 2.14, of structured attributes only.
+func (a attributes) discards(output string) (bool, error) {
+	v, ok := a.structured["unsafeDiscardReferences"]
+	if !ok {
+		return false, nil
+	}
+	outputs, ok := v.(map[string]any)
+	if !ok {
+		return false, fail(store.CauseExpr, "attribute unsafeDiscardReferences: not an object")
+	}
+	if v, ok = outputs[output]; !ok {
+		return false, nil
+	}
+	flag, ok := v.(bool)
+	if !ok {
+		return false, fail(store.CauseExpr, "attribute unsafeDiscardReferences: %s: not a Boolean", output)
+	}
+	return flag, nil
+}
+
 // looseList is stringList for lists that Nix goes over without asking what they are:
 // then a string is a list of itself, null has no elements, and an object has its
 // values, sorted by their keys.
@@ -213,6 +234,11 @@ func (b *build) accept() error {
 	}
 	if err := b.acceptSandbox(); err != nil {
 		return err
+	}
+	for _, o := range d.Outputs { // what is wrong is found before it is built
+		if _, err := b.attrs.discards(o.Name); err != nil {
+			return err
+		}
 	}
 	if s, ok := hasNUL(d); ok {
 		return fail(store.CauseExpr, "its %s contains a NUL byte, which no program can be given", s)

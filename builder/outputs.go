@@ -46,8 +46,14 @@ func (b *build) outputs(ctx context.Context) ([]Output, error) {
 		scratch := b.scratchOf(o.Path)
 		var files integrity.Recorder
 		options := nar.IngestOptions{UID: os.Geteuid(), GID: os.Getegid(), Candidates: candidates, File: files.File}
+		discards, err := b.attrs.discards(o.Name)
+		if err != nil {
+			return nil, err
+		}
+		if discards {
+			options.Candidates = nil
+		}
 		var got nar.Summary
-		var err error
 		if fixed {
 			// Its builder had the network, and may have given files to others that are
 			// open for writing. Nobody ever had one of the copy.

@@ -71,6 +71,22 @@ func attributeTests() tests {
 				}
 			}
 		},
+		"discarded references": func(w *World) {
+			const script = `echo $PATH $out > $out`
+			for discard, kept := range map[string]bool{`{"out":true}`: false, `{"out":false}`: true, `{"dev":true}`: true, `{}`: true} {
+				job := structured(w, "discarded", `{"unsafeDiscardReferences":`+discard+`,"outputChecks":{"out":{"allowedReferences":["out","`+string(w.Shell.Path)+`"]}}}`, script)
+				if refs := w.Built(job).Outputs[0].Info.References; len(refs) != map[bool]int{true: 2}[kept] {
+					w.T.Errorf("%s: it refers to %v", discard, refs)
+				}
+			}
+			job := structured(w, "discarded", `{"unsafeDiscardReferences":{"out":true},"outputChecks":{"out":{"allowedReferences":[]}}}`, script)
+			if refs := w.Built(job).Outputs[0].Info.References; len(refs) > 0 {
+				w.T.Errorf("it refers to %v", refs)
+			}
+			for _, wrong := range []string{`{"out":1}`, `["out"]`} {
+				w.expect(w.Failed(structured(w, "discarded", `{"unsafeDiscardReferences":`+wrong+`}`, script)), store.CauseExpr, "unsafeDiscardReferences")
+			}
+		},
 		"malformed structured attributes": func(w *World) {
 			for _, json := range []string{`[1]`, `{"x":[1e400]}`, "{\"x\":\"a\xff\"}", `{} {}`} {
 				w.expect(w.Failed(structured(w, "malformed", json, `true`)), store.CauseExpr, "__json")
