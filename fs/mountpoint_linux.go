@@ -69,6 +69,16 @@ func Clear(dir string) (cleared bool, err error) {
 	return clearDead(dir, slog.New(slog.DiscardHandler))
 }
 
+// Remains reports whether a dead process has left a mount at dir.
+func Remains(dir string) bool {
+	dir, err := resolveMountpoint(dir)
+	if err != nil {
+		return false
+	}
+	m, found := mountAt(dir)
+	return found && strings.HasPrefix(m.fsType, "fuse") && m.ours() && dead(dir)
+}
+
 func clearDead(dir string, log *slog.Logger) (cleared bool, err error) {
 	for range maxStale {
 		m, found := mountAt(dir)

@@ -29,7 +29,7 @@ default = sh("outer", "mkdir $out; cat $in/file > $out/file", env = {"in": inner
 	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", leaveOthers+`
 mknod -m 666 $LAB/fuse c 10 229
 mount --bind $LAB/fuse /dev/fuse
-exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -euxc '
+setpriv --reuid=65534 --regid=65534 --clear-groups bash -euxc '
 export HOME=$LAB TMPDIR=$LAB
 rm -rf $STOREFS_STATE
 $BIN init --store $STORE
@@ -50,7 +50,19 @@ exec 3<&-
 $BIN umount
 ! mountpoint -q $STORE
 $BIN verify --check-contents
-'`)
+$BIN mount --background
+'
+# fusermount3 does not unmount where there is no /etc/mtab.
+cp -a /etc $LAB/etc
+rm -f $LAB/etc/mtab
+mount --bind $LAB/etc /etc
+as_user="setpriv --reuid=65534 --regid=65534 --clear-groups"
+if $as_user $BIN umount 2>$LAB/said; then exit 1; fi
+grep "still mounted: .*/etc/mtab" $LAB/said
+umount /etc
+$as_user $BIN umount
+! mountpoint -q $STORE
+`)
 	cmd.Env = append(l.env, "LAB="+l.Dir, "BIN="+binary, "STORE="+l.Store)
 	cmd.Dir = l.Dir
 	if r := run(t, cmd); r.status != 0 {

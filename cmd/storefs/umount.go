@@ -93,6 +93,12 @@ func (c *umountCmd) stop(ctx context.Context, a *app, client *daemon.Client) (ba
 			}
 		}
 	}
+	// It has said to its own stderr, or log, if it could not unmount.
+	if dir := string(hello.Store); fs.Remains(dir) {
+		if _, err := fs.Clear(dir); err != nil {
+			return false, fmt.Errorf("umount: %s is no longer served, and still mounted: %w", dir, err)
+		}
+	}
 	return false, nil
 }
 
