@@ -180,13 +180,17 @@ func (w *restorer) putAside(at *dir, name string, e Entry) error {
 // errAside: why, the writers tell.
 var errAside = errors.New("a file could not be written")
 
-func (w *restorer) file(at *dir, name string, kind store.Kind) error {
+func (w *restorer) file(at *dir, name string, kind store.Kind) (err error) {
 	fd, err := create(at, name)
 	if err != nil {
 		return insideError(at.inside(name), err)
 	}
 	w.made = true
-	defer unix.Close(fd)
+	defer func() {
+		if e := closeWritten(fd); err == nil {
+			err = insideError(at.inside(name), e)
+		}
+	}()
 	var h hash.Hash
 	if w.told != nil && at.parent != nil {
 		h = sha256.New()

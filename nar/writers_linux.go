@@ -122,9 +122,11 @@ func (f *aside) write(told FileFunc) error {
 	if err != nil {
 		return insideError(path, err)
 	}
-	defer unix.Close(fd)
 	if err = writeAll(fd, f.contents); err == nil {
 		err = finish(f.at, f.name, fd, f.kind)
+	}
+	if e := closeWritten(fd); err == nil {
+		err = e
 	}
 	if err == nil && told != nil {
 		told(path, f.kind, sha256.Sum256(f.contents))
@@ -149,6 +151,10 @@ func writeAll(fd int, b []byte) error {
 	}
 	return nil
 }
+
+// closeWritten closes a file that was written: NFS, and file systems in user space, may
+// say only then that there was no space for what was written, or no quota.
+func closeWritten(fd int) error { return os.NewSyscallError("close", unix.Close(fd)) }
 
 // finish gives a file that was written its mode and time.
 func finish(at *dir, name string, fd int, kind store.Kind) error {
