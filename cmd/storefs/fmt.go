@@ -71,7 +71,9 @@ func (c *fmtCmd) format(ctx context.Context, name string) (different bool, err e
 	return true, nil
 }
 
-// replaceFile writes a file anew, so that it is never half written.
+// replaceFile writes a file anew, so that it is never half written: also after a power
+// failure, before which a rename may have come to the disk and what was written not, as on
+// XFS.
 func replaceFile(name string, data []byte) error {
 	name, err := filepath.EvalSymlinks(name)
 	if err != nil {
@@ -86,7 +88,9 @@ func replaceFile(name string, data []byte) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails once it was renamed
-	_, err = f.Write(data)
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
 	err = errors.Join(err, f.Chmod(info.Mode().Perm()), f.Close())
 	if err != nil {
 		return err
