@@ -219,6 +219,9 @@ number = 1
 		"pkgs.deep.n.00": `main.star: no target "pkgs.deep.n.00": pkgs.deep.n has no "00"; there is: 0`,
 		"pkgs.deep.n.x":  `main.star: no target "pkgs.deep.n.x": pkgs.deep.n has no "x"; there is: 0`,
 		"number.x":       `main.star: no target "number.x": number has no "x"`,
+		"pkgs.":          `main.star: no target "pkgs.": pkgs has no ""; there is: deep, world`,
+		"pkgs.deep.n.0.": `main.star: no target "pkgs.deep.n.0.": pkgs.deep.n.0 has no ""`,
+		"pkgs..world":    `main.star: no target "pkgs..world": pkgs has no ".world"; there is: deep, world`,
 	} {
 		_, err := eval(t, map[string]string{"main.star": main}, Options{Target: target})
 		if err == nil || err.Error() != want {

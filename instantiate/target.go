@@ -41,19 +41,19 @@ func (e *evaluation) targets(globals starlark.StringDict) ([]Target, error) {
 		}
 		return all, nil
 	}
-	name, rest, _ := strings.Cut(want, ".")
+	name, rest, more := strings.Cut(want, ".")
 	v, ok := globals[name]
 	if !ok || strings.HasPrefix(name, "_") {
 		return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("no target %q", want) + offer(publicNames(globals))}
 	}
 	at := name
-	for rest != "" {
+	for more {
 		inner, used, names := member(v, rest)
 		if inner == nil {
 			return nil, &Error{Pos: e.opts.File, Msg: fmt.Sprintf("no target %q: %s has no %q", want, at, rest) + offer(names)}
 		}
 		v, at = inner, at+"."+used
-		rest = strings.TrimPrefix(rest[len(used):], ".")
+		rest, more = strings.CutPrefix(rest[len(used):], ".")
 	}
 	return e.collect(at, v)
 }
