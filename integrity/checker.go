@@ -283,7 +283,7 @@ func (c *Checker) ask(ctx context.Context, q question, p store.Path, path string
 
 func (c *Checker) run(q question, r *check, p store.Path, path string, f func(context.Context) error) {
 	err := f(c.ctx)
-	found := err != nil && c.ctx.Err() == nil && !transient(err)
+	found := err != nil && c.ctx.Err() == nil && !Transient(err)
 	if found {
 		// Whoever deletes an object makes it invalid first, and who replaces it holds it.
 		if e := c.await(c.ctx, p); e != nil {

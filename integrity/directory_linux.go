@@ -59,7 +59,7 @@ func isDirectory(dir, path string) (bool, error) {
 	case err == nil:
 		unix.Close(fd)
 		return true, nil
-	case transient(err):
+	case Transient(err):
 		return false, err
 	}
 	return false, nil

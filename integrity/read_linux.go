@@ -130,9 +130,9 @@ func openBelow(dir int, path string, flags uint64) (int, error) {
 	}
 }
 
-// transient reports whether err says something of this machine's moment, and
+// Transient reports whether err says something of this machine's moment, and
 // nothing of the file.
-func transient(err error) bool {
+func Transient(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
 			return true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"storefs/event"
+	"storefs/integrity"
 	"storefs/nar"
 	"storefs/store"
 )
@@ -278,6 +279,9 @@ func (v *verifier) look(ctx context.Context, info store.Info) (look, error) {
 	sum, err := nar.HashForm(ctx, path, f.options())
 	if ctx.Err() != nil {
 		return look{}, ctx.Err()
+	}
+	if integrity.Transient(err) { // it was not read, and is not to be repaired for that
+		return look{}, err
 	}
 	l := look{links: f.links}
 	switch {

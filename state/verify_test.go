@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"storefs/store"
 )
 
@@ -112,6 +114,41 @@ func TestVerifyFinds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What could not be looked at, because this process has no descriptor left, is neither
+// noted as damaged nor repaired.
+func TestVerifyWithoutDescriptors(t *testing.T) {
+	s := newState(t)
+	drv, d := derivation(t, s, "x", []string{"out"}, nil, nil)
+	infos, _, err := s.Register(t.Context(), Outcome{Drv: drv, Derivation: d, Outputs: build(t, s, d)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := infos[0].Path
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.VerifyPath(t.Context(), out, VerifyOptions{
+		Contents: true,
+		Repair: func(context.Context, store.Info) (Output, func(), error) {
+			return Output{}, nil, errors.New("it was to be made anew")
+		},
+	})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if p != nil || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("%+v, %v; want only that there are too many open files", p, err)
+	}
+	if d, err := s.db.Damage(out); d != nil || err != nil {
+		t.Errorf("it is noted as damaged: %+v, %v", d, err)
+	}
+	verified(t, s)
 }
 
 // What has its path from its contents is repaired by nothing else.
