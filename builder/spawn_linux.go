@@ -90,8 +90,12 @@ func spawnSelf(s *spec, ids identity, log *os.File) (*child, error) {
 	return &child{
 		reports: reports,
 		// One byte, whichever. A child that cannot be told has died, and is told
-		// of otherwise.
-		start: func() { _, _ = control.Write([]byte{0}) },
+		// of otherwise; or it waits for ever, and is ended.
+		start: func() {
+			if _, err := control.Write([]byte{0}); err != nil {
+				_ = process.Kill()
+			}
+		},
 		kill:  func() { _ = process.Kill() },
 		pid:   process.Pid,
 	}, nil
