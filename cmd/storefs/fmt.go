@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"storefs/instantiate"
 )
@@ -90,6 +91,10 @@ func replaceFile(name string, data []byte) error {
 	defer os.Remove(f.Name()) // fails once it was renamed
 	if _, err = f.Write(data); err == nil {
 		err = f.Sync()
+	}
+	// What root formats stays its user's. Others may not give files away.
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		_ = f.Chown(int(st.Uid), int(st.Gid))
 	}
 	err = errors.Join(err, f.Chmod(info.Mode().Perm()), f.Close())
 	if err != nil {

@@ -53,3 +53,21 @@ func TestReplaceFileThatIsNotOnDisk(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// What root formats stays its user's.
+func TestReplaceFileOfAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, whose files are not all its own")
+	}
+	name := filepath.Join(t.TempDir(), "a.star")
+	if err := errors.Join(os.WriteFile(name, []byte("before"), 0o640), os.Chown(name, 65534, 65533)); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFile(name, []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil || st.Uid != 65534 || st.Gid != 65533 || st.Mode != unix.S_IFREG|0o640 {
+		t.Errorf("uid %d, gid %d, mode %o, %v", st.Uid, st.Gid, st.Mode, err)
+	}
+}
