@@ -96,8 +96,8 @@ func spawnSelf(s *spec, ids identity, log *os.File) (*child, error) {
 				_ = process.Kill()
 			}
 		},
-		kill:  func() { _ = process.Kill() },
-		pid:   process.Pid,
+		kill: func() { _ = process.Kill() },
+		pid:  process.Pid,
 	}, nil
 }
 
