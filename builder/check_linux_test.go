@@ -176,4 +176,12 @@ func TestDiagnoseIsNotAboutTheDisk(t *testing.T) {
 	if f := b.failure(message{saysFailed, unix.ENOSPC, "mkdir"}.err("")); f.Cause != store.CauseNoSpace {
 		t.Errorf("cause %s", f.Cause)
 	}
+	// Nor is a disk, when a spawner begins, a limit on namespaces.
+	const full = "create dev/null: no space left on device"
+	if err := (message{saysFailed, unix.ENOSPC, full}).refusal(); err.Error() != full || !isFull(err) {
+		t.Errorf("%v", err)
+	}
+	if err := (message{saysFailed, unix.EUSERS, "make a mount namespace: too many users"}).refusal(); !strings.Contains(err.Error(), "a limit on namespaces") || isFull(err) {
+		t.Errorf("%v", err)
+	}
 }

@@ -85,6 +85,14 @@ func (m message) err(builder string) error {
 	return diagnose("set up the sandbox: "+m.text, m.errno)
 }
 
+// refusal is why a spawner could not begin, as m tells.
+func (m message) refusal() error {
+	if isFull(m.errno) { // a limit on namespaces has another number by now
+		return &diagnosed{m.text, m.errno}
+	}
+	return diagnose(m.text, m.errno)
+}
+
 // listen hands on what a child says, until it has become the builder, or nothing.
 func listen(control *os.File, reports chan<- report) {
 	buf := make([]byte, maxMessage)

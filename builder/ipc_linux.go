@@ -123,7 +123,7 @@ func tellsIPC() bool {
 // freshIPC moves this thread to a new namespace.
 func freshIPC() (*ipc, error) {
 	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
-		return nil, err
+		return nil, namespaceErrno(unix.SYS_UNSHARE, errnoOf(err))
 	}
 	return makeIPC()
 }

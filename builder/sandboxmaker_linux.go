@@ -268,7 +268,7 @@ func (m *sandboxMaker) release(s *sandbox) {
 // into others as no other thread has its working directory and root any more.
 func leaveMounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
+		return fmt.Errorf("make a mount namespace: %w", namespaceErrno(unix.SYS_UNSHARE, errnoOf(err)))
 	}
 	return mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 }

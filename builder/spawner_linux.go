@@ -92,7 +92,7 @@ func startSpawner(c spawnerConfig, ids identity) (*spawner, error) {
 		var f frame
 		if f, err = reader.next(); err == nil && f.kind != frameReady {
 			m := parseMessage(f.body)
-			err = diagnose(m.text, m.errno)
+			err = m.refusal()
 		}
 	}
 	if err != nil {

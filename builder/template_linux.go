@@ -80,7 +80,7 @@ func (c *spawnerConfig) enterOwnRoot() error {
 	for i, dir := range []string{c.Real, c.Builds} {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if err != nil {
-			return fmt.Errorf("bind %s: %w", dir, err)
+			return fmt.Errorf("bind %s: %w", dir, namespaceErrno(unix.SYS_OPEN_TREE, errnoOf(err)))
 		}
 		defer unix.Close(fd)
 		trees[i] = fd
