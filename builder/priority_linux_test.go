@@ -82,6 +82,8 @@ echo > $out`
 			t.Errorf("one that is waited for began with %q", first)
 		case background && os.Geteuid() == 0 && os.Getenv(againVariable) == "" && !strings.HasPrefix(first, "process 5 below 5 "):
 			t.Errorf("one that nobody waits for began with %q", first)
+		case background && os.Geteuid() == 0 && os.Getenv(againVariable) == "" && sessions() && !strings.HasSuffix(first, " session 19"):
+			t.Errorf("one that nobody waits for began with %q", first)
 		case background && sessions() && !slices.ContainsFunc(lines, func(l string) bool { return strings.HasSuffix(l, " session 19") }):
 			t.Errorf("one that nobody waits for had %q", lines)
 		}

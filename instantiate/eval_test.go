@@ -268,7 +268,7 @@ func TestErrors(t *testing.T) {
 		{"placeholder as input", "derivation('a', '/b', inputs = [placeholder()])", "derivation a: inputs: element 0 names nothing that this evaluation made"},
 		{"placeholder in a text", "text('a', placeholder())", `text a: its content names placeholder("out"): a text can refer to sources and texts only; let a builder write it`},
 		{"placeholder of nothing", "placeholder('')", "placeholder: the name of an output is not empty"},
-		{"placeholder as a target", "p = placeholder()\ndefault = '/nix/store/' + p[-32:] + '-x'", "main.star: "},
+		{"placeholder as a target", "p = placeholder()\ndefault = '/nix/store/' + p[-32:] + '-x'", "m42vipw92pr73vdgl6xs1hycac8kf2n9-x\" is not a store path of this evaluation"},
 		{"kind", "derivation('a', '/b', kind = 'dir')", `derivation a: kind: got "dir", want "directory"`},
 		{"kinds", "derivation('a', '/b', kinds = {'x': 'regular'})", `derivation a: kinds: "x" is not one of the outputs: out`},
 		{"flat directory", "derivation('a', '/b', kind = 'directory', hash = 'sha256:" + strings.Repeat("0", 64) + "')", "the output's hash is that of a file, which cannot be a directory"},
